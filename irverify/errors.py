@@ -1,0 +1,90 @@
+"""The errors a user can cause. All derive from `IRVerifyError`; the command line prints one line and exits with 1.
+
+An error says what was expected, what was got, where it happened, and what to do about it. It is never a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class IRVerifyError(Exception):
+    """Root of every error that input, usage or the outside world can cause.
+
+    `message` says what went wrong; `where` names the file, node or line; `hint` says what to do. `str()` joins the three.
+    """
+
+    kind = "error"
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.message, self.where, self.hint = message, where, hint
+        place = f"{where}: " if where else ""
+        advice = f" ({hint})" if hint else ""
+        super().__init__(f"{place}{message}{advice}")
+
+
+class UsageError(IRVerifyError):
+    """An option, a pipeline text or a combination of arguments that makes no sense."""
+
+    kind = "usage"
+
+
+class FileError(IRVerifyError):
+    """A file that is missing, unreadable, unwritable or broken."""
+
+    kind = "file"
+
+
+class ParseError(IRVerifyError):
+    """Text that does not follow its grammar: IR text, a pipeline, VNN-LIB."""
+
+    kind = "parse"
+
+
+class GraphError(IRVerifyError):
+    """A graph that breaks an invariant of the IR: types, order, names, parameters."""
+
+    kind = "graph"
+
+
+class ShapeError(GraphError):
+    """A value whose shape or type is not what its user expects."""
+
+    kind = "shape"
+
+
+class RegionError(IRVerifyError):
+    """An input region that is empty, crossed, not finite or of the wrong shape."""
+
+    kind = "region"
+
+
+class PropertyError(IRVerifyError):
+    """A property that does not fit the network or cannot be expressed."""
+
+    kind = "property"
+
+
+class ImportMismatch(IRVerifyError):
+    """An imported graph that computes something else than its source model."""
+
+    kind = "mismatch"
+
+
+class SolverError(IRVerifyError):
+    """A solver that failed, crashed or ran out of memory: nothing was decided."""
+
+    kind = "solver"
+
+
+class UnsupportedError(IRVerifyError):
+    """Something outside what irverify supports. `items` lists all offenders, not only the first."""
+
+    kind = "unsupported"
+
+    def __init__(
+        self, message: str, *, items: Sequence[str] = (), where: str | None = None, hint: str | None = None
+    ) -> None:
+        self.items = tuple(items)
+        listing = "".join(f"\n  - {item}" for item in self.items)
+        super().__init__(f"{message}{':' if listing else ''}{listing}", where=where, hint=hint)

@@ -1,0 +1,172 @@
+"""Convolutions and transposed convolutions over one, two or three spatial axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+from irverify.ir.ops.base import LinearOp, expect_shape, param_value
+from irverify.ir.params import Param, value
+from irverify.ir.types import TensorType
+
+CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+CONV_TRANSPOSE = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+Pairs = tuple[tuple[int, int], ...]
+
+
+def pad_spatial(operand: Tensor, padding: Pairs, fill: float = 0.0) -> Tensor:
+    """`operand` `[batch, channels, *spatial]` padded before and after along each spatial axis (negative: cropped)."""
+    if not any(before or after for before, after in padding):
+        return operand
+    flat = [amount for pair in reversed(padding) for amount in pair]
+    return functional.pad(operand, flat, value=fill)
+
+
+def check_windows(name: str, spatial: int, **per_axis: Sequence[object]) -> None:
+    """Every attribute has one entry for each of the `spatial` axes."""
+    for attribute, entries in per_axis.items():
+        expect_shape(len(entries) == spatial, f"{name} with {spatial} entries in {attribute}", tuple(entries))
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(LinearOp):
+    """Cross-correlation of x `[in, *spatial]` with weight `[out, in/groups, *kernel]` and bias `[out]`.
+
+    `padding` is (before, after) for each spatial axis.
+    """
+
+    name = "conv"
+    weight: Param
+    bias: Param | None = None
+    stride: tuple[int, ...] = (1, 1)
+    padding: Pairs = ((0, 0), (0, 0))
+    dilation: tuple[int, ...] = (1, 1)
+    groups: int = 1
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        (operand,) = inputs
+        weight = value(self.weight)
+        spatial = weight.ndim - 2
+        expect_shape(spatial in CONV, "a weight [out, in/groups, *kernel] with 1 to 3 spatial axes", tuple(weight.shape))
+        check_windows("conv", spatial, stride=self.stride, padding=self.padding, dilation=self.dilation)
+        channels = weight.shape[1] * self.groups
+        fits = operand.rank == spatial + 1 and operand.shape[0] == channels and weight.shape[0] % self.groups == 0
+        expect_shape(fits, f"[{channels}, *spatial] with {spatial} spatial axes", operand)
+        bias = param_value(self.bias)
+        if bias is not None:
+            expect_shape(tuple(bias.shape) == (weight.shape[0],), f"a bias of ({weight.shape[0]},)", tuple(bias.shape))
+        extents = tuple(
+            (extent + before + after - dilation * (kernel - 1) - 1) // stride + 1
+            for extent, (before, after), kernel, dilation, stride in zip(
+                operand.shape[1:], self.padding, weight.shape[2:], self.dilation, self.stride, strict=True
+            )
+        )
+        expect_shape(min(extents) >= 1, "a kernel that fits into the padded input", f"{operand} and {self}")
+        return operand.with_shape((int(weight.shape[0]), *extents))
+
+    def _convolve(self, operand: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        symmetric = all(before == after >= 0 for before, after in self.padding)
+        padding = tuple(before for before, _ in self.padding) if symmetric else 0
+        operand = operand if symmetric else pad_spatial(operand, self.padding)
+        return CONV[weight.ndim - 2](operand, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def apply(self, *inputs: Tensor) -> Tensor:
+        return self._convolve(inputs[0], value(self.weight), None)
+
+    def offset(self, rank: int) -> Tensor | None:
+        bias = param_value(self.bias)
+        return None if bias is None else bias.reshape(-1, *(1,) * (rank - 1))
+
+    def evaluate(self, *inputs: Tensor) -> Tensor:
+        return self._convolve(inputs[0], value(self.weight), param_value(self.bias))
+
+    def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
+        weight = value(self.weight)
+        # conv_transpose of the gradient reaches exactly the entries that some window covers; what lies beyond is zero.
+        spread = CONV_TRANSPOSE[weight.ndim - 2](
+            gradient, weight, None, self.stride, 0, 0, self.groups, self.dilation
+        )
+        crop = tuple(
+            (-before, extent + before - covered)
+            for extent, (before, _), covered in zip(inputs[0].shape[1:], self.padding, spread.shape[2:], strict=True)
+        )
+        return (pad_spatial(spread, crop),)
+
+    def apply_abs(self, *inputs: Tensor) -> Tensor:
+        return self._convolve(inputs[0], value(self.weight).abs(), None)
+
+
+@dataclass(frozen=True, eq=False)
+class ConvTranspose(LinearOp):
+    """Transposed convolution of x `[in, *spatial]` with weight `[in, out/groups, *kernel]` and bias `[out]`.
+
+    The full result of extent `stride (n - 1) + dilation (k - 1) + 1` is cropped by `padding` (before, after) and enlarged at
+    the end by `output_padding`; the enlarged part carries the kernel's tail where it reaches, else only the bias.
+    """
+
+    name = "conv_transpose"
+    weight: Param
+    bias: Param | None = None
+    stride: tuple[int, ...] = (1, 1)
+    padding: Pairs = ((0, 0), (0, 0))
+    output_padding: tuple[int, ...] = (0, 0)
+    dilation: tuple[int, ...] = (1, 1)
+    groups: int = 1
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        (operand,) = inputs
+        weight = value(self.weight)
+        spatial = weight.ndim - 2
+        expect_shape(spatial in CONV, "a weight [in, out/groups, *kernel] with 1 to 3 spatial axes", tuple(weight.shape))
+        check_windows("conv_transpose", spatial, stride=self.stride, padding=self.padding, dilation=self.dilation)
+        check_windows("conv_transpose", spatial, output_padding=self.output_padding)
+        fits = operand.rank == spatial + 1 and operand.shape[0] == weight.shape[0]
+        expect_shape(fits, f"[{weight.shape[0]}, *spatial] with {spatial} spatial axes", operand)
+        channels = int(weight.shape[1]) * self.groups
+        bias = param_value(self.bias)
+        if bias is not None:
+            expect_shape(tuple(bias.shape) == (channels,), f"a bias of ({channels},)", tuple(bias.shape))
+        extents = tuple(
+            stride * (extent - 1) + dilation * (kernel - 1) + 1 + extra - before - after
+            for extent, stride, dilation, kernel, extra, (before, after) in zip(
+                operand.shape[1:],
+                self.stride,
+                self.dilation,
+                weight.shape[2:],
+                self.output_padding,
+                self.padding,
+                strict=True,
+            )
+        )
+        expect_shape(min(extents) >= 1, "a result that the padding does not crop away", f"{operand} and {self}")
+        return operand.with_shape((channels, *extents))
+
+    def _spread(self, operand: Tensor, weight: Tensor) -> Tensor:
+        full = CONV_TRANSPOSE[weight.ndim - 2](operand, weight, None, self.stride, 0, 0, self.groups, self.dilation)
+        crop = tuple(
+            (-before, extra - after)
+            for (before, after), extra in zip(self.padding, self.output_padding, strict=True)
+        )
+        return pad_spatial(full, crop)
+
+    def apply(self, *inputs: Tensor) -> Tensor:
+        return self._spread(inputs[0], value(self.weight))
+
+    def offset(self, rank: int) -> Tensor | None:
+        bias = param_value(self.bias)
+        return None if bias is None else bias.reshape(-1, *(1,) * (rank - 1))
+
+    def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
+        weight = value(self.weight)
+        uncrop = tuple(
+            (before, after - extra)
+            for (before, after), extra in zip(self.padding, self.output_padding, strict=True)
+        )
+        full = pad_spatial(gradient, uncrop)
+        return (CONV[weight.ndim - 2](full, weight, None, self.stride, 0, self.dilation, self.groups),)
+
+    def apply_abs(self, *inputs: Tensor) -> Tensor:
+        return self._spread(inputs[0], value(self.weight).abs())

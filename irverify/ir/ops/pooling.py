@@ -1,0 +1,114 @@
+"""Pooling over windows: average (linear) and maximum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from irverify.ir.ops.base import LinearOp, Operator, expect_shape
+from irverify.ir.ops.conv import Pairs, check_windows, pad_spatial
+from irverify.ir.types import TensorType
+
+MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a pooling over x `[channels, *spatial]`: extents, steps and (before, after) padding for each axis.
+
+    Frontends turn ceil_mode into explicit padding after the end, so that the number of windows is always
+    `(n + before + after - dilation (k - 1) - 1) // stride + 1`.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Pairs
+    dilation: tuple[int, ...]
+
+    def infer(self, operand: TensorType) -> TensorType:
+        spatial = len(self.kernel)
+        check_windows("pooling", spatial, stride=self.stride, padding=self.padding, dilation=self.dilation)
+        expect_shape(spatial in MAX_POOL and operand.rank == spatial + 1, f"[channels, *{spatial} axes]", operand)
+        extents = tuple(
+            (extent + before + after - dilation * (kernel - 1) - 1) // stride + 1
+            for extent, (before, after), kernel, dilation, stride in zip(
+                operand.shape[1:], self.padding, self.kernel, self.dilation, self.stride, strict=True
+            )
+        )
+        expect_shape(min(extents) >= 1, "windows that fit into the padded input", f"{operand} and {self}")
+        return operand.with_shape((operand.shape[0], *extents))
+
+    def sums(self, operand: Tensor) -> Tensor:
+        """The sum over each window of `operand` `[batch, channels, *spatial]`, padded with zeros."""
+        spatial, channels = len(self.kernel), operand.shape[1]
+        ones = operand.new_ones((channels, 1, *self.kernel))
+        padded = pad_spatial(operand, self.padding)
+        convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[spatial]
+        return convolve(padded, ones, None, self.stride, 0, self.dilation, channels)
+
+
+@dataclass(frozen=True, eq=False)
+class AveragePool(LinearOp):
+    """The mean over each window. The divisor counts the elements of the window that lie in the input or within `counted`
+    padding (before, after) around it: all of it for count_include_pad, none of it otherwise."""
+
+    name = "average_pool"
+    nonnegative = True
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Pairs
+    counted: Pairs
+    dilation: tuple[int, ...]
+
+    @property
+    def windows(self) -> Windows:
+        return Windows(self.kernel, self.stride, self.padding, self.dilation)
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        (operand,) = inputs
+        result = self.windows.infer(operand)
+        divisors = self._divisors(torch.ones(1, *operand.shape))
+        expect_shape(bool((divisors > 0).all()), "windows that each cover a counted element", f"{self} on {operand}")
+        return result
+
+    def _divisors(self, operand: Tensor) -> Tensor:
+        """How many elements each window counts, `[1, 1, *windows]`."""
+        inside = pad_spatial(operand.new_ones((1, 1, *operand.shape[2:])), self.counted, 1.0)
+        rest = tuple(
+            (before - counted_before, after - counted_after)
+            for (before, after), (counted_before, counted_after) in zip(self.padding, self.counted, strict=True)
+        )
+        return Windows(self.kernel, self.stride, rest, self.dilation).sums(inside)
+
+    def apply(self, *inputs: Tensor) -> Tensor:
+        return self.windows.sums(inputs[0]) / self._divisors(inputs[0])
+
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool(Operator):
+    """The maximum over each window; padding never wins (it counts as minus infinity)."""
+
+    name = "max_pool"
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Pairs
+    dilation: tuple[int, ...]
+
+    @property
+    def windows(self) -> Windows:
+        return Windows(self.kernel, self.stride, self.padding, self.dilation)
+
+    def infer(self, *inputs: TensorType) -> TensorType:
+        (operand,) = inputs
+        result = self.windows.infer(operand)
+        covered = self.windows.sums(torch.ones(1, 1, *operand.shape[1:]))
+        expect_shape(bool((covered > 0).all()), "windows that each cover an element", f"{self} on {operand}")
+        return result
+
+    def evaluate(self, *inputs: Tensor) -> Tensor:
+        padded = pad_spatial(inputs[0], self.padding, float("-inf"))
+        return MAX_POOL[len(self.kernel)](padded, self.kernel, self.stride, 0, self.dilation)

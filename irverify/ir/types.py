@@ -1,0 +1,60 @@
+"""Types of values: a shape without the batch axis, and an element type."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from irverify.errors import ParseError
+
+DTYPE_NAMES: dict[torch.dtype, str] = {
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+    torch.float32: "f32",
+    torch.float64: "f64",
+    torch.int32: "i32",
+    torch.int64: "i64",
+    torch.bool: "bool",
+}
+DTYPES: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """The type of one value: `shape` without the batch axis, `dtype` of the elements. Written `f32[16,14,14]`."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements of one example."""
+        return math.prod(self.shape)
+
+    def with_shape(self, shape: tuple[int, ...]) -> TensorType:
+        return TensorType(tuple(int(extent) for extent in shape), self.dtype)
+
+    def with_dtype(self, dtype: torch.dtype) -> TensorType:
+        return TensorType(self.shape, dtype)
+
+    def __str__(self) -> str:
+        return f"{DTYPE_NAMES[self.dtype]}[{','.join(map(str, self.shape))}]"
+
+    @staticmethod
+    def parse(text: str) -> TensorType:
+        """Reads what `str()` writes."""
+        name, bracket, rest = text.partition("[")
+        if not bracket or not rest.endswith("]") or name not in DTYPES:
+            raise ParseError(f"expected a type such as f32[3,8,8], got {text!r}")
+        extents = [part for part in rest[:-1].split(",") if part.strip()]
+        try:
+            return TensorType(tuple(int(part) for part in extents), DTYPES[name])
+        except ValueError as error:
+            raise ParseError(f"expected whole numbers in the shape of {text!r}") from error
