@@ -60,7 +60,7 @@ _HOME = {
     "verify": "irverify.verify",
 }
 
-__all__ = [*_HOME, "IRVerifyError", "__version__"]  # noqa: PLE0604
+__all__ = [*_HOME, "IRVerifyError", "__version__"]
 
 
 class _Facade(ModuleType):
@@ -72,7 +72,7 @@ class _Facade(ModuleType):
 
     def __getattr__(self, name: str) -> object:
         if name not in _HOME:
-            raise AttributeError(f"module 'irverify' has no attribute {name!r}; it has {', '.join(sorted(__all__))}")
+            raise AttributeError(f"module 'irverify' has no attribute {name!r}", name=name, obj=self)
         value = getattr(import_module(_HOME[name]), name)
         super().__setattr__(name, value)
         return value
