@@ -81,7 +81,7 @@ class LinearOp(Operator):
         This general version pulls back through `apply`; operators with a faster one override it.
         """
         zeros = [gradient.new_zeros((gradient.shape[0], *type_.shape)) for type_ in inputs]
-        _, pull = torch.func.vjp(self.apply, *zeros)
+        pull = torch.func.vjp(self.apply, *zeros)[1]
         return tuple(pull(gradient))
 
     def apply_abs(self, *inputs: Tensor) -> Tensor:
