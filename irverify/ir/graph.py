@@ -105,7 +105,7 @@ class Graph:
 
     def users(self, name: str) -> tuple[str, ...]:
         """The nodes that read a value, one entry for each reading."""
-        return self._users[name]
+        return self._users[self[name].name]
 
     def operand_types(self, node: Node) -> tuple[TensorType, ...]:
         return tuple(self[operand].type for operand in node.inputs)
@@ -113,8 +113,12 @@ class Graph:
     def values(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every value `[batch, *shape]` for given network inputs and operands `[batch, *shape]`, by name.
 
-        A value is kept after its last use; `evaluate` frees them.
+        A value is kept after its last use; `evaluate` frees them. Raises ShapeError where an input is missing or unfit.
         """
+        for node in (*self.inputs, *self.operands):
+            if node.name not in inputs:
+                raise ShapeError(f"expected a tensor for input %{node.name}, got none", where=self.name)
+        self._check_batch({node.name: inputs[node.name] for node in (*self.inputs, *self.operands)})
         return self._execute(inputs, keep=True)
 
     def evaluate(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -139,17 +143,22 @@ class Graph:
         for node, tensor in zip(expected, inputs, strict=True):
             if isinstance(node.op, Input) and node.op.batch_axis is None:
                 tensor = tensor[None]
-            if tuple(tensor.shape[1:]) != node.type.shape or tensor.ndim == 0:
-                raise ShapeError(
-                    f"expected a tensor [batch, {', '.join(map(str, node.type.shape))}] for input %{node.name}, "
-                    f"got {list(tensor.shape)}",
-                    where=self.name,
-                )
             result[node.name] = tensor
-        sizes = {tensor.shape[0] for tensor in result.values()}
+        self._check_batch(result)
+        return result
+
+    def _check_batch(self, inputs: Mapping[str, Tensor]) -> None:
+        """Raises ShapeError unless all are `[batch, *shape]` with one batch size."""
+        for name, tensor in inputs.items():
+            shape = self[name].type.shape
+            if tensor.ndim == 0 or tuple(tensor.shape[1:]) != shape:
+                wanted = ", ".join(map(str, ("batch", *shape)))
+                raise ShapeError(
+                    f"expected a tensor [{wanted}] for input %{name}, got {list(tensor.shape)}", where=self.name
+                )
+        sizes = {tensor.shape[0] for tensor in inputs.values()}
         if len(sizes) > 1:
             raise ShapeError(f"expected one batch size for all inputs, got {sorted(sizes)}", where=self.name)
-        return result
 
     def _execute(self, inputs: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
         batch = next(iter(inputs.values())).shape[0] if inputs else 1
@@ -259,11 +268,12 @@ def convert(graph: Graph, dtype: torch.dtype | None = None, device: torch.device
     def moved(parameter: Param) -> Tensor:
         if id(parameter) not in copies:
             tensor = value(parameter).detach()
-            copies[id(parameter)] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            wanted = dtype if tensor.is_floating_point() else None
+            copies[id(parameter)] = tensor.to(device=device, dtype=wanted, copy=True)
         return copies[id(parameter)]
 
     def changed(op: Operator) -> Operator:
-        if isinstance(op, Input | Operand) and dtype is not None:
+        if isinstance(op, Input | Operand) and dtype is not None and op.type.dtype.is_floating_point:
             return op.replace(type=op.type.with_dtype(dtype))
         if isinstance(op, Cast) and dtype is not None:
             return op.replace(dtype=dtype)
@@ -275,7 +285,7 @@ def convert(graph: Graph, dtype: torch.dtype | None = None, device: torch.device
 
 
 def rewrite(graph: Graph, rule: Callable[[GraphBuilder, Node, tuple[str, ...]], str]) -> Graph:
-    """A new graph in which `rule(builder, node, new_inputs)` stands for each node and returns the value that replaces it."""
+    """A new graph: `rule(builder, node, new_inputs)` adds what replaces a node and returns the name of its value."""
     builder = GraphBuilder(graph.name)
     renamed: dict[str, str] = {}
     for node in graph.nodes:

@@ -1,8 +1,8 @@
 """Parameters of operators: live tensors, or values derived lazily from live tensors.
 
-A graph lowered from a module holds the module's own parameters, so that whatever is computed from the graph follows every
-optimiser step. A rewrite that folds two parameters into one (a batch norm into a convolution, say) must keep that promise:
-it stores a `Derived`, which recomputes its value whenever one of its sources has changed.
+A graph lowered from a module holds the module's own parameters, so that whatever is computed from the graph follows
+every optimiser step. A rewrite that folds two parameters into one (a batch norm into a convolution, say) must keep that
+promise: it stores a `Derived`, which recomputes its value whenever one of its sources has changed.
 """
 
 from __future__ import annotations
@@ -17,31 +17,25 @@ from torch import Tensor
 class Derived:
     """A parameter computed from others: `function(*sources)`.
 
-    Without gradients the value is cached until a source changes (its identity or in-place version); with gradients it is
-    computed afresh, since a cached value would belong to an autograd graph that a backward pass has freed.
+    Without gradients the value is kept until the elements of a source change; with gradients it is computed afresh,
+    since a kept value would belong to an autograd graph that a backward pass has freed.
     """
 
     def __init__(self, function: Callable[..., Tensor], *sources: Param) -> None:
         self.function = function
         self.sources = sources
-        self._cache: tuple[tuple[tuple[Tensor, int], ...], Tensor] | None = None
+        self._kept: tuple[list[Tensor], Tensor] | None = None
 
     def value(self) -> Tensor:
         tensors = [value(source) for source in self.sources]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             return self.function(*tensors)
-        if any(tensor.is_inference() for tensor in tensors):  # these carry no version
-            return self.function(*tensors)
-        if self._cache is not None:
-            known, result = self._cache
-            if all(
-                tensor is seen and tensor._version == version
-                for tensor, (seen, version) in zip(tensors, known, strict=True)
-            ):
-                return result
+        if self._kept is not None and all(map(_same, tensors, self._kept[0])):
+            return self._kept[1]
         with torch.no_grad():
             result = self.function(*tensors)
-        self._cache = tuple((tensor, tensor._version) for tensor in tensors), result
+            # Elements are compared, not versions: writing through `parameter.data` leaves no trace in a version.
+            self._kept = [tensor.clone() for tensor in tensors], result
         return result
 
     def __repr__(self) -> str:
@@ -58,3 +52,8 @@ def value(parameter: Param) -> Tensor:
 
 def is_param(candidate: object) -> bool:
     return isinstance(candidate, Tensor | Derived)
+
+
+def _same(tensor: Tensor, kept: Tensor) -> bool:
+    """Equal elements, type and device."""
+    return tensor.dtype == kept.dtype and tensor.device == kept.device and torch.equal(tensor, kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +15,15 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.bfloat16: "bf16",
     torch.float32: "f32",
     torch.float64: "f64",
+    torch.uint8: "u8",
+    torch.int8: "i8",
+    torch.int16: "i16",
     torch.int32: "i32",
     torch.int64: "i64",
     torch.bool: "bool",
 }
 DTYPES: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+_TYPE = re.compile(r"(?P<name>\w+)\[(?P<shape>( *[0-9]{1,18} *(, *[0-9]{1,18} *)*)?)\]")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -45,16 +50,13 @@ class TensorType:
         return TensorType(self.shape, dtype)
 
     def __str__(self) -> str:
-        return f"{DTYPE_NAMES[self.dtype]}[{','.join(map(str, self.shape))}]"
+        return f"{DTYPE_NAMES.get(self.dtype, str(self.dtype))}[{','.join(map(str, self.shape))}]"
 
     @staticmethod
     def parse(text: str) -> TensorType:
         """Reads what `str()` writes."""
-        name, bracket, rest = text.partition("[")
-        if not bracket or not rest.endswith("]") or name not in DTYPES:
+        match = _TYPE.fullmatch(text)
+        if match is None or match["name"] not in DTYPES:
             raise ParseError(f"expected a type such as f32[3,8,8], got {text!r}")
-        extents = [part for part in rest[:-1].split(",") if part.strip()]
-        try:
-            return TensorType(tuple(int(part) for part in extents), DTYPES[name])
-        except ValueError as error:
-            raise ParseError(f"expected whole numbers in the shape of {text!r}") from error
+        extents = match["shape"].split(",") if match["shape"] else []
+        return TensorType(tuple(int(extent) for extent in extents), DTYPES[match["name"]])

@@ -106,12 +106,13 @@ def test_errors_name_line_and_expectation(text: str, message: str) -> None:
 def test_an_attribute_without_a_text_form_is_refused() -> None:
     builder = GraphBuilder()
     x = builder.input(TensorType((2,)))
-    graph = builder.graph([builder.add(Pow("2"), x)])  # type: ignore[arg-type]
-    with pytest.raises(GraphError, match="got '2'"):
+    graph = builder.graph([builder.add(Reshape([2]), x)])  # type: ignore[arg-type]
+    with pytest.raises(GraphError, match=r"got \[2\]"):
         print_graph(graph)
 
 
 NUMBERS = st.floats(allow_nan=False) | st.integers(-3, 3)
+EXPONENTS = st.floats(allow_nan=False, allow_infinity=False)
 
 
 @st.composite
@@ -131,7 +132,7 @@ def graphs(draw: st.DrawFn) -> Graph:
                     (Add(), (operand, other)),
                     (Linear(draw(st.sampled_from(weights)), draw(st.sampled_from([None, weights[0][0]]))), (operand,)),
                     (Clip(*limits), (operand,)),
-                    (Pow(draw(NUMBERS)), (operand,)),
+                    (Pow(draw(EXPONENTS)), (operand,)),
                     (Constant(torch.randn(2, dtype=dtype)), ()),
                     (Gather(torch.tensor([1, 0]), 0), (operand,)),
                     (Reshape((2,)), (operand,)),

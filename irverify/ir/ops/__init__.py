@@ -39,9 +39,9 @@ OPERATORS: dict[str, type[Operator]] = {
 """Word of the text form -> operator class."""
 
 __all__ = [
-    "OPERATORS", "Abs", "Add", "AveragePool", "BatchNorm", "Binary", "Cast", "Clip", "Concat", "ConstMatMul", "Constant",
-    "Conv", "ConvTranspose", "Cos", "Div", "Elementwise", "Exp", "Expand", "Gather", "Identity", "Input", "LeakyRelu",
-    "Linear", "LinearOp", "MatMul", "MaxPool", "Maximum", "Minimum", "Mul", "Neg", "Operand", "Operator", "Pad", "Pieces",
-    "Pow", "ReduceMean", "ReduceSum", "Relu", "Reshape", "ScaleShift", "Sigmoid", "Sin", "Slice", "Softmax", "Spec", "Sub",
-    "Tanh", "Transpose", "Windows",
+    "OPERATORS", "Abs", "Add", "AveragePool", "BatchNorm", "Binary", "Cast", "Clip", "Concat", "ConstMatMul",
+    "Constant", "Conv", "ConvTranspose", "Cos", "Div", "Elementwise", "Exp", "Expand", "Gather", "Identity", "Input",
+    "LeakyRelu", "Linear", "LinearOp", "MatMul", "MaxPool", "Maximum", "Minimum", "Mul", "Neg", "Operand", "Operator",
+    "Pad", "Pieces", "Pow", "ReduceMean", "ReduceSum", "Relu", "Reshape", "ScaleShift", "Sigmoid", "Sin", "Slice",
+    "Softmax", "Spec", "Sub", "Tanh", "Transpose", "Windows",
 ]  # fmt: skip

@@ -1,10 +1,10 @@
 """What every operator says about itself, and the families that analyses dispatch on.
 
-An operator is a frozen dataclass: attributes, parameters, type inference, evaluation on batched tensors `[batch, *shape]`.
-Nothing about bounds lives here. Its family says what the mathematics needs:
+An operator is a frozen dataclass: attributes, parameters, type inference, evaluation on batched tensors
+`[batch, *shape]`. Nothing about bounds lives here. Its family says what the mathematics needs:
 
-- `LinearOp`: jointly affine in its inputs, `y = sum_i A_i x_i + b`; gives `apply` (without b), `offset` (b), `adjoint` (the
-  exact transpose) and `apply_abs` (|A|).
+- `LinearOp`: jointly affine in its inputs, `y = sum_i A_i x_i + b`; gives `apply` (without b), `offset` (b), `adjoint`
+  (the exact transpose) and `apply_abs` (|A|).
 - `Elementwise`: one input, acts on each element alone; says whether it is monotone, convex or concave, and which linear
   pieces it has.
 - everything else derives from `Operator` directly.

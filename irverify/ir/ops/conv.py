@@ -26,9 +26,19 @@ def pad_spatial(operand: Tensor, padding: Pairs, fill: float = 0.0) -> Tensor:
 
 
 def check_windows(name: str, spatial: int, **per_axis: Sequence[object]) -> None:
-    """Every attribute has one entry for each of the `spatial` axes."""
+    """Every attribute has one entry for each of the `spatial` axes; single numbers (but no pairs) are at least 1."""
     for attribute, entries in per_axis.items():
         expect_shape(len(entries) == spatial, f"{name} with {spatial} entries in {attribute}", tuple(entries))
+        positive = all(entry >= 1 for entry in entries if isinstance(entry, int))
+        expect_shape(positive, f"{name} with entries >= 1 in {attribute}", tuple(entries))
+
+
+def check_weight(weight: Tensor, groups: int) -> int:
+    """The number of spatial axes of a convolution's weight, checked; both channel counts are multiples of `groups`."""
+    spatial = weight.ndim - 2
+    expect_shape(spatial in CONV, "a weight [channels, channels, *1 to 3 spatial axes]", tuple(weight.shape))
+    expect_shape(groups >= 1 and weight.shape[0] % groups == 0, f"channels in {groups} groups", tuple(weight.shape))
+    return spatial
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +59,10 @@ class Conv(LinearOp):
     def infer(self, *inputs: TensorType) -> TensorType:
         (operand,) = inputs
         weight = value(self.weight)
-        spatial = weight.ndim - 2
-        expect_shape(spatial in CONV, "a weight [out, in/groups, *kernel] with 1 to 3 spatial axes", tuple(weight.shape))
+        spatial = check_weight(weight, self.groups)
         check_windows("conv", spatial, stride=self.stride, padding=self.padding, dilation=self.dilation)
         channels = weight.shape[1] * self.groups
-        fits = operand.rank == spatial + 1 and operand.shape[0] == channels and weight.shape[0] % self.groups == 0
+        fits = operand.rank == spatial + 1 and operand.shape[0] == channels
         expect_shape(fits, f"[{channels}, *spatial] with {spatial} spatial axes", operand)
         bias = param_value(self.bias)
         if bias is not None:
@@ -103,8 +112,9 @@ class Conv(LinearOp):
 class ConvTranspose(LinearOp):
     """Transposed convolution of x `[in, *spatial]` with weight `[in, out/groups, *kernel]` and bias `[out]`.
 
-    The full result of extent `stride (n - 1) + dilation (k - 1) + 1` is cropped by `padding` (before, after) and enlarged at
-    the end by `output_padding`; the enlarged part carries the kernel's tail where it reaches, else only the bias.
+    The full result of extent `stride (n - 1) + dilation (k - 1) + 1` is cropped by `padding` (before, after) and
+    enlarged at the end by `output_padding`; the enlarged part carries the kernel's tail where it reaches, else only the
+    bias.
     """
 
     name = "conv_transpose"
@@ -119,10 +129,13 @@ class ConvTranspose(LinearOp):
     def infer(self, *inputs: TensorType) -> TensorType:
         (operand,) = inputs
         weight = value(self.weight)
-        spatial = weight.ndim - 2
-        expect_shape(spatial in CONV, "a weight [in, out/groups, *kernel] with 1 to 3 spatial axes", tuple(weight.shape))
+        spatial = check_weight(weight, self.groups)
         check_windows("conv_transpose", spatial, stride=self.stride, padding=self.padding, dilation=self.dilation)
-        check_windows("conv_transpose", spatial, output_padding=self.output_padding)
+        expect_shape(
+            len(self.output_padding) == spatial and min(self.output_padding) >= 0,
+            f"conv_transpose with {spatial} entries >= 0 in output_padding",
+            self.output_padding,
+        )
         fits = operand.rank == spatial + 1 and operand.shape[0] == weight.shape[0]
         expect_shape(fits, f"[{weight.shape[0]}, *spatial] with {spatial} spatial axes", operand)
         channels = int(weight.shape[1]) * self.groups

@@ -124,9 +124,12 @@ class Pow(Elementwise):
     name = "pow"
     exponent: float
 
+    def infer(self, *inputs: TensorType) -> TensorType:
+        expect_shape(math.isfinite(self.exponent), "a finite exponent for pow", self.exponent)
+        return super().infer(*inputs)
+
     def evaluate(self, *inputs: Tensor) -> Tensor:
-        exponent = int(self.exponent) if float(self.exponent).is_integer() else self.exponent
-        return torch.pow(inputs[0], exponent)
+        return torch.pow(inputs[0], self.exponent)
 
 
 @dataclass(frozen=True, eq=False)

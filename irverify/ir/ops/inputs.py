@@ -13,7 +13,7 @@ from irverify.ir.types import TensorType
 
 @dataclass(frozen=True, eq=False)
 class Input(Operator):
-    """A network input. `batch_axis` is 0 where the source model has a batch axis (removed here), None where it has none."""
+    """A network input. `batch_axis` is 0 where the source model has one (removed here), None where it has none."""
 
     name = "input"
     arity = 0
@@ -29,7 +29,7 @@ class Input(Operator):
 
 @dataclass(frozen=True, eq=False)
 class Operand(Operator):
-    """A runtime operand that is exact for each example (the rows of a specification): neither perturbed nor a parameter."""
+    """A runtime operand, exact for each example (the rows of a specification): neither perturbed nor a parameter."""
 
     name = "operand"
     arity = 0

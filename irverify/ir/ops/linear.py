@@ -49,8 +49,10 @@ class Linear(LinearOp):
 
 @dataclass(frozen=True, eq=False)
 class ConstMatMul(LinearOp):
-    """A matrix product with a constant that may have axes of its own: `y = W x` (left) or `y = x W` (right), broadcasting
-    the leading axes as `torch.matmul` does. Both operands have rank >= 2 (without the batch axis)."""
+    """A matrix product with a constant that may have axes of its own: `y = W x` (left) or `y = x W` (right).
+
+    The leading axes broadcast as in `torch.matmul`. Both operands have rank >= 2 (without the batch axis).
+    """
 
     name = "const_matmul"
     weight: Param
@@ -78,13 +80,20 @@ class ConstMatMul(LinearOp):
     def apply(self, *inputs: Tensor) -> Tensor:
         return self._product(value(self.weight), inputs[0])
 
+    def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
+        product = self._product(value(self.weight).mT, gradient)
+        shape = inputs[0].shape
+        padded = (1,) * (product.ndim - 1 - len(shape)) + shape
+        axes = [axis for axis, extent in enumerate(padded, 1) if product.shape[axis] != extent]
+        return ((product.sum(axes) if axes else product).reshape(gradient.shape[0], *shape),)
+
     def apply_abs(self, *inputs: Tensor) -> Tensor:
         return self._product(value(self.weight).abs(), inputs[0])
 
 
 @dataclass(frozen=True, eq=False)
 class ScaleShift(LinearOp):
-    """`y = scale * x + shift` element by element; scale and shift broadcast against x `[*shape]` and never enlarge it."""
+    """`y = scale * x + shift` elementwise; scale and shift broadcast against x `[*shape]` and never enlarge it."""
 
     name = "scale_shift"
     scale: Param | None = None

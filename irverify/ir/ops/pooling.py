@@ -30,7 +30,8 @@ class Windows:
 
     def infer(self, operand: TensorType) -> TensorType:
         spatial = len(self.kernel)
-        check_windows("pooling", spatial, stride=self.stride, padding=self.padding, dilation=self.dilation)
+        check_windows("pooling", spatial, kernel=self.kernel, stride=self.stride, dilation=self.dilation)
+        check_windows("pooling", spatial, padding=self.padding)
         expect_shape(spatial in MAX_POOL and operand.rank == spatial + 1, f"[channels, *{spatial} axes]", operand)
         extents = tuple(
             (extent + before + after - dilation * (kernel - 1) - 1) // stride + 1
@@ -52,8 +53,11 @@ class Windows:
 
 @dataclass(frozen=True, eq=False)
 class AveragePool(LinearOp):
-    """The mean over each window. The divisor counts the elements of the window that lie in the input or within `counted`
-    padding (before, after) around it: all of it for count_include_pad, none of it otherwise."""
+    """The mean over each window.
+
+    The divisor counts the elements of the window that lie in the input or within `counted` padding (before, after)
+    around it: all of it for count_include_pad, none of it otherwise.
+    """
 
     name = "average_pool"
     nonnegative = True
@@ -70,7 +74,8 @@ class AveragePool(LinearOp):
     def infer(self, *inputs: TensorType) -> TensorType:
         (operand,) = inputs
         result = self.windows.infer(operand)
-        divisors = self._divisors(torch.ones(1, *operand.shape))
+        check_windows("pooling", len(self.kernel), counted=self.counted)
+        divisors = self._divisors(torch.ones(1, 1, *operand.shape[1:]))
         expect_shape(bool((divisors > 0).all()), "windows that each cover a counted element", f"{self} on {operand}")
         return result
 
@@ -85,7 +90,6 @@ class AveragePool(LinearOp):
 
     def apply(self, *inputs: Tensor) -> Tensor:
         return self.windows.sums(inputs[0]) / self._divisors(inputs[0])
-
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,7 +71,8 @@ class MatMul(Operator):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         first, second = inputs
-        expect_shape(first.rank == second.rank >= 2, "two values of one rank >= 2", f"{first} and {second}")
+        fits = first.rank == second.rank >= 2 and first.dtype == second.dtype
+        expect_shape(fits, "two values of one element type and one rank >= 2", f"{first} and {second}")
         expect_shape(first.shape[-1] == second.shape[-2], "inner extents that agree", f"{first} and {second}")
         try:
             lead = torch.broadcast_shapes(first.shape[:-2], second.shape[:-2])

@@ -113,8 +113,12 @@ class Slice(LinearOp):
         return inputs[0][(slice(None), *(slice(start, stop, step) for start, stop, step in ranges))]
 
     def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
-        result = gradient.new_zeros((gradient.shape[0], *inputs[0].shape))
-        self.apply(result).copy_(gradient)
+        result = gradient
+        ranges = zip(inputs[0].shape, self.starts, self.stops, self.steps, strict=True)
+        for axis, (extent, *span) in enumerate(ranges, 1):
+            if span != [0, extent, 1]:
+                zeros = result.new_zeros((*result.shape[:axis], extent, *result.shape[axis + 1 :]))
+                result = zeros.slice_scatter(result, axis, *span)
         return (result,)
 
 
@@ -146,8 +150,10 @@ class Concat(LinearOp):
 
 @dataclass(frozen=True, eq=False)
 class Gather(LinearOp):
-    """The elements `indices` (a constant vector, entries in [0, extent)) along `axis`; repeats are allowed. Nearest resizing,
-    reversed slices and reflecting padding are this operator, once for each axis."""
+    """The elements `indices` (a constant vector, entries in [0, extent)) along `axis`; repeats are allowed.
+
+    Nearest resizing, reversed slices and reflecting padding are this operator, once for each axis.
+    """
 
     name = "gather"
     nonnegative = True
@@ -160,8 +166,9 @@ class Gather(LinearOp):
         indices = value(self.indices)
         fits = indices.ndim == 1 and indices.numel() > 0 and not indices.is_floating_point()
         expect_shape(fits, "a vector of whole indices", f"{indices.dtype} {tuple(indices.shape)}")
-        within = 0 <= int(indices.min()) and int(indices.max()) < operand.shape[axis]
-        expect_shape(within, f"indices in [0, {operand.shape[axis]})", (int(indices.min()), int(indices.max())))
+        least, greatest = int(indices.min()), int(indices.max())
+        within = least >= 0 and greatest < operand.shape[axis]
+        expect_shape(within, f"indices in [0, {operand.shape[axis]})", (least, greatest))
         return operand.with_shape((*operand.shape[:axis], int(indices.numel()), *operand.shape[axis + 1 :]))
 
     def apply(self, *inputs: Tensor) -> Tensor:
@@ -176,8 +183,10 @@ class Gather(LinearOp):
 
 @dataclass(frozen=True, eq=False)
 class Pad(LinearOp):
-    """Zeros before and after each axis; negative amounts crop. `padding` is (before, after) for each axis. (Another fill is a
-    `scale_shift` behind it; reflecting and repeating edges are `gather`.)"""
+    """Zeros before and after each axis; negative amounts crop. `padding` is (before, after) for each axis.
+
+    Another fill is a `scale_shift` behind it; reflecting and repeating edges are `gather`.
+    """
 
     name = "pad"
     nonnegative = True

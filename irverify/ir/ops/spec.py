@@ -16,9 +16,9 @@ from irverify.ir.types import TensorType
 class Spec(Operator):
     """`m = C y + d` with y `[out]`, runtime operands C `[spec, out]` and d `[spec]`, different for each example.
 
-    With `weight` `[out, in]` and `bias` `[out]` the network's last layer is part of the specification: y = weight x + bias
-    and `m = (C weight) x + (C bias + d)`, which any analysis bounds at least as tightly as the two steps one after the other
-    (paper 4, eq. 9: elision of the last layer).
+    With `weight` `[out, in]` and `bias` `[out]` the network's last layer is part of the specification:
+    y = weight x + bias and `m = (C weight) x + (C bias + d)`, which any analysis bounds at least as tightly as the two
+    steps one after the other (paper 4, eq. 9: elision of the last layer).
     """
 
     name = "spec"
