@@ -86,11 +86,7 @@ def parse_graph(text: str, tensors: Mapping[str, Param] | None = None) -> Graph:
 
     Raises ParseError with the line and what was expected.
     """
-    reader = _GraphReader(text, tensors or {})
-    try:
-        return reader.graph()
-    except RecursionError as error:  # pragma: no cover - depth is limited, the guard is for odd interpreters
-        raise ParseError("expected a text with fewer brackets inside one another") from error
+    return _GraphReader(text, tensors or {}).graph()
 
 
 def _shown(op: Operator) -> dict[str, Any]:
