@@ -71,7 +71,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, checkout / name, ignore=ignore)
     for name in LINKED:
         (checkout / "irverify" / name).write_text(f"../{name}", encoding="utf-8")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist", "."]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
