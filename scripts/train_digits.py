@@ -74,7 +74,7 @@ class Unit(nn.Module):
 
 
 class ResidualNet(nn.Module):
-    """A stem of 8 channels, a block with an identity skip, a block of 16 channels with a projected skip, a linear head."""
+    """A stem of 8 channels, a block with an identity skip, one of 16 channels with a projected skip, a linear head."""
 
     def __init__(self) -> None:
         super().__init__()
