@@ -1,0 +1,141 @@
+"""The catalog of passes: name, kind, where the class is, a summary, and the options. Read without importing torch.
+
+The classes are imported when a pass is used. A test holds that catalog and classes agree.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal, TypeAlias
+
+from irverify.errors import UsageError
+
+Value: TypeAlias = bool | int | float | str | None
+"""What an option can be set to."""
+Kind: TypeAlias = Literal["analysis", "rewrite"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a pass: its `name` in the pipeline text, its type, its default.
+
+    `type` is `bool`, `int`, `float` or `str`; with `optional` the word `none` is accepted as well; where there are
+    `choices`, one of these words.
+    """
+
+    name: str
+    type: Literal["bool", "int", "float", "str"]
+    default: Value
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+
+    def __str__(self) -> str:
+        kind = "|".join(self.choices) if self.choices else self.type
+        return f"{self.name}: {kind}{' or none' if self.optional else ''} = {print_value(self.default)}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One pass: `home` is where its class stands, as `module:Class`."""
+
+    name: str
+    kind: Kind
+    home: str
+    summary: str
+    options: tuple[Option, ...] = ()
+
+    def option(self, name: str) -> Option:
+        """The option of that name. Raises UsageError with the options there are."""
+        for option in self.options:
+            if option.name == name:
+                return option
+        known = [option.name for option in self.options]
+        raise UsageError(
+            f"unknown option {name!r} of pass {self.name}",
+            hint=suggestion(name, known) or (f"it has {', '.join(known)}" if known else "it has no options"),
+        )
+
+    def load(self) -> type:
+        """The class of the pass, imported."""
+        module, _, name = self.home.partition(":")
+        found = getattr(importlib.import_module(module), name)
+        if not isinstance(found, type):
+            raise TypeError(f"expected a class at {self.home}, got {found!r}")
+        return found
+
+
+def print_value(value: Value) -> str:
+    """A value of an option as the pipeline text spells it, but for quotes."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    return repr(value) if isinstance(value, int | float) else value
+
+
+def suggestion(name: str, known: list[str]) -> str | None:
+    """A hint that names what `name` may have meant; None where nothing is near."""
+    near = get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else None
+
+
+def _table(*entries: Entry) -> dict[str, Entry]:
+    return {entry.name: entry for entry in entries}
+
+
+CATALOG: dict[str, Entry] = _table(
+    Entry(
+        "canonicalize",
+        "rewrite",
+        "irverify.passes.canonicalize:Canonicalize",
+        "Fold constants, drop identities and dead values, merge neighbours that say one thing.",
+    ),
+    Entry(
+        "fold-batchnorm",
+        "rewrite",
+        "irverify.passes.fold_batchnorm:FoldBatchnorm",
+        "Fold batch normalisation into the layer before it; elsewhere make it a scale_shift.",
+    ),
+    Entry(
+        "fuse-linear",
+        "rewrite",
+        "irverify.passes.fuse_linear:FuseLinear",
+        "Compose neighbouring affine maps, and the last layer with the specification (elision).",
+        (Option("elide", "bool", True),),
+    ),
+    Entry(
+        "interval",
+        "analysis",
+        "irverify.passes.interval:IntervalArithmetic",
+        "Bounds by naive interval arithmetic: four products a layer.",
+    ),
+    Entry(
+        "ibp",
+        "analysis",
+        "irverify.passes.ibp:Ibp",
+        "Bounds by interval bound propagation: centre and radius, two products a layer.",
+    ),
+    Entry(
+        "stability",
+        "analysis",
+        "irverify.passes.stability:StabilityAnalysis",
+        "Which piece of each piecewise linear activation is certain: active, inactive or unstable.",
+    ),
+)
+"""Name -> entry, in the order in which passes are listed. `register` adds to it."""
+
+
+def register_entry(entry: Entry) -> None:
+    """Adds a pass. Raises UsageError where the name is taken by another one."""
+    if entry.name in CATALOG:
+        taken = CATALOG[entry.name].home
+        raise UsageError(f"a pass named {entry.name} is registered already", where=entry.home, hint=f"it is {taken}")
+    CATALOG[entry.name] = entry
+
+
+def find(name: str) -> Entry:
+    """The entry of a pass. Raises UsageError with near matches."""
+    if name in CATALOG:
+        return CATALOG[name]
+    hint = suggestion(name, list(CATALOG)) or f"there are {', '.join(CATALOG)}"
+    raise UsageError(f"unknown pass {name!r}", hint=hint)

@@ -1,0 +1,77 @@
+"""Lower bounds of margins and of the rows of a property, with the last layer elided into the specification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from irverify.errors import PropertyError
+from irverify.ir.graph import Graph
+from irverify.pipeline.manager import Given, fitted, run
+from irverify.pipeline.spec import SpecRows, spec_operands, with_spec
+
+if TYPE_CHECKING:
+    from irverify.properties import Property
+
+REWRITES = "canonicalize,fold-batchnorm,fuse-linear"
+
+
+def margins(graph: Graph, region: Given, labels: Tensor | Sequence[int] | int, method: str = "ibp") -> Tensor:
+    """Lower bounds of `logit_y - logit_j` over the region, `[batch, classes]`; 0 at j = y.
+
+    `labels` is one y for each example (or one for all), `method` an analysis or a pipeline that ends in one. The last
+    layer is elided into the margins (paper 4, eq. 9). All bounds positive but the one at y: every input of the region
+    is classified as y, up to rounding.
+    """
+    regions = fitted(graph, region)
+    classes = sum(graph[name].type.size for name in graph.outputs)
+    targets = torch.as_tensor(labels, dtype=torch.long).reshape(-1).to(regions[0].center.device)
+    if targets.shape[0] not in (1, regions[0].batch):
+        raise PropertyError(f"expected a label for each of {regions[0].batch} examples, got {targets.shape[0]}")
+    if not bool(((targets >= 0) & (targets < classes)).all()):
+        raise PropertyError(f"expected labels in [0, {classes}), got {targets.tolist()}")
+    identity = torch.eye(classes, device=targets.device)
+    rows = identity[targets].unsqueeze(1) - identity
+    return _lower(graph, regions, (rows, rows.new_zeros(rows.shape[:2])), method)
+
+
+def row_bounds(graph: Graph, region: Given, prop: Property, method: str = "ibp") -> Tensor:
+    """Lower bounds over the region of the rows `A x + C y + d` of all disjuncts of a property, `[batch, rows]`.
+
+    The rows stand in the order of the disjuncts. A disjunct is refuted where one of its rows is bounded above zero
+    (with a margin for rounding); x and y are the flattened inputs and outputs.
+    """
+    regions = fitted(graph, region)
+    disjuncts = prop.disjuncts
+    if not disjuncts:
+        return regions[0].center.new_zeros((regions[0].batch, 0))
+    columns = sum(node.type.size for node in graph.inputs)
+    mixed = any(disjunct.inputs is not None for disjunct in disjuncts)
+    outputs = torch.cat([disjunct.outputs for disjunct in disjuncts])
+    offset = torch.cat([disjunct.offset for disjunct in disjuncts])
+    if mixed:
+        inputs = [
+            disjunct.offset.new_zeros((disjunct.offset.shape[0], columns))
+            if disjunct.inputs is None
+            else disjunct.inputs
+            for disjunct in disjuncts
+        ]
+        outputs = torch.cat([outputs, torch.cat(inputs)], dim=1)
+    return _lower(graph, regions, (outputs[None], offset[None]), method, inputs=mixed)
+
+
+def _lower(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False) -> Tensor:
+    matrix, offset = rows
+    extended = with_spec(graph, matrix.shape[1], inputs=inputs)
+    columns = extended[spec_operands(extended)[0]].type.shape[1]
+    if matrix.shape[2] != columns:
+        raise PropertyError(f"expected rows over {columns} outputs and inputs, got {matrix.shape[2]} columns")
+    operands = dict(zip(spec_operands(extended), (matrix, offset), strict=True))
+    state = run(extended, f"{REWRITES},{method}", region, operands=operands)
+    result = state.graph.outputs[0]
+    if result not in state.bounds:
+        raise PropertyError(f"expected a pipeline that bounds the specification, got {method!r}")
+    return state.bounds[result].lower

@@ -1,0 +1,98 @@
+"""Interval propagation: one walk through a graph in topological order, with the rules of one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from irverify.errors import UnsupportedError
+from irverify.ir.graph import Graph, Node
+from irverify.ir.ops import Constant, Input
+from irverify.passes.rules import RuleTable
+from irverify.pipeline.facts import Bounds, Facts
+from irverify.pipeline.state import State
+
+
+class Interval(NamedTuple):
+    """`lower <= value <= upper`, both `[batch, *shape]`; one and the same tensor where the value is known exactly."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def exact(self) -> bool:
+        """The value does not depend on the perturbed input: a constant, a runtime operand, or what is made of these."""
+        return self.lower is self.upper
+
+
+IntervalRule: TypeAlias = Callable[..., Interval]
+"""`rule(node, *operands: Interval) -> Interval`: bounds of `node.op` on a box of operands."""
+
+
+def propagate(
+    graph: Graph,
+    table: RuleTable[IntervalRule],
+    given: Mapping[str, Interval],
+    known: Mapping[str, Bounds],
+) -> dict[str, Interval]:
+    """Intervals of every value.
+
+    `given` has the network inputs and runtime operands by name; where `known` has bounds of a value, the propagated
+    ones are intersected with them before they are used further. Raises UnsupportedError, listing all, where rules are
+    missing.
+    """
+    batch = next(iter(given.values())).lower.shape[0] if given else 1
+    results: dict[str, Interval] = {}
+    for node, rule in table.resolve(graph):
+        if rule is None:
+            interval = _constant(node, batch) if isinstance(node.op, Constant) else given[node.name]
+        else:
+            operands = [results[name] for name in node.inputs]
+            interval = _applied(node, rule, operands)
+        if node.name in known and not interval.exact:
+            met = Bounds(*interval, table.analysis).meet(known[node.name], node.name)
+            interval = Interval(met.lower, met.upper)
+        results[node.name] = interval
+    return results
+
+
+def _constant(node: Node, batch: int) -> Interval:
+    tensor = node.op.evaluate().expand(batch, *node.type.shape)
+    return Interval(tensor, tensor)
+
+
+def _applied(node: Node, rule: IntervalRule, operands: list[Interval]) -> Interval:
+    if all(operand.exact for operand in operands):
+        tensor = node.op.evaluate(*(operand.lower for operand in operands))
+        return Interval(tensor, tensor)
+    return rule(node, *operands)
+
+
+def interval_facts(state: State, table: RuleTable[IntervalRule], source: str) -> Facts:
+    """The facts of an analysis that is a walk with one table."""
+    given = {name: Interval(tensor, tensor) for name, tensor in state.operands.items()}
+    for node, region in zip(state.graph.inputs, state.given_regions(source), strict=True):
+        given[node.name] = Interval(*region.box())
+    intervals = propagate(state.graph, table, given, state.bounds)
+    _check_finite(state.graph, intervals)
+    computed = (node.name for node in state.graph if not isinstance(node.op, Input))
+    return Facts(bounds={name: Bounds(*intervals[name], source) for name in computed})
+
+
+def _check_finite(graph: Graph, intervals: Mapping[str, Interval]) -> None:
+    """NaN that comes from an infinite bound (an overflow) is the network's and region's doing, not a fault."""
+    for node in graph:
+        interval = intervals[node.name]
+        if bool((interval.lower <= interval.upper).all()):
+            continue
+        infinite = [name for name in node.inputs if not all(bool(side.isfinite().all()) for side in intervals[name])]
+        if infinite:
+            raise UnsupportedError(
+                f"the bounds of {', '.join('%' + name for name in infinite)} are infinite (an overflow in "
+                f"{interval.lower.dtype}), which gives none for it",
+                where=str(node),
+                hint="make the region smaller",
+            )
+        return
