@@ -5,22 +5,34 @@ An error says what was expected, what was got, where it happened, and what to do
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 
 class IRVerifyError(Exception):
     """Root of every error that input, usage or the outside world can cause.
 
-    `message` says what went wrong; `where` names the file, node or line; `hint` says what to do. `str()` joins the three.
+    `message` says what went wrong; `where` names the file, node or line; `hint` says what to do. `str()` joins the
+    three.
     """
 
     kind = "error"
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.message, self.where, self.hint = message, where, hint
-        place = f"{where}: " if where else ""
-        advice = f" ({hint})" if hint else ""
-        super().__init__(f"{place}{message}{advice}")
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        advice = f" ({self.hint})" if self.hint else ""
+        return f"{place}{self.message}{advice}"
+
+    def within(self, place: str) -> IRVerifyError:
+        """The same error, with an outer place (a file, say) in front of its own."""
+        error = copy.copy(self)
+        error.where = place if self.where is None else f"{place}: {self.where}"
+        error.args = (error._text(),)
+        return error
 
 
 class UsageError(IRVerifyError):

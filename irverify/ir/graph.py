@@ -261,13 +261,17 @@ def convert(graph: Graph, dtype: torch.dtype | None = None, device: torch.device
     The parameters of the result are detached copies (shared ones stay shared): it follows no optimiser any more.
     """
     from irverify.ir.ops import Cast
-    from irverify.ir.params import value
+    from irverify.ir.params import Derived
 
     copies: dict[int, Tensor] = {}
 
     def moved(parameter: Param) -> Tensor:
         if id(parameter) not in copies:
-            tensor = value(parameter).detach()
+            if isinstance(parameter, Derived):
+                # Computed anew from converted sources, so that it does not inherit the rounding of the old type.
+                tensor = parameter.function(*map(moved, parameter.sources)).detach()
+            else:
+                tensor = parameter.detach()
             wanted = dtype if tensor.is_floating_point() else None
             copies[id(parameter)] = tensor.to(device=device, dtype=wanted, copy=True)
         return copies[id(parameter)]
@@ -282,6 +286,16 @@ def convert(graph: Graph, dtype: torch.dtype | None = None, device: torch.device
     return rewrite(graph, lambda builder, node, inputs: builder.add(
         changed(node.op), *inputs, name=node.name, source=node.source
     ))  # fmt: skip
+
+
+def without_dead_values(graph: Graph) -> Graph:
+    """The graph without the values that no output depends on; inputs and operands stay."""
+    live = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        if node.name in live:
+            live.update(node.inputs)
+    kept = [node for node in graph.nodes if node.name in live or isinstance(node.op, Input | Operand)]
+    return Graph(kept, graph.outputs, graph.name, graph.origin)
 
 
 def rewrite(graph: Graph, rule: Callable[[GraphBuilder, Node, tuple[str, ...]], str]) -> Graph:

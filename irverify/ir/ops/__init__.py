@@ -16,7 +16,9 @@ from irverify.ir.ops.elementwise import (
     Relu,
     Sigmoid,
     Sin,
+    Step,
     Tanh,
+    Trunc,
 )
 from irverify.ir.ops.inputs import Constant, Input, Operand
 from irverify.ir.ops.linear import Add, BatchNorm, ConstMatMul, Linear, Neg, ScaleShift, Sub
@@ -30,7 +32,7 @@ OPERATORS: dict[str, type[Operator]] = {
     for operator in (
         Input, Operand, Constant,
         Linear, ConstMatMul, ScaleShift, BatchNorm, Add, Sub, Neg, Conv, ConvTranspose, AveragePool,
-        Relu, LeakyRelu, Clip, Abs, Sigmoid, Tanh, Exp, Pow, Sin, Cos, Identity, Cast,
+        Relu, LeakyRelu, Clip, Abs, Sigmoid, Tanh, Exp, Pow, Sin, Cos, Step, Trunc, Identity, Cast,
         MaxPool, Mul, Div, Maximum, Minimum, MatMul, Softmax,
         Reshape, Transpose, Expand, Slice, Concat, Gather, Pad, ReduceSum, ReduceMean,
         Spec,
@@ -43,5 +45,5 @@ __all__ = [
     "Constant", "Conv", "ConvTranspose", "Cos", "Div", "Elementwise", "Exp", "Expand", "Gather", "Identity", "Input",
     "LeakyRelu", "Linear", "LinearOp", "MatMul", "MaxPool", "Maximum", "Minimum", "Mul", "Neg", "Operand", "Operator",
     "Pad", "Pieces", "Pow", "ReduceMean", "ReduceSum", "Relu", "Reshape", "ScaleShift", "Sigmoid", "Sin", "Slice",
-    "Softmax", "Spec", "Sub", "Tanh", "Transpose", "Windows",
+    "Softmax", "Spec", "Step", "Sub", "Tanh", "Transpose", "Trunc", "Windows",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -119,6 +120,14 @@ def expect_shape(condition: bool, expected: str, got: object) -> None:
     """Raises ShapeError unless `condition` holds."""
     if not condition:
         raise ShapeError(f"expected {expected}, got {got}")
+
+
+def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape that all broadcast to, None where they do not. (torch.broadcast_shapes takes half a second to load.)"""
+    try:
+        return numpy.broadcast_shapes(*shapes)
+    except ValueError:
+        return None
 
 
 def param_value(parameter: Param | None) -> Tensor | None:

@@ -153,6 +153,35 @@ class Cos(Elementwise):
 
 
 @dataclass(frozen=True, eq=False)
+class Step(Elementwise):
+    """`1` where x > 0 (with `inclusive`: where x >= 0), else `0`: what comparisons of two values become.
+
+    Not continuous, but monotone: its bounds are its values at the bounds of x.
+    """
+
+    name = "step"
+    monotone = "increasing"
+    inclusive: bool = False
+
+    def evaluate(self, *inputs: Tensor) -> Tensor:
+        return (inputs[0] >= 0 if self.inclusive else inputs[0] > 0).to(inputs[0].dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Trunc(Elementwise):
+    """`x` rounded towards zero: what a cast to whole numbers becomes.
+
+    Not continuous, but monotone: its bounds are its values at the bounds of x.
+    """
+
+    name = "trunc"
+    monotone = "increasing"
+
+    def evaluate(self, *inputs: Tensor) -> Tensor:
+        return inputs[0].trunc()
+
+
+@dataclass(frozen=True, eq=False)
 class Identity(LinearOp):
     """`y = x`: what dropout and other training-time operators are at evaluation. `canonicalize` removes it."""
 

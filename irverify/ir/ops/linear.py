@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from irverify.ir.ops.base import LinearOp, expect_shape, param_value
+from irverify.errors import ShapeError
+from irverify.ir.ops.base import LinearOp, broadcast, expect_shape, param_value
 from irverify.ir.params import Param, value
 from irverify.ir.types import TensorType
 
@@ -64,10 +65,9 @@ class ConstMatMul(LinearOp):
         expect_shape(operand.rank >= 2 and weight.ndim >= 2, "matrices of rank 2 or more", operand)
         first, second = (tuple(weight.shape), operand.shape) if self.left else (operand.shape, tuple(weight.shape))
         expect_shape(first[-1] == second[-2], f"inner extents that agree in {first} x {second}", operand)
-        try:
-            lead = torch.broadcast_shapes(first[:-2], second[:-2])
-        except RuntimeError:
-            expect_shape(False, f"leading axes that broadcast in {first} x {second}", operand)
+        lead = broadcast(first[:-2], second[:-2])
+        if lead is None:
+            raise ShapeError(f"expected leading axes that broadcast in {first} x {second}, got {operand}")
         return operand.with_shape((*lead, first[-2], second[-1]))
 
     def _product(self, weight: Tensor, operand: Tensor) -> Tensor:
@@ -104,10 +104,7 @@ class ScaleShift(LinearOp):
         for parameter in (self.scale, self.shift):
             if parameter is not None:
                 shape = tuple(value(parameter).shape)
-                try:
-                    fits = tuple(torch.broadcast_shapes(shape, operand.shape)) == operand.shape
-                except RuntimeError:
-                    fits = False
+                fits = broadcast(shape, operand.shape) == operand.shape
                 expect_shape(fits, f"a constant that broadcasts to {operand}", shape)
         return operand
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from irverify.errors import ShapeError
-from irverify.ir.ops.base import Operator, expect_shape, normalize_axis
+from irverify.ir.ops.base import Operator, broadcast, expect_shape, normalize_axis
 from irverify.ir.types import TensorType
 
 
@@ -74,10 +74,9 @@ class MatMul(Operator):
         fits = first.rank == second.rank >= 2 and first.dtype == second.dtype
         expect_shape(fits, "two values of one element type and one rank >= 2", f"{first} and {second}")
         expect_shape(first.shape[-1] == second.shape[-2], "inner extents that agree", f"{first} and {second}")
-        try:
-            lead = torch.broadcast_shapes(first.shape[:-2], second.shape[:-2])
-        except RuntimeError as error:
-            raise ShapeError(f"expected leading axes that broadcast, got {first} and {second}") from error
+        lead = broadcast(first.shape[:-2], second.shape[:-2])
+        if lead is None:
+            raise ShapeError(f"expected leading axes that broadcast, got {first} and {second}")
         return first.with_shape((*lead, first.shape[-2], second.shape[-1]))
 
     def evaluate(self, *inputs: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from irverify.ir.ops.base import LinearOp, expect_shape, normalize_axis
+from irverify.ir.ops.base import LinearOp, broadcast, expect_shape, normalize_axis
 from irverify.ir.params import Param, value
 from irverify.ir.types import TensorType
 
@@ -67,10 +67,7 @@ class Expand(LinearOp):
 
     def infer(self, *inputs: TensorType) -> TensorType:
         (operand,) = inputs
-        try:
-            fits = tuple(torch.broadcast_shapes(operand.shape, self.shape)) == self.shape
-        except RuntimeError:
-            fits = False
+        fits = broadcast(operand.shape, self.shape) == self.shape
         expect_shape(fits, f"a value that broadcasts to {self.shape}", operand)
         return operand.with_shape(self.shape)
 
