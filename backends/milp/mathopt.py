@@ -1,0 +1,160 @@
+"""Solves through OR-Tools MathOpt. Imported in solver processes only."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from ortools.math_opt import (
+    callback_pb2,
+    model_parameters_pb2,
+    model_update_pb2,
+    parameters_pb2,
+    result_pb2,
+)
+from ortools.math_opt.core.python import solver
+
+from irverify.backends.milp.duals import DualBound
+from irverify.backends.milp.model import Floats, MilpModel
+from irverify.backends.milp.protos import to_proto
+from irverify.backends.milp.tasks import LpBounds, LpTask, Solution, SolveTask, Status
+
+SOLVERS = {"scip": parameters_pb2.SOLVER_TYPE_GSCIP, "highs": parameters_pb2.SOLVER_TYPE_HIGHS}
+STATUSES: dict[int, Status] = {
+    result_pb2.TERMINATION_REASON_OPTIMAL: "optimal",
+    result_pb2.TERMINATION_REASON_INFEASIBLE: "infeasible",
+    result_pb2.TERMINATION_REASON_FEASIBLE: "feasible",
+    result_pb2.TERMINATION_REASON_NO_SOLUTION_FOUND: "no_solution",
+}
+"""Every other reason is unknown."""
+
+
+def solve(task: SolveTask) -> Solution:
+    """One solve from scratch."""
+    started = time.perf_counter()
+    proto = to_proto(task.model)
+    parameters = _parameters(task)
+    hints = model_parameters_pb2.ModelSolveParametersProto()
+    if task.hint is not None:
+        values = hints.solution_hints.add().variable_values
+        values.ids.extend(np.arange(len(task.hint)))
+        values.values.extend(task.hint)
+    result = solver.solve(
+        proto,
+        SOLVERS[task.solver],
+        parameters_pb2.SolverInitializerProto(),
+        parameters,
+        hints,
+        None,
+        callback_pb2.CallbackRegistrationProto(),
+        None,
+        None,
+    )
+    return _solution(task, result, time.perf_counter() - started)
+
+
+def _parameters(task: SolveTask) -> Any:
+    parameters = parameters_pb2.SolveParametersProto()
+    if task.deadline is not None:
+        parameters.time_limit.FromTimedelta(timedelta(seconds=max(0.0, task.deadline - time.time())))
+    if task.seed is not None:
+        parameters.random_seed = task.seed
+    if task.first_solution:
+        parameters.solution_limit = 1
+    if task.solver == "highs":  # MathOpt refuses `threads` for it
+        parameters.highs.int_options["threads"] = task.threads
+    else:
+        parameters.threads = task.threads
+    return parameters
+
+
+def _solution(task: SolveTask, result: Any, seconds: float) -> Solution:
+    termination = result.termination
+    status: Status = STATUSES.get(termination.reason, "unknown")
+    reason = result_pb2.TerminationReasonProto.Name(termination.reason).removeprefix("TERMINATION_REASON_").lower()
+    message = f"{reason} {termination.detail}".strip()
+    found = next((entry.primal_solution for entry in result.solutions if entry.HasField("primal_solution")), None)
+    x = objective = None
+    if found is not None and status in ("optimal", "feasible"):
+        x, objective = _dense(found.variable_values, len(task.model.lower)), found.objective_value
+    elif status in ("optimal", "feasible"):
+        status = "unknown"
+    bound = termination.objective_bounds.dual_bound if status != "unknown" else -np.inf
+    bound = -np.inf if np.isnan(bound) else float(bound)
+    return Solution(status, objective, bound, x, seconds, task.solver, message)
+
+
+def _dense(vector: Any, size: int) -> Floats:
+    """A `SparseDoubleVectorProto` as an array."""
+    values = np.zeros(size)
+    values[np.fromiter(vector.ids, dtype=np.int64, count=len(vector.ids))] = vector.values
+    return values
+
+
+def lp_bounds(task: LpTask) -> LpBounds:
+    """The bounds of each target, one linear program for a side, by GLOP's simplex with the basis of the one before."""
+    sequence = _Sequence(task.model)
+    lower, upper = task.lower.copy(), task.upper.copy()
+    solved = 0
+    for k, (target, knot) in enumerate(zip(task.targets.tolist(), task.knots.tolist(), strict=True)):
+        for sign in _sides(task, lower[k], upper[k], knot):
+            if lower[k] >= knot or upper[k] <= knot:
+                break
+            seconds = task.deadline - time.time()
+            if seconds <= 0:
+                return LpBounds(lower, upper, solved, False)
+            bound = sign * sequence.minimum(target, sign, seconds)
+            solved += 1
+            if sign > 0 and lower[k] < bound <= upper[k]:
+                lower[k] = bound
+            elif sign < 0 and lower[k] <= bound < upper[k]:
+                upper[k] = bound
+    return LpBounds(lower, upper, solved, True)
+
+
+def _sides(task: LpTask, lower: float, upper: float, knot: float) -> tuple[float, ...]:
+    """1.0 for the lower side, -1.0 for the upper: the one that is nearer to settling first."""
+    if not task.upper_too:
+        return (1.0,)
+    return (1.0, -1.0) if knot - lower < upper - knot else (-1.0, 1.0)
+
+
+class _Sequence:
+    """One continuous model, minimised for one variable after the other."""
+
+    def __init__(self, model: MilpModel) -> None:
+        self._size = model.size
+        self._dual = DualBound(model)
+        self._solver = solver.new(
+            parameters_pb2.SOLVER_TYPE_GLOP, to_proto(model), parameters_pb2.SolverInitializerProto()
+        )
+        self._last: int | None = None
+
+    def minimum(self, variable: int, sign: float, seconds: float) -> float:
+        """A rigorous lower bound of `min sign x[variable]`; -inf where the solver gave no duals."""
+        update = model_update_pb2.ModelUpdateProto()
+        changes = {variable: sign} if self._last in (None, variable) else {variable: sign, self._last: 0.0}
+        for number in sorted(changes):
+            update.objective_updates.linear_coefficients.ids.append(number)
+            update.objective_updates.linear_coefficients.values.append(changes[number])
+        if not self._solver.update(update):
+            raise RuntimeError("GLOP refused a change of the objective")
+        self._last = variable
+        parameters = parameters_pb2.SolveParametersProto(threads=1)
+        parameters.time_limit.FromTimedelta(timedelta(seconds=seconds))
+        result = self._solver.solve(
+            parameters,
+            model_parameters_pb2.ModelSolveParametersProto(),
+            None,
+            callback_pb2.CallbackRegistrationProto(),
+            None,
+            None,
+        )
+        duals = next((entry.dual_solution for entry in result.solutions if entry.HasField("dual_solution")), None)
+        if duals is None:
+            return -np.inf
+        objective = np.zeros(self._size[1])
+        objective[variable] = sign
+        return self._dual.lower(objective, _dense(duals.dual_values, self._size[0]))

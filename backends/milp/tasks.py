@@ -1,0 +1,88 @@
+"""What goes to a solver process and what comes back. Light to import: a solver process needs nothing but these and
+OR-Tools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from irverify.backends.milp.model import Floats, Indices, MilpModel
+
+SolverName: TypeAlias = Literal["scip", "highs"]
+Status: TypeAlias = Literal["optimal", "infeasible", "feasible", "no_solution", "unknown"]
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What a solver said. Nothing else than `status` says whether something was decided:
+
+    - `optimal`: x is a best solution; `infeasible`: there is none. Both within the solver's tolerances (1e-6 for HiGHS
+      and SCIP: rows and bounds may be broken by as much), in floating point.
+    - `feasible`: stopped at a limit with a solution; `no_solution`: stopped at a limit without one.
+    - `unknown`: everything else, such as an unbounded problem or numerical trouble.
+
+    `dual_bound` is what the solver holds to be a lower bound of the optimum (-inf where it has none): no proof by
+    itself.
+    """
+
+    status: Status
+    objective: float | None
+    dual_bound: float
+    x: Floats | None
+    seconds: float
+    solver: SolverName
+    message: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class SolveTask:
+    """Solve one model; answered by a `Solution`."""
+
+    model: MilpModel
+    solver: SolverName
+    deadline: float | None = None
+    """In the time of `time.time`, so that the start of the process counts."""
+    threads: int = 1
+    seed: int | None = None
+    hint: Floats | None = None
+    first_solution: bool = False
+    """Stop at the first solution found."""
+
+
+@dataclass(frozen=True, eq=False)
+class LpTask:
+    """Lower and upper bounds of variables `targets` over a continuous model; answered by an `LpBounds`.
+
+    `lower` and `upper` are what is known of them already. A target is settled, and not worked on any more, once its
+    bounds do not have its entry of `knots` strictly between them; NaN is never settled. `upper_too` asks for both
+    sides.
+    """
+
+    model: MilpModel
+    targets: Indices
+    lower: Floats
+    upper: Floats
+    knots: Floats
+    deadline: float
+    upper_too: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class LpBounds:
+    """Rigorous bounds for the model as it stands, never looser than those known before; `solved` counts linear
+    programs, `finished` says whether time sufficed for all of them."""
+
+    lower: Floats
+    upper: Floats
+    solved: int
+    finished: bool
+
+
+Task: TypeAlias = SolveTask | LpTask
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception in a solver process."""
+
+    message: str
