@@ -9,7 +9,6 @@ from torch import Tensor
 
 from irverify.errors import ImportMismatch
 from irverify.ir.graph import Graph, convert
-from irverify.ir.ops import Input
 
 Model = Callable[..., tuple[Tensor, ...]]
 """The source model: inputs in its own layout -> outputs."""
@@ -34,8 +33,7 @@ def random_inputs(graph: Graph, examples: int = 3, seed: int = 0) -> list[tuple[
         uniform = torch.rand((examples, *node.type.shape), generator=generator, dtype=torch.float64)
         kinds = (normal, 2 * uniform - 1, uniform)
         drawn.append([kinds[number % 3][number].to(node.type.dtype) for number in range(examples)])
-    batched = any(isinstance(node.op, Input) and node.op.batch_axis == 0 for node in graph.inputs)
-    if batched:
+    if graph.has_batch_axis:
         return [tuple(torch.stack(tensors) for tensors in drawn)]
     return [tuple(tensors[number] for tensors in drawn) for number in range(examples)]
 
@@ -80,8 +78,7 @@ def _first(graph: Graph, inputs: Sequence[Tensor], trace: Trace) -> tuple[str, s
 def _values(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     """All values in the source model's layout."""
     values = graph.values(graph.batched(inputs))
-    whole = any(isinstance(node.op, Input) and node.op.batch_axis is None for node in graph.inputs)
-    return {name: tensor[0] for name, tensor in values.items()} if whole else values
+    return values if graph.has_batch_axis else {name: tensor[0] for name, tensor in values.items()}
 
 
 def _difference(graph: Graph, inputs: Sequence[Tensor], name: str, ours: Tensor, theirs: Tensor) -> str | None:

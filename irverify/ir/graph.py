@@ -99,6 +99,12 @@ class Graph:
         return tuple(node for node in self.nodes if isinstance(node.op, Input))
 
     @property
+    def has_batch_axis(self) -> bool:
+        """Whether values in the source model's layout have a batch axis; a graph of constants has none."""
+        axes = [node.op.batch_axis for node in self.inputs if isinstance(node.op, Input)]
+        return None not in axes and bool(axes or self.operands)
+
+    @property
     def operands(self) -> tuple[Node, ...]:
         """The runtime operands, in order."""
         return tuple(node for node in self.nodes if isinstance(node.op, Operand))
@@ -129,7 +135,7 @@ class Graph:
         batched = self.batched(inputs)
         results = self._execute(batched, keep=False)
         outputs = tuple(results[name] for name in self.outputs)
-        if any(node.op.batch_axis is None for node in self.inputs if isinstance(node.op, Input)):
+        if not self.has_batch_axis:
             outputs = tuple(output[0] for output in outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 

@@ -83,6 +83,8 @@ def _trace(
 ) -> Iterable[tuple[str, Tensor]]:
     """Every value of the model that is one of the graph's as well, by its name there, computed by onnxruntime."""
     names = [name for name in imported.places if name not in {entry.name for entry in model.graph.input}]
+    if not names:  # onnxruntime takes no names for all
+        return
     batch = scope.declared if scope.batched else None
     origin = OnnxOrigin(with_outputs(model, names), "the model with all its values", names, batch)
     for name, tensor in zip(names, origin.run(*inputs), strict=True):

@@ -18,6 +18,7 @@ from irverify.ir.ops import (
     Clip,
     Concat,
     Div,
+    Exp,
     Gather,
     Maximum,
     Minimum,
@@ -187,7 +188,12 @@ def as_values(call: Call, first: Operand, second: Operand) -> tuple[Value, Value
 
 
 def power(call: Call) -> Operand:
-    """Pow by constant exponents; where they differ, the elements are sorted by exponent and put back."""
+    """Pow by constant exponents; where they differ, the elements are sorted by exponent and put back.
+
+    A constant base c > 0 gives `exp(x ln c)`.
+    """
+    if isinstance(call.required(0), Known):
+        return _exponential(call)
     base, exponent = sides(*broadcast(call, [call.value(0), call.known(1, "the exponent")]))
     exponents = numpy.broadcast_to(exponent.numbers(), call.shape(base)).reshape(-1)
     distinct = sorted(set(exponents.tolist()))
@@ -201,6 +207,13 @@ def power(call: Call) -> Operand:
 def raised(call: Call, base: Value, exponent: float) -> Value:
     """`base ** exponent`; exponent 1 is the value itself."""
     return base if exponent == 1.0 else call.emit(Pow(exponent), base)
+
+
+def _exponential(call: Call) -> Value:
+    value, base = sides(*pair(call))
+    if not (base.numbers() > 0).all():
+        call.refuse(f"a constant base must be greater than 0, {base.name!r} is not")
+    return call.emit(Exp(), call.emit(ScaleShift(scale=Derived(torch.log, base.tensor())), value))
 
 
 def _by_exponent(call: Call, base: Value, exponents: Array, distinct: Sequence[float]) -> Value:

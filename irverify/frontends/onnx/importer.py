@@ -166,7 +166,10 @@ class Importer:
         if any(isinstance(error, BatchMixing) for _, error in self.problems):
             hint = "batch_axis=None reads the whole tensor as one example"
             raise UnsupportedError("the model does not treat axis 0 as a batch axis throughout", items=items, hint=hint)
-        raise UnsupportedError("the model uses what is not supported", items=items, hint=LISTING_HINT)
+        missing = any("operator" in error.message for _, error in self.problems)
+        raise UnsupportedError(
+            "the model uses what is not supported", items=items, hint=LISTING_HINT if missing else None
+        )
 
     def _finished(self, outputs: Sequence[str]) -> Imported:
         """The nodes that the outputs depend on and all inputs, under the names that the values have in the model."""

@@ -226,10 +226,10 @@ def _cropping(call: Call, full: Sequence[int], same: Sequence[int]) -> Pairs:
     wanted = list(same) if wanted is None else wanted[-len(full) :]
     pairs = []
     for extent, target in zip(full, wanted, strict=True):
-        if extent < target:
-            call.refuse(f"expected an output shape of at most {list(full)}, got {wanted}")
         less, more = (extent - target) // 2, extent - target - (extent - target) // 2
-        pairs.append((less, more) if mode == "SAME_UPPER" else (more, less))
+        pairs.append(
+            (0, extent - target) if extent < target else (less, more) if mode == "SAME_UPPER" else (more, less)
+        )
     return tuple(pairs)
 
 

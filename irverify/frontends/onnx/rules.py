@@ -33,5 +33,5 @@ FOLDS: dict[str, Rule] = {**folding.FOLDS, "Cast": logic.cast, "CastLike": logic
 
 
 def supported_operators() -> tuple[str, ...]:
-    """The ONNX operators that some model may use, in alphabetical order."""
-    return tuple(sorted({*RULES, *FOLDS}))
+    """The ONNX operators that a model may use, in alphabetical order; constants may pass through those of FOLDS too."""
+    return tuple(sorted({*RULES, "Constant", "ConstantOfShape", "Range"}))

@@ -36,7 +36,7 @@ def slice_(call: Call) -> Operand:
             cuts[axis] = slice(int(start), int(end), int(step))
     if isinstance(data, Known):
         return call.result(data.array[tuple(cuts.get(axis, slice(None)) for axis in range(len(extents)))])
-    return cut(call, call.as_value(data, *MOVED), {axis - call.lead: part for axis, part in cuts.items()})
+    return cut_or_empty(call, call.as_value(data, *MOVED), {axis - call.lead: part for axis, part in cuts.items()})
 
 
 def _keeps_batch(call: Call, start: Any, end: Any, step: Any) -> None:
@@ -47,12 +47,20 @@ def _keeps_batch(call: Call, start: Any, end: Any, step: Any) -> None:
         call.mixing(f"axis 0 is sliced from {start} to {end}")
 
 
+def cut_or_empty(call: Call, data: Value, parts: dict[int, slice]) -> Operand:
+    """`cut`, or a constant without elements where nothing is left."""
+    shape = [len(range(*parts.get(axis, slice(None)).indices(n))) for axis, n in enumerate(call.shape(data))]
+    if all(shape) or call.scope.batched:
+        return cut(call, data, parts)
+    return call.result(numpy.zeros(shape, str(call.dtype(data)).removeprefix("torch.")))
+
+
 def cut(call: Call, data: Value, parts: dict[int, slice]) -> Value:
     """Python slices along axes of the graph: one Slice for those that go forward, a Gather for each that goes back."""
     shape = call.shape(data)
     ranges = [range(*parts.get(axis, slice(None)).indices(extent)) for axis, extent in enumerate(shape)]
     if not all(ranges):
-        call.refuse(f"the result is empty: {parts} of shape {list(shape)}")
+        call.refuse(f"the result is empty: a slice of shape {[len(part) for part in ranges]}")
     forward = [part if part.step > 0 else range(extent) for part, extent in zip(ranges, shape, strict=True)]
     if forward != [range(extent) for extent in shape]:
         starts, stops, steps = (tuple(getattr(part, name) for part in forward) for name in ("start", "stop", "step"))
@@ -114,7 +122,7 @@ def split(call: Call) -> list[Operand]:
         return [call.result(data.array[(slice(None),) * (axis % rank) + (part,)]) for part in cuts]
     value = call.as_value(data, *MOVED)
     place = call.axis(value, axis)
-    return [cut(call, value, {place: part}) for part in cuts]
+    return [cut_or_empty(call, value, {place: part}) for part in cuts]
 
 
 def concat(call: Call) -> Operand:
