@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from irverify.frontends.torch.call import BatchMixed, Call, Const, Unsupported, Value, derive, rule
+from irverify.frontends.torch.call import BatchMixed, Call, Const, Unsupported, Value, current, derive, rule
 from irverify.ir.ops import Add, Clip, Constant, Div, Maximum, Minimum, Mul, Neg, Operator, Pow, ScaleShift, Sub
 
 
 def inner_const(call: Call, const: Const) -> Const:
     """A constant as it broadcasts against values: of the result's element type and without an axis for the batch."""
-    shape = tuple(_tensor(const).shape)
+    shape = tuple(current(const).shape)
     if call.lead and len(shape) == call.result.ndim:
         if shape[0] != 1:
             raise BatchMixed("its constant operand differs along the batch axis")
         const = derive(lambda tensor: tensor.squeeze(0), const)
-    if _tensor(const).dtype != call.dtype:
+    if current(const).dtype != call.dtype:
         dtype = call.dtype
         const = derive(lambda tensor: tensor.to(dtype), const)
     return const
@@ -114,8 +114,8 @@ def power(call: Call) -> Value:
 @rule("pow")
 def pow_(call: Call) -> Value:
     exponent = call["exponent"]
-    if isinstance(exponent, Const) and not exponent.live and _tensor(exponent).numel() == 1:
-        exponent = _tensor(exponent).item()
+    if isinstance(exponent, Const) and not exponent.live and current(exponent).numel() == 1:
+        exponent = current(exponent).item()
     if not isinstance(exponent, int | float):
         raise Unsupported("its exponent is not a constant number")
     value = call.typed(call.value("self"), call.dtype)
@@ -129,8 +129,8 @@ def extremum(call: Call) -> Value:
         first, second = second, first
     larger = call.word in ("maximum", "fmax", "max")
     assert isinstance(first, Value)
-    if isinstance(second, Const) and not second.live and _tensor(second).numel() == 1:
-        limit = float(_tensor(second))
+    if isinstance(second, Const) and not second.live and current(second).numel() == 1:
+        limit = float(current(second))
         return call.add(Clip(limit, math.inf) if larger else Clip(-math.inf, limit), broadcast(call, first))
     return call.add(Maximum() if larger else Minimum(), broadcast(call, first), full_value(call, second))
 
@@ -182,7 +182,7 @@ def _select(call: Call, mask: Const, first: Value | Const, second: Value | Const
     """`first` where the mask is 1, `second` where it is 0; constants must be finite, since they are multiplied by 0."""
     inverse = derive(lambda tensor: 1 - tensor, mask)
     for side in (first, second):
-        if isinstance(side, Const) and not bool(torch.isfinite(_tensor(side)).all()):
+        if isinstance(side, Const) and not bool(torch.isfinite(current(side)).all()):
             raise Unsupported("it fills in numbers that are not finite")
     shape = call.shape
 
@@ -197,12 +197,6 @@ def _select(call: Call, mask: Const, first: Value | Const, second: Value | Const
     if isinstance(second, Value):
         return scaled(call, second, inverse, masked(first, mask))
     return call.add(Constant(derive(Tensor.add, masked(first, mask), masked(second, inverse)).param))
-
-
-def _tensor(const: Const) -> Tensor:
-    from irverify.ir.params import value
-
-    return value(const.param).detach()
 
 
 def elementwise(call: Call, op: Operator, name: str = "self") -> Value:

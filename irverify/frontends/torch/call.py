@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from irverify.ir.graph import GraphBuilder
 from irverify.ir.ops import Cast, Constant, Expand, Operator, Reshape
-from irverify.ir.params import Derived, Param
+from irverify.ir.params import Derived, Param, value
 from irverify.ir.types import TensorType
 
 
@@ -112,6 +112,8 @@ class Call:
         shape = tuple(fake.shape)
         if self.lead and (not shape or not is_symbol(shape[0])):
             raise BatchMixed(f"its result {describe(shape)} does not keep the batch on axis 0")
+        if any(re.match(r"u\d", str(extent)) for extent in shape):
+            raise Unsupported("its result's shape depends on the values of its operands")
         rest = shape[self.lead :]
         if any(isinstance(extent, torch.SymInt) for extent in rest):
             raise BatchMixed(f"its result {describe(shape)} mixes the batch into another axis")
@@ -182,6 +184,11 @@ def derive(function: Callable[..., Tensor], *consts: Const) -> Const:
         return Const(Derived(function, *(const.param for const in consts)), live=True)
     with torch.no_grad():
         return Const(function(*(const.param for const in consts)), live=False)
+
+
+def current(const: Const) -> Tensor:
+    """The tensor that a constant is now, for its shape and, where it is not live, its elements."""
+    return value(const.param).detach()
 
 
 def is_symbol(extent: Any) -> bool:

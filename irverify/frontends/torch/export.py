@@ -15,8 +15,9 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from irverify.errors import UnsupportedError
 
-MIN_BATCH = 2
-"""Export specialises extents of 0 and 1, so the batch axis of an example is made at least this long."""
+MIN_BATCH = 3
+"""Export specialises extents of 0 and 1, also those of half a batch or of one example less, so the batch axis of an
+example is made at least this long."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def export(module: nn.Module, examples: Sequence[Tensor], batched: bool) -> Expo
     """
     shapes: Any = None
     if batched:
-        axis = torch.export.Dim("batch")
+        axis = torch.export.Dim("batch", min=MIN_BATCH)
         shapes = tuple({0: axis} for _ in examples)
         examples = [_lengthened(example) for example in examples]
     try:
@@ -56,9 +57,9 @@ def export(module: nn.Module, examples: Sequence[Tensor], batched: bool) -> Expo
                 program = program.run_decompositions({})
     except Exception as error:
         # Whatever forward or the tracer raises: the module cannot be read, and that is all there is to say.
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise UnsupportedError(
-            f"torch.export cannot trace the module: {reason.strip()}", where=type(module).__name__
+            f"torch.export cannot trace the module: {' '.join(lines[:2])}", where=type(module).__name__
         ) from error
     return _resolved(module, program)
 

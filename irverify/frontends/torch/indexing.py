@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from irverify.frontends.torch.arithmetic import inner_const
-from irverify.frontends.torch.call import BatchMixed, Call, Const, Unsupported, Value, derive, is_symbol, rule
+from irverify.frontends.torch.call import BatchMixed, Call, Const, Unsupported, Value, current, derive, is_symbol, rule
 from irverify.frontends.torch.shapes import gathered, sliced
 from irverify.ir.ops import Concat, Gather
-from irverify.ir.params import value as tensor_of
 
 
 @rule("slice", "slice_copy")
@@ -102,23 +101,14 @@ def index(call: Call) -> Value:
     if places != list(range(places[0], places[-1] + 1)):
         raise Unsupported("its indices stand on axes apart")
     consts = [given[place] for place in places]
-    if any(tensor_of(const.param).dtype == torch.bool for const in consts):
-        if len(consts) > 1:
-            raise Unsupported("it combines a mask with other indices")
-        consts = _masked(consts[0])
+    if any(current(const).dtype == torch.bool for const in consts):
+        raise Unsupported("it selects by a mask; use indices")
     axes = [call.axis(operand, places[0] + offset) for offset in range(len(consts))]
     shape = call.type(operand).shape
     extents = [shape[axis] for axis in axes]
     merged = call.reshaped(operand, (*shape[: axes[0]], math.prod(extents), *shape[axes[-1] + 1 :]))
     flat = derive(lambda *indices: _flat_indices(indices, extents), *consts)
     return call.reshaped(call.add(Gather(flat.param, axes[0]), merged), call.shape)
-
-
-def _masked(mask: Const) -> list[Const]:
-    """A mask as indices on each of its axes."""
-    if mask.live:
-        raise Unsupported("its mask may change, and its result's shape with it")
-    return [Const(indices, live=False) for indices in tensor_of(mask.param).nonzero(as_tuple=True)]
 
 
 def _flat_indices(indices: tuple[Tensor, ...], extents: list[int]) -> Tensor:

@@ -111,11 +111,13 @@ class Lowering:
             source, index = self._results[node.args[0]], node.args[1]  # type: ignore[index]
             return source if isinstance(source, Lost) else source[index]
         operands = [self._results.get(operand) for operand in node.all_input_nodes]
-        if any(isinstance(part, Lost) for operand in operands for part in _parts(operand)):
-            return Lost()
         path = module_path(node)
         word = operator_word(node.target)
         place = f"{word} at {path}" if path else word
+        if any(isinstance(part, Lost) for operand in operands for part in _parts(operand)):
+            if word not in RULES:
+                self.problems.add(node, place, Unsupported())
+            return Lost()
         try:
             if not any(isinstance(part, Value) for operand in operands for part in _parts(operand)):
                 return self._constant(node)
@@ -167,6 +169,8 @@ class Lowering:
     def _constant(self, node: fx.Node) -> Any:
         """A call that reads constants only is computed by PyTorch itself, now or whenever one of them has changed."""
         if depends_on_batch(node.meta.get("val")):
+            if operator_word(node.target) not in RULES:
+                raise BatchMixed("its result depends on the batch size")
             return self._ruled(node, node.name, f"torch {node.name}")
         sources = [operand for operand in node.all_input_nodes if isinstance(self._results.get(operand), Const)]
         fixed = {operand: self._results.get(operand) for operand in node.all_input_nodes if operand not in sources}

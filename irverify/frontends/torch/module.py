@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -11,26 +12,33 @@ from torch.utils import _pytree as pytree
 
 from irverify.errors import UnsupportedError, UsageError
 from irverify.frontends.differential import compare
-from irverify.frontends.torch import arithmetic, indexing, layers, normalising, pooling, shapes
+from irverify.frontends.torch import arithmetic, indexing, layers, normalising, pooling, products, shapes
 from irverify.frontends.torch.export import Exported, decomposed, export
 from irverify.frontends.torch.lowering import Lowering, Problems
 from irverify.ir.check import check as check_graph
 from irverify.ir.graph import Graph, convert, without_dead_values
+from irverify.ir.ops import Input
 
 BatchAxis = Literal["auto", 0] | None
 MAX_ROUNDS = 4
 """How often what has no rule is written in simpler terms before it is given up."""
-RULE_FILES = (arithmetic, indexing, layers, normalising, pooling, shapes)
+RULE_FILES = (arithmetic, indexing, layers, normalising, pooling, products, shapes)
 """Importing them fills the table of rules."""
 
 
 class ModuleOrigin:
-    """A module as the source model of a graph. It is run as it is: its parameters, its element type, its device."""
+    """A module as the source model of a graph. It is run as it is: its parameters, its element type, its device.
 
-    def __init__(self, module: nn.Module, examples: Sequence[Tensor]) -> None:
+    `shapes` are those of its outputs without batch axis, or None where it has no batch axis.
+    """
+
+    def __init__(
+        self, module: nn.Module, examples: Sequence[Tensor], shapes: Sequence[tuple[int, ...]] | None
+    ) -> None:
         self.description = f"the module {type(module).__name__}"
         self._module = module
         self._types = [(example.dtype, example.device) for example in examples]
+        self._shapes = shapes
         self._training = {name for name, part in module.named_modules() if part.training}
 
     def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -48,8 +56,15 @@ class ModuleOrigin:
         converted = [tensor.to(device, dtype) for tensor, (dtype, device) in zip(inputs, self._types, strict=True)]
         with torch.no_grad():
             outputs = self._module(*converted)
-        leaves = [part for part in pytree.tree_leaves(outputs) if isinstance(part, Tensor)]
-        return tuple(part.to(inputs[0].device) for part in leaves)
+        leaves = [part.to(inputs[0].device) for part in pytree.tree_leaves(outputs) if isinstance(part, Tensor)]
+        if self._shapes is None:
+            return tuple(leaves)
+        # A module that squeezes drops the batch axis of a single example: it is put back.
+        batch = inputs[0].shape[0]
+        return tuple(
+            leaf.reshape(batch, *shape) if leaf.numel() == batch * math.prod(shape) else leaf
+            for leaf, shape in zip(leaves, self._shapes, strict=False)
+        )
 
 
 def read_module(
@@ -70,15 +85,27 @@ def read_module(
     graph = _first_that_fits(module, examples, batch_axis)
     check_graph(graph)
     if check:
-        assert graph.origin is not None
-        on_cpu = all(part.device.type == "cpu" for part in examples)
-        compare(graph if on_cpu else convert(graph, device="cpu"), graph.origin.run)
+        _compare(graph)
     return graph
+
+
+def _compare(graph: Graph) -> None:
+    """Raises ImportMismatch unless graph and module agree, on a batch and on its examples one at a time."""
+    origin, graph = graph.origin, convert(graph, device="cpu")
+    assert origin is not None
+    compare(graph, origin.run)
+    if all(isinstance(node.op, Input) and node.op.batch_axis == 0 for node in graph.inputs):
+
+        def one_at_a_time(*inputs: Tensor) -> tuple[Tensor, ...]:
+            singles = [origin.run(*(tensor[None] for tensor in example)) for example in zip(*inputs, strict=True)]
+            return tuple(map(torch.cat, zip(*singles, strict=True)))
+
+        compare(graph, one_at_a_time)
 
 
 def _examples(module: nn.Module, example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The examples on the module's device and, where they are floats, of its element type."""
-    examples = (example,) if isinstance(example, Tensor) else tuple(example)
+    examples = tuple(example) if isinstance(example, tuple | list) else (example,)
     if not examples or not all(isinstance(part, Tensor) for part in examples):
         raise UsageError("expected a tensor or a tuple of tensors as example input", where=type(module).__name__)
     if not all(part.is_floating_point() for part in examples):
@@ -148,7 +175,8 @@ def _read(module: nn.Module, examples: tuple[Tensor, ...], batched: bool) -> Gra
         if not problems:
             if not outputs:
                 raise UnsupportedError("expected a module that gives tensors", where=type(module).__name__)
-            origin = ModuleOrigin(module, examples)
+            shapes = [lowering.builder.type(output).shape for output in outputs]
+            origin = ModuleOrigin(module, examples, shapes if batched else None)
             return without_dead_values(lowering.builder.graph(outputs, origin))
         first = first or problems
         if problems.training:
@@ -172,7 +200,7 @@ def _refusal(module: nn.Module, problems: Problems) -> UnsupportedError | UsageE
             hint="batch_axis=None takes the whole input as one example",
         )
     return _NoOperator(
-        f"{len(lines)} calls have no counterpart in the IR",
+        "expected calls that have a counterpart in the IR, got others",
         items=lines,
         where=type(module).__name__,
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from irverify.frontends.torch.arithmetic import inner_const
-from irverify.frontends.torch.call import Call, Const, InTrainingMode, Value, derive, rule
+from irverify.frontends.torch.call import BatchMixed, Call, Const, InTrainingMode, Unsupported, Value, derive, rule
 from irverify.ir.ops import Mul, Pow, ReduceMean, ScaleShift, Sub
 
 
@@ -63,3 +65,25 @@ def _scaled(call: Call, operand: Value, weight: Const | None, bias: Const | None
         return operand
     factors = [None if const is None else inner_const(call, const).param for const in (weight, bias)]
     return call.add(ScaleShift(*factors), operand)
+
+
+@rule("var", "std")
+def variance(call: Call) -> Value:
+    """`sum (x - mean)^2 / (n - correction)`, or its root."""
+    operand, dims = call.value("self"), call.get("dim")
+    if not dims:
+        if call.lead:
+            raise BatchMixed("it reduces the batch axis")
+        dims = list(range(call.rank(operand)))
+    axes = tuple(sorted(call.axis(operand, dim) for dim in dims))
+    shape = call.type(operand).shape
+    count = math.prod(shape[axis] for axis in axes)
+    correction = call.get("correction")
+    free = count - (float(call.get("unbiased", True)) if correction is None else correction)
+    if free <= 0:
+        raise Unsupported("it divides by zero")
+    mean = call.expanded(call.add(ReduceMean(axes, keepdims=True), operand), shape)
+    squares = call.add(Pow(2.0), call.add(Sub(), operand, mean))
+    total = call.add(ReduceMean(axes, bool(call["keepdim"])), squares)
+    result = call.add(ScaleShift(call.scalar(count / free).param), total)
+    return call.add(Pow(0.5), result) if call.word == "std" else result

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from irverify.frontends.torch.arithmetic import scaled
-from irverify.frontends.torch.call import BatchMixed, Call, Const, Unsupported, Value, derive, rule
+from irverify.frontends.torch.call import BatchMixed, Call, Const, Unsupported, Value, current, derive, rule
 from irverify.ir.ops import Concat, Constant, Gather, Pad, ReduceMean, ReduceSum, Slice, Transpose
-from irverify.ir.params import value as tensor_of
 
 
 @rule(
@@ -64,7 +63,7 @@ def expand(call: Call) -> Value:
     """Stretches axes of extent 1. A constant that is repeated for every example becomes a constant value."""
     if isinstance(call["self"], Const):
         shape, lead = call.shape, call.lead
-        if tensor_of(call["self"].param).ndim == len(shape) + lead and lead:
+        if current(call["self"]).ndim == len(shape) + lead and lead:
             return call.constant(derive(lambda tensor: tensor[0].expand(shape), call["self"]))
         return call.constant(derive(lambda tensor: tensor.expand(shape), call["self"]))
     operand = call.value("self")
@@ -105,7 +104,7 @@ def _repeated_constant(call: Call) -> Value:
     """A constant repeated once for every example."""
     counts = call.get("repeats", call.get("dims"))
     const, inner = call["self"], call.shape
-    if tensor_of(const.param).ndim == len(counts) and tensor_of(const.param).shape[0] != 1:
+    if current(const).ndim == len(counts) and current(const).shape[0] != 1:
         raise BatchMixed("it repeats a constant of several rows over the batch")
     rest = [int(count) for count in counts[1:]]
     return call.constant(derive(lambda tensor: tensor.repeat(1, *rest).reshape(inner), const))
@@ -140,7 +139,7 @@ def stack(call: Call) -> Value:
 
 
 def _is_empty(part: Value | Const) -> bool:
-    return isinstance(part, Const) and tensor_of(part.param).shape == (0,)
+    return isinstance(part, Const) and current(part).shape == (0,)
 
 
 def _plain(call: Call, const: Const) -> Value:
