@@ -1,0 +1,159 @@
+"""`irverify compile`: imports a model, runs passes over it, prints or writes the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from irverify.cli.loading import check_file, check_model, load_model
+from irverify.cli.options import Clip, Data, Eps, First, Index, Json, Model, Norm, Output, Passes, PropertyFile
+from irverify.cli.regions import perturbation, situation
+from irverify.cli.streams import encode, note, write, write_file
+from irverify.errors import UsageError
+
+if TYPE_CHECKING:
+    from irverify.ir.graph import Graph
+    from irverify.pipeline import Pass, State, Timing
+
+OUTPUT_SUFFIXES = (".safetensors", ".dot")
+USUAL = "canonicalize,fold-batchnorm,fuse-linear"
+
+
+def compile_model(
+    model: Model,
+    property_file: PropertyFile = None,
+    output: Output = None,
+    passes: Passes = USUAL,
+    show: Annotated[bool, typer.Option("--print", help="Print the resulting graph as text.")] = False,
+    before: Annotated[
+        str | None, typer.Option("--print-before", metavar="PASS", help="Print the graph before this pass (or `all`).")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option("--print-after", metavar="PASS", help="Print the graph after this pass (or `all`).")
+    ] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Print what each pass did, its time and its memory.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare every rewrite with what it replaced, on random inputs.")
+    ] = False,
+    data: Data = None,
+    eps: Eps = None,
+    norm: Norm = "inf",
+    clip: Clip = None,
+    first: First = None,
+    index: Index = None,
+    as_json: Json = False,
+) -> None:
+    """Import a model, run passes over it, and print the result or write it to a file.
+
+    The result goes to OUT.safetensors (a program: graph and tensors) or OUT.dot (a picture for Graphviz). A PROPERTY,
+    or --data and --eps, give the region that analyses need.
+    """
+    check_model(model)
+    _check_moments(passes, {"--print-before": before, "--print-after": after})
+    if output is not None and output.suffix not in OUTPUT_SUFFIXES:
+        raise UsageError(f"expected --output to end in {' or '.join(OUTPUT_SUFFIXES)}, got {str(output)!r}")
+    if property_file is not None:
+        check_file(property_file)
+    perturbed = perturbation(data, eps, norm, clip, first, index)
+
+    source = load_model(model)
+    known = situation(source, property_file, perturbed)
+    texts: list[str] = []
+
+    def hook(moment: Literal["before", "after"], step: Pass, state: State) -> None:
+        if {"before": before, "after": after}[moment] in ("all", step.name):
+            texts.append(f"# {moment} {step}\n{state.graph}")
+
+    from irverify.pipeline import run
+
+    state = run(source, passes, None if known is None else known.regions, check=check, hook=hook)
+    if show:
+        texts.append(str(state.graph))
+    if output is not None:
+        _save(state.graph, output)
+    if as_json:
+        write(encode("compile", _content(source, state, texts, output)))
+        return
+    shown = [*texts, *([_timings(state.timings)] if stats else [])]
+    for text in shown or [_summary(source, state.graph)]:
+        write(text)
+    if output is not None:
+        note(f"wrote {output}")
+
+
+def _check_moments(passes: str, wanted: dict[str, str | None]) -> None:
+    """Raises where a graph is to be printed before or after a pass that is not in the pipeline."""
+    from irverify.pipeline.text import parse_pipeline
+
+    steps = [step.name for step in parse_pipeline(passes)]
+    for flag, name in wanted.items():
+        if name not in (None, "all", *steps):
+            hint = f"it has {', '.join(steps)}"
+            raise UsageError(f"{flag} {name}: expected a pass of the pipeline, or all", hint=hint)
+
+
+def _save(graph: Graph, output: Path) -> None:
+    if output.suffix == ".dot":
+        from irverify.backends.dot import to_dot
+
+        write_file(output, to_dot(graph))
+    else:
+        from irverify.ir.program import save
+
+        save(graph, output)
+
+
+def _summary(source: Graph, graph: Graph) -> str:
+    """What the model is, in a few lines."""
+    from irverify.ir.params import value
+
+    tensors = {id(parameter): value(parameter).numel() for parameter in graph.parameters().values()}
+    lines = [
+        f"graph    {graph.name}",
+        *(f"input    %{node.name}: {node.type}" for node in graph.inputs),
+        *(f"output   %{name}: {graph[name].type}" for name in graph.outputs),
+        f"values   {len(graph)} ({len(source)} as imported)",
+        f"weights  {sum(tensors.values())}",
+    ]
+    return "\n".join(lines)
+
+
+def _timings(timings: list[Timing]) -> str:
+    from irverify.report.tables import table
+
+    rows = [
+        (
+            timing.step,
+            f"{timing.seconds:.3f}",
+            f"{timing.memory / 2**20:.1f}",
+            ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in timing.statistics.items()),
+        )
+        for timing in timings
+    ]
+    return table(("pass", "seconds", "MiB", "statistics"), rows, ("seconds", "MiB")).render()
+
+
+def _content(source: Graph, state: State, texts: list[str], output: Path | None) -> dict[str, object]:
+    graph = state.graph
+    return {
+        "name": graph.name,
+        "inputs": {node.name: str(node.type) for node in graph.inputs},
+        "outputs": {name: str(graph[name].type) for name in graph.outputs},
+        "values": len(graph),
+        "values_as_imported": len(source),
+        "operators": _operators(graph),
+        "passes": [
+            {"pass": timing.step, "seconds": timing.seconds, "memory": timing.memory, "statistics": timing.statistics}
+            for timing in state.timings
+        ],
+        "text": texts,
+        "output": None if output is None else str(output),
+    }
+
+
+def _operators(graph: Graph) -> dict[str, int]:
+    from collections import Counter
+
+    return dict(sorted(Counter(node.op.name for node in graph).items()))

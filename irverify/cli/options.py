@@ -1,0 +1,36 @@
+"""Options that several commands share, spelt once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MODEL_HELP = "The network: .onnx, .onnx.gz, .safetensors (a saved program), or module:callable (Python)."
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+PropertyFile = Annotated[
+    str | None,
+    typer.Argument(metavar="[PROPERTY]", help="A VNN-LIB file, .vnnlib or .vnnlib.gz.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write the result.")]
+Passes = Annotated[str, typer.Option("--passes", metavar="P", help="The pipeline; see `irverify passes`.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+
+Data = Annotated[
+    str | None, typer.Option("--data", metavar="SET", help="Images to perturb: digits, mnist:DIR or npz:FILE.")
+]
+Eps = Annotated[
+    float | None, typer.Option("--eps", metavar="E", help="Radius of the perturbation, in the model's raw input units.")
+]
+Norm = Annotated[str, typer.Option("--norm", metavar="inf|2|1", help="Norm that the radius is measured in.")]
+Clip = Annotated[
+    str | None,
+    typer.Option(
+        "--clip", metavar="LO,HI|none", help="Valid range of an input; without it, the range of the data set."
+    ),
+]
+First = Annotated[int | None, typer.Option("--first", metavar="N", help="Take the first N images. [default: 1]")]
+Index = Annotated[str | None, typer.Option("--index", metavar="I,J,...", help="Take these images.")]
