@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from irverify.backends.milp.model import Floats, MilpModel
 from irverify.backends.milp.process import OverTime, Worker
+from irverify.backends.milp.reduction import reduce
 from irverify.backends.milp.tasks import Solution, SolverName, SolveTask
 from irverify.errors import UsageError
 
@@ -59,11 +60,15 @@ def solve(
         with Worker(options.memory) as own:
             return solve(model, solver, options, hint=hint, worker=own)
     started = time.time()
+    reduced = reduce(model)
+    hint = None if hint is None else hint[reduced.kept]
     deadline = None if options.time_limit is None else started + options.time_limit
     try:
-        worker.submit(SolveTask(model, solver, deadline, options.threads, options.seed, hint, options.first_solution))
+        worker.submit(
+            SolveTask(reduced.model, solver, deadline, options.threads, options.seed, hint, options.first_solution)
+        )
         answer = worker.result(None if deadline is None else max(0.0, deadline + GRACE - time.time()))
     except OverTime:
         return Solution("no_solution", None, -math.inf, None, time.time() - started, solver, "killed at the time limit")
     assert isinstance(answer, Solution)
-    return answer
+    return answer if answer.x is None else replace(answer, x=reduced.expand(answer.x))

@@ -15,13 +15,17 @@ from irverify.backends.milp.cones import Cones
 from irverify.backends.milp.encoding import Bounds, Encoding, nonlinear
 from irverify.backends.milp.expressions import Affine
 from irverify.backends.milp.margins import bound_to, largest, margins
-from irverify.backends.milp.model import Floats, Indices
+from irverify.backends.milp.model import Floats, Indices, MilpModel
 from irverify.backends.milp.process import Pool
+from irverify.backends.milp.reduction import reduce
 from irverify.backends.milp.tasks import LpTask
 from irverify.ir.graph import Graph, Node
 from irverify.properties import Property
 
 FOREVER = 1e9
+ROUNDING = 1e-10
+"""By how much, relative to 1 + its magnitude, a bound from a linear program is moved outward. Weak duality with
+directed rounding makes it rigorous for the rows as they stand; this covers the rounding of the rows themselves."""
 
 
 @dataclass(frozen=True)
@@ -59,58 +63,40 @@ def tighten(
     started = time.time()
     deadline = started + (FOREVER if time_limit is None else time_limit)
     encoding = Encoding(graph, region, bounds, relaxed=True)
-    solved, finished, left = 0, True, dict[str, int]()
+    left = dict[str, int]()
     with nullcontext(pool) if pool is not None else Pool(2) as workers:
+        programs = _Programs(workers, deadline)
         for node in encoding.pending():
             if nonlinear(node):
-                count, complete = _tighten_operands(encoding, node, workers, deadline)
-                solved, finished = solved + count, finished and complete
+                _tighten_operands(encoding, node, programs)
                 left[node.name] = len(encoding.unstable(node)[0])
             encoding.add(node)
-        worst = None
-        if prop is not None:
-            worst, count = _margins(encoding.branch(), bound_to(prop, graph), workers, deadline)
-            solved += count
+        worst = None if prop is None else _margins(encoding.branch(), bound_to(prop, graph), programs)
     shapes = {name: encoding.graph[name].type.shape for name in encoding.values}
     result = {
         name: (lower.reshape(shapes[name]), upper.reshape(shapes[name]))
         for name, (lower, upper) in ((name, encoding.bounds(name)) for name in encoding.values)
     }
-    return Tightening(result, solved, time.time() - started, finished, left, worst)
+    return Tightening(result, programs.solved, time.time() - started, programs.finished, left, worst)
 
 
-def _tighten_operands(encoding: Encoding, node: Node, pool: Pool, deadline: float) -> tuple[int, bool]:
-    """Tightens what `node` reads and is unstable; the number of linear programs, and whether that was all."""
-    elements, knots = encoding.unstable(node)
-    targets, knots = _variables(elements, knots)
-    if not targets.size or time.time() >= deadline:
-        return 0, not targets.size
-    lower, upper = encoding.builder.bounds()
-    parts: list[Indices] = []
-    answers = pool.bounds(_tasks(encoding, targets, knots, (deadline, 2 * len(pool.workers)), parts))
-    for part, answer in zip(parts, answers, strict=True):
-        lower[part], upper[part] = answer.lower, answer.upper
-    encoding.builder.restrict(targets, lower[targets], upper[targets])
-    return sum(answer.solved for answer in answers), all(answer.finished for answer in answers)
+def _tighten_operands(encoding: Encoding, node: Node, programs: _Programs) -> None:
+    """Tightens what `node` reads and is unstable."""
+    targets, knots = _variables(*encoding.unstable(node))
+    if targets.size:
+        lower, upper = programs.bounds(encoding.builder.build(), targets, knots)
+        encoding.builder.restrict(targets, lower, upper)
 
 
-def _margins(encoding: Encoding, prop: Property, pool: Pool, deadline: float) -> tuple[Floats, int]:
-    """A lower bound of the largest margin of each disjunct, and the number of linear programs."""
+def _margins(encoding: Encoding, prop: Property, programs: _Programs) -> Floats:
+    """A lower bound of the largest margin of each disjunct."""
     targets = np.array([largest(encoding, margins(encoding, disjunct)) for disjunct in prop.disjuncts], dtype=np.int64)
     bounds = encoding.builder.bounds()[0][targets]
     undecided = np.flatnonzero(~(bounds > 0))
-    if not undecided.size:
-        return bounds, 0
-    cones = Cones(encoding.builder.build())
-    tasks = []
-    for part in np.array_split(targets[undecided], min(len(pool.workers), len(undecided))):
-        cone, kept = cones.cut(part)
-        places = np.searchsorted(kept, part)
-        knots = np.full(len(part), np.nan)  # never settled
-        tasks.append(LpTask(cone, places, cone.lower[places], cone.upper[places], knots, deadline, upper_too=False))
-    answers = pool.bounds(tasks)
-    bounds[undecided] = np.concatenate([answer.lower for answer in answers])
-    return bounds, sum(answer.solved for answer in answers)
+    if undecided.size:
+        wishes = np.full(len(undecided), np.nan)
+        bounds[undecided], _ = programs.bounds(encoding.builder.build(), targets[undecided], wishes, upper_too=False)
+    return bounds
 
 
 def _variables(elements: Affine, knots: Floats) -> tuple[Indices, Floats]:
@@ -121,20 +107,57 @@ def _variables(elements: Affine, knots: Floats) -> tuple[Indices, Floats]:
     return columns, np.where(counts == 1, knots[first], np.nan)
 
 
-def _tasks(
-    encoding: Encoding, targets: Indices, knots: Floats, plan: tuple[float, int], parts: list[Indices]
-) -> Iterator[LpTask]:
-    """Sequences of linear programs, each over the cone of targets that share one; `plan` is the deadline and the
-    number of sequences there should be at least. `parts` receives the targets of each."""
-    deadline, wanted = plan
-    cones = Cones(encoding.builder.build())
-    knot_of = dict(zip(targets.tolist(), knots.tolist(), strict=True))
+@dataclass
+class _Programs:
+    """Runs linear programs until a deadline, and counts them."""
+
+    pool: Pool
+    deadline: float
+    solved: int = 0
+    finished: bool = True
+
+    def bounds(
+        self, model: MilpModel, targets: Indices, knots: Floats, *, upper_too: bool = True
+    ) -> tuple[Floats, Floats]:
+        """Bounds of the variables `targets` (sorted), from those in `model` on; see `LpTask`."""
+        old = model.lower[targets], model.upper[targets]
+        if time.time() >= self.deadline:
+            self.finished = False
+            return old
+        reduced = reduce(model, targets)
+        places = np.searchsorted(reduced.kept, targets)
+        parts: list[Indices] = []
+
+        def tasks() -> Iterator[LpTask]:
+            for part, cone, kept in _parts(Cones(reduced.model), places, 2 * len(self.pool.workers)):
+                own = np.searchsorted(kept, part)
+                which = np.searchsorted(places, part)
+                parts.append(which)
+                yield LpTask(cone, own, cone.lower[own], cone.upper[own], knots[which], self.deadline, upper_too)
+
+        lower, upper = old[0].copy(), old[1].copy()
+        for which, answer in zip(parts, self.pool.bounds(tasks()), strict=False):
+            lower[which], upper[which] = answer.lower, answer.upper
+            self.solved, self.finished = self.solved + answer.solved, self.finished and answer.finished
+        lower, upper = lower - ROUNDING * (1 + np.abs(lower)), upper + ROUNDING * (1 + np.abs(upper))
+        return np.maximum(lower, old[0]), np.minimum(upper, old[1])
+
+
+def _parts(cones: Cones, targets: Indices, wanted: int) -> Iterator[tuple[Indices, MilpModel, Indices]]:
+    """Targets that share a cone, their cone, and its variables, in `wanted` parts or more. What needs most of the model
+    anyway is put together, so that one program after the other starts from the last one's basis."""
     groups = cones.groups(targets)
     pieces = math.ceil(wanted / len(groups))
+    large: list[Indices] = []
     for group in groups:
         cone, kept = cones.cut(group)
+        if len(kept) > len(cones.model.lower) / 2:
+            large.append(group)
+            continue
         for part in np.array_split(group, min(pieces, len(group))):
-            places = np.searchsorted(kept, part)
-            wishes = np.array([knot_of[target] for target in part.tolist()])
-            parts.append(part)
-            yield LpTask(cone, places, cone.lower[places], cone.upper[places], wishes, deadline)
+            yield part, cone, kept
+    if large:
+        together = np.sort(np.concatenate(large))
+        cone, kept = cones.cut(together)
+        for part in np.array_split(together, min(wanted, len(together))):
+            yield part, cone, kept
