@@ -18,11 +18,15 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 def pad_spatial(operand: Tensor, padding: Pairs, fill: float = 0.0) -> Tensor:
-    """`operand` `[batch, channels, *spatial]` padded before and after along each spatial axis (negative: cropped)."""
-    if not any(before or after for before, after in padding):
-        return operand
+    """`operand` `[..., *spatial]` padded before and after along each of the last axes (negative: cropped).
+
+    A crop may reach into the padding of the other side.
+    """
     flat = [amount for pair in reversed(padding) for amount in pair]
-    return functional.pad(operand, flat, value=fill)
+    for amounts in ([max(amount, 0) for amount in flat], [min(amount, 0) for amount in flat]):
+        if any(amounts):
+            operand = functional.pad(operand, amounts, value=fill)
+    return operand
 
 
 def check_windows(name: str, spatial: int, **per_axis: Sequence[object]) -> None:

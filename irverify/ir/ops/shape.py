@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from irverify.ir.ops.base import LinearOp, broadcast, expect_shape, normalize_axis
+from irverify.ir.ops.conv import pad_spatial
 from irverify.ir.params import Param, value
 from irverify.ir.types import TensorType
 
@@ -198,14 +198,11 @@ class Pad(LinearOp):
         expect_shape(min(shape, default=1) >= 1, "padding that leaves something", f"{self.padding} on {operand}")
         return operand.with_shape(shape)
 
-    def _pad(self, operand: Tensor, padding: tuple[tuple[int, int], ...]) -> Tensor:
-        return functional.pad(operand, [amount for pair in reversed(padding) for amount in pair])
-
     def apply(self, *inputs: Tensor) -> Tensor:
-        return self._pad(inputs[0], self.padding)
+        return pad_spatial(inputs[0], self.padding)
 
     def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
-        return (self._pad(gradient, tuple((-before, -after) for before, after in self.padding)),)
+        return (pad_spatial(gradient, tuple((-before, -after) for before, after in self.padding)),)
 
 
 @dataclass(frozen=True, eq=False)
