@@ -118,7 +118,8 @@ def _changes_nothing(op: Operator, site: Site) -> bool:
         return op.scale is None and op.shift is None
     if isinstance(op, Clip):
         return op.lower == -math.inf and op.upper == math.inf
-    return isinstance(op, Identity) or op == Pow(1.0) or op == LeakyRelu(1.0)
+    first_power, slope_one = isinstance(op, Pow) and op.exponent == 1, isinstance(op, LeakyRelu) and op.slope == 1
+    return isinstance(op, Identity) or first_power or slope_one
 
 
 def _with_constant(site: Site) -> Replacement | None:

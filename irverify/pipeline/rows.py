@@ -45,10 +45,10 @@ def row_bounds(graph: Graph, region: Given, prop: Property, method: str = "ibp")
     (with a margin for rounding); x and y are the flattened inputs and outputs.
     """
     regions = fitted(graph, region)
-    disjuncts = prop.disjuncts
+    columns = sum(node.type.size for node in graph.inputs)
+    disjuncts = prop.bind(columns, sum(graph[name].type.size for name in graph.outputs)).disjuncts
     if not disjuncts:
         return regions[0].center.new_zeros((regions[0].batch, 0))
-    columns = sum(node.type.size for node in graph.inputs)
     mixed = any(disjunct.inputs is not None for disjunct in disjuncts)
     outputs = torch.cat([disjunct.outputs for disjunct in disjuncts])
     offset = torch.cat([disjunct.offset for disjunct in disjuncts])
@@ -66,9 +66,6 @@ def row_bounds(graph: Graph, region: Given, prop: Property, method: str = "ibp")
 def _lower(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False) -> Tensor:
     matrix, offset = rows
     extended = with_spec(graph, matrix.shape[1], inputs=inputs)
-    columns = extended[spec_operands(extended)[0]].type.shape[1]
-    if matrix.shape[2] != columns:
-        raise PropertyError(f"expected rows over {columns} outputs and inputs, got {matrix.shape[2]} columns")
     operands = dict(zip(spec_operands(extended), (matrix, offset), strict=True))
     state = run(extended, f"{REWRITES},{method}", region, operands=operands)
     result = state.graph.outputs[0]
