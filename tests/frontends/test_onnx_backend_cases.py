@@ -108,7 +108,7 @@ def outcome(case: Case) -> str | None:
     """None where the case passes, the reason where it is refused; fails where the result is another one."""
     model, inputs = with_constants(case)
     try:
-        graph = read_onnx(model)
+        graph = read_onnx(model, check=False)  # a wrong result shall fail here, not be refused
         results = graph.evaluate(*inputs)
     except IRVerifyError as error:
         return f"{type(error).__name__}: {error}"
@@ -138,4 +138,4 @@ def test_every_case_passes_or_is_refused() -> None:
     for reason, names in sorted(refused.items(), key=lambda entry: -len(entry[1])):
         print(f"{len(names):3}  {reason}\n       {', '.join(names)}")
     assert len(listed) >= 300
-    assert len(listed) - count >= 290
+    assert len(listed) - count >= 295

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import lt
 
 from torch import Tensor
 
@@ -223,6 +224,8 @@ def _cropping(call: Call, full: Sequence[int], same: Sequence[int]) -> Pairs:
     wanted = call.node.get("output_shape")
     if wanted is None and not mode.startswith("SAME"):
         return ((0, 0),) * len(full) if mode == "VALID" else given_padding(call, len(full))
+    if wanted is None and any(map(lt, full, same)):
+        call.refuse("auto_pad with strides beyond the kernel: onnxruntime does not pad as ONNX says")
     wanted = list(same) if wanted is None else wanted[-len(full) :]
     pairs = []
     for extent, target in zip(full, wanted, strict=True):

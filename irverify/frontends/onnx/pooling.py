@@ -4,40 +4,56 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import lt
 
 from irverify.frontends.onnx.linear import per_image
 from irverify.frontends.onnx.lowering import Call, Rule
 from irverify.frontends.onnx.values import Operand, Value
-from irverify.frontends.onnx.windows import padding, rounded_up, window_steps
+from irverify.frontends.onnx.windows import Pairs, padding, rounded_up, window_steps
 from irverify.ir.ops import Abs, AveragePool, MaxPool, Neg, Pow, ReduceMean, ReduceSum, Softmax, Transpose
 
 
-def _single(call: Call) -> None:
-    if any(call.node.outputs[1:]):
-        call.refuse("only the first result is supported, not the indices of the maxima")
+@dataclass(frozen=True)
+class Pooling:
+    """The windows of a pooling: `padding` with what ceil_mode adds, `given` without."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: Pairs
+    given: Pairs
+
+
+def pooling(call: Call, value: Value) -> Pooling:
+    """The attributes of MaxPool and AveragePool."""
+    kernel = tuple(call.node.get("kernel_shape"))
+    stride, dilation = window_steps(call, len(kernel))
+    extents = call.shape(value)[-len(kernel) :]
+    reach = [(-(-n // step) - 1) * step + size for n, step, size in zip(extents, stride, kernel, strict=True)]
+    if call.node.get("auto_pad", "NOTSET").startswith("SAME") and (max(dilation) > 1 or any(map(lt, reach, extents))):
+        call.refuse("auto_pad with these strides or dilations: onnxruntime does not pad as ONNX says")
+    given = padding(call, extents, kernel, stride, dilation)
+    whole = rounded_up(given, extents, kernel, stride, dilation) if call.node.get("ceil_mode", 0) else given
+    return Pooling(kernel, stride, dilation, whole, given)
 
 
 def max_pool(call: Call) -> Operand:
     """MaxPool, without the indices."""
-    _single(call)
-    value, kernel = call.value(0), tuple(call.node.get("kernel_shape"))
-    stride, dilation = window_steps(call, len(kernel))
-    extents = call.shape(value)[-len(kernel) :]
-    pairs = padding(call, extents, kernel, stride, dilation)
-    if call.node.get("ceil_mode", 0):
-        pairs = rounded_up(pairs, extents, kernel, stride, dilation)
-    return per_image(call, value, lambda images: MaxPool(kernel, stride, pairs, dilation))
+    if any(call.node.outputs[1:]):
+        call.refuse("only the first result is supported, not the indices of the maxima")
+    value = call.value(0)
+    pool = pooling(call, value)
+    return per_image(call, value, lambda images: MaxPool(pool.kernel, pool.stride, pool.padding, pool.dilation))
 
 
 def average_pool(call: Call) -> Operand:
     """AveragePool; what ceil_mode adds after the end never counts."""
-    value, kernel = call.value(0), tuple(call.node.get("kernel_shape"))
-    stride, dilation = window_steps(call, len(kernel))
-    extents = call.shape(value)[-len(kernel) :]
-    given = padding(call, extents, kernel, stride, dilation)
-    pairs = rounded_up(given, extents, kernel, stride, dilation) if call.node.get("ceil_mode", 0) else given
-    counted = given if call.node.get("count_include_pad", 0) else ((0, 0),) * len(kernel)
-    return per_image(call, value, lambda images: AveragePool(kernel, stride, pairs, counted, dilation))
+    value = call.value(0)
+    pool = pooling(call, value)
+    counted = pool.given if call.node.get("count_include_pad", 0) else ((0, 0),) * len(pool.kernel)
+    op = AveragePool(pool.kernel, pool.stride, pool.padding, counted, pool.dilation)
+    return per_image(call, value, lambda images: op)
 
 
 def global_average_pool(call: Call) -> Operand:

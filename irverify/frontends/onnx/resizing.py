@@ -1,4 +1,8 @@
-"""Lowering of nearest-neighbour resizing: along every axis, which elements of the operand the result takes."""
+"""Lowering of nearest-neighbour resizing: along every axis, which elements of the operand the result takes.
+
+Places are computed in float32, as onnxruntime does, so that those half-way between two elements fall to the same one
+(and in float64 where it does that).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ class Axis:
 
     extent: int
     size: int
-    scale: float
+    scale: numpy.float32
 
 
 def _half_pixel(axis: Axis, x: Array) -> Array:
@@ -27,8 +31,10 @@ def _half_pixel(axis: Axis, x: Array) -> Array:
 
 
 def _symmetric(axis: Axis, x: Array) -> Array:
-    adjustment = axis.size / (axis.scale * axis.extent)
-    return axis.extent / 2 * (1 - adjustment) + _half_pixel(axis, x)
+    adjustment = numpy.float32(axis.size) / (axis.scale * numpy.float32(axis.extent))
+    offset = numpy.float32(axis.extent / 2) * (1 - adjustment)
+    places: Array = offset + (x.astype(numpy.float64) + 0.5) / numpy.float64(axis.scale) - 0.5
+    return places.astype(numpy.float32)
 
 
 COORDINATES: dict[str, Callable[[Axis, Array], Array]] = {
@@ -96,10 +102,10 @@ def _scales(call: Call, scales: Known) -> dict[int, Axis]:
     value = call.value(0)
     extents = call.extents(value)
     result = {}
-    numbers = [float(scale) for scale in scales.numbers()]
+    numbers = [numpy.float32(scale) for scale in scales.numbers()]
     for axis, scale in zip(_per_axis(call, len(numbers)), numbers, strict=True):
         if axis >= call.lead:
-            result[axis] = Axis(extents[axis], math.floor(extents[axis] * scale), scale)
+            result[axis] = Axis(extents[axis], math.floor(numpy.float32(extents[axis]) * scale), scale)
         elif scale != 1.0:
             call.mixing("axis 0 is resized")
     return result
@@ -115,21 +121,27 @@ def _sizes(call: Call, sizes: Known) -> dict[int, Axis]:
             call.mixing("axis 0 is resized")
     pairs = [(axis, int(size)) for axis, size in zip(axes, numbers, strict=True) if axis >= call.lead]
     if policy == "stretch":
-        return {axis: Axis(extents[axis], size, size / extents[axis]) for axis, size in pairs}
+        return {
+            axis: Axis(extents[axis], size, numpy.float32(size) / numpy.float32(extents[axis])) for axis, size in pairs
+        }
     ratios = [size / extents[axis] for axis, size in pairs] + [1.0] * (len(axes) - len(pairs))
     scale = min(ratios) if policy == "not_larger" else max(ratios)
-    return {axis: Axis(extents[axis], math.floor(extents[axis] * scale + 0.5), scale) for axis, _ in pairs}
+    return {
+        axis: Axis(extents[axis], math.floor(extents[axis] * scale + 0.5), numpy.float32(scale)) for axis, _ in pairs
+    }
 
 
 def _nearest(call: Call, axes: dict[int, Axis], coordinates: str, rounding: str) -> Operand:
     value = call.value(0)
+    if any(axis.size < 1 for axis in axes.values()):
+        call.refuse(f"the result is empty: extents {[axis.size for axis in axes.values()]}")
+    copied = all(axis.size == axis.extent for axis in axes.values())
     for number, axis in axes.items():
-        if axis.size < 1:
-            call.refuse(f"the result has extent {axis.size} along axis {number}")
-        if axis.size == axis.extent and axis.scale == 1.0:
-            continue
-        places = ROUNDING[rounding](COORDINATES[coordinates](axis, numpy.arange(axis.size, dtype=numpy.float64)))
-        value = taken(call, value, numpy.clip(places, 0, axis.extent - 1).astype(numpy.int64), number - call.lead)
+        places = ROUNDING[rounding](COORDINATES[coordinates](axis, numpy.arange(axis.size, dtype=numpy.float32)))
+        indices = numpy.clip(places, 0, axis.extent - 1).astype(numpy.int64)
+        if copied and indices.tolist() != list(range(axis.extent)):
+            call.refuse(f"scale {axis.scale} leaves all extents: onnxruntime then copies, which ONNX does not say")
+        value = taken(call, value, indices, number - call.lead)
     return value
 
 
