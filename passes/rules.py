@@ -99,8 +99,8 @@ class RuleTable(Generic[Rule]):
 
         Raises UnsupportedError that lists every node without a rule, with its place in the source model and the reason.
         """
-        found = [(node, None if isinstance(node.op, GIVEN) else self.find(type(node.op))) for node in graph]
-        missing = [node for node, rule in found if rule is None and not isinstance(node.op, GIVEN)]
+        rules = {cls: self.find(cls) for cls in {type(node.op) for node in graph} if not issubclass(cls, GIVEN)}
+        missing = [node for node in graph if rules.get(type(node.op), self) is None]
         if missing:
             items = [f"{node}: {self.refusal(type(node.op))}" for node in missing]
             hint = f"these have rules: {', '.join(self.supported())}"
@@ -108,7 +108,7 @@ class RuleTable(Generic[Rule]):
                 f"{self.analysis} has no rule for {len(missing)} of the values", items=items,
                 where=f"graph {graph.name!r}", hint=hint,
             )  # fmt: skip
-        return found
+        return [(node, rules.get(type(node.op))) for node in graph]
 
     def supported(self) -> Iterator[str]:
         """The words of the operators that have a rule."""

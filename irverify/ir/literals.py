@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Union
 
 import numpy
@@ -203,6 +204,7 @@ def _entries(entries: Any, dtype: torch.dtype) -> str:
     return repr(entries)
 
 
+@cache
 def declared_types(operator: type[Operator]) -> dict[str, Any]:
     """The types of an operator's fields, by name, in order."""
     hints = typing.get_type_hints(operator)

@@ -77,7 +77,8 @@ class Conv(LinearOp):
                 operand.shape[1:], self.padding, weight.shape[2:], self.dilation, self.stride, strict=True
             )
         )
-        expect_shape(min(extents) >= 1, "a kernel that fits into the padded input", f"{operand} and {self}")
+        kernel = tuple(weight.shape[2:])
+        expect_shape(min(extents) >= 1, "a kernel that fits into the padded input", f"{operand} and kernel {kernel}")
         return operand.with_shape((int(weight.shape[0]), *extents))
 
     def _convolve(self, operand: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -158,7 +159,8 @@ class ConvTranspose(LinearOp):
                 strict=True,
             )
         )
-        expect_shape(min(extents) >= 1, "a result that the padding does not crop away", f"{operand} and {self}")
+        crop = f"{operand} and padding {self.padding}"
+        expect_shape(min(extents) >= 1, "a result that the padding does not crop away", crop)
         return operand.with_shape((channels, *extents))
 
     def _spread(self, operand: Tensor, weight: Tensor) -> Tensor:
