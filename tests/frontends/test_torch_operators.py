@@ -90,6 +90,7 @@ LAYERS: dict[str, Case] = {
     "matmul of values": (lambda x: x @ x.transpose(1, 2), (2, 3)),
     "bmm": (lambda x: torch.bmm(x, x.transpose(1, 2)), (2, 3)),
     "attention": (lambda x: F.scaled_dot_product_attention(x, 2 * x, x - 1), (4, 3)),
+    "attention with heads": (lambda x: F.scaled_dot_product_attention(x, 2 * x, x - 1, scale=0.3), (2, 4, 3)),
     "layer_norm": (lambda x: F.layer_norm(x, (2, 3), C23, 2 * C23), (4, 2, 3)),
     "group_norm": (lambda x: F.group_norm(x, 2, C4, C4), (4, 3, 3)),
     "instance_norm": (lambda x: F.instance_norm(x), (2, 4, 4)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -76,8 +77,6 @@ def decomposed(module: nn.Module, exported: Exported, operators: set[str]) -> Ex
 
 def _by_parameter(module: nn.Module, shapes: Any) -> Any:
     """Shapes in the structure that `torch.export` wants: as one tuple where forward takes `*args`."""
-    import inspect
-
     if shapes is None:
         return None
     kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from irverify.errors import UnsupportedError, UsageError
+from irverify.errors import ShapeError, UnsupportedError, UsageError
 from irverify.frontends.differential import compare
 from irverify.frontends.torch import arithmetic, indexing, layers, normalising, pooling, products, shapes
 from irverify.frontends.torch.export import Exported, decomposed, export
@@ -18,6 +18,7 @@ from irverify.frontends.torch.lowering import Lowering, Problems
 from irverify.ir.check import check as check_graph
 from irverify.ir.graph import Graph, convert, without_dead_values
 from irverify.ir.ops import Input
+from irverify.ir.params import value
 
 BatchAxis = Literal["auto", 0] | None
 MAX_ROUNDS = 4
@@ -53,6 +54,8 @@ class ModuleOrigin:
                 where=self.description,
                 hint="call module.eval() before verifying",
             )
+        if len(inputs) != len(self._types):
+            raise ShapeError(f"expected {len(self._types)} inputs, got {len(inputs)}", where=self.description)
         converted = [tensor.to(device, dtype) for tensor, (dtype, device) in zip(inputs, self._types, strict=True)]
         with torch.no_grad():
             outputs = self._module(*converted)
@@ -91,8 +94,10 @@ def read_module(
 
 def _compare(graph: Graph) -> None:
     """Raises ImportMismatch unless graph and module agree, on a batch and on its examples one at a time."""
-    origin, graph = graph.origin, convert(graph, device="cpu")
+    origin = graph.origin
     assert origin is not None
+    if any(value(parameter).device.type != "cpu" for parameter in graph.parameters().values()):
+        graph = convert(graph, device="cpu")
     compare(graph, origin.run)
     if all(isinstance(node.op, Input) and node.op.batch_axis == 0 for node in graph.inputs):
 
@@ -179,7 +184,7 @@ def _read(module: nn.Module, examples: tuple[Tensor, ...], batched: bool) -> Gra
             origin = ModuleOrigin(module, examples, shapes if batched else None)
             return without_dead_values(lowering.builder.graph(outputs, origin))
         first = first or problems
-        if problems.training:
+        if problems.training or not problems.unsupported:
             break
         exported = decomposed(module, exported, set(problems.unsupported))
         if exported is None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from irverify.frontends.torch.arithmetic import inner_const, scaled
 from irverify.frontends.torch.call import BatchMixed, Call, Const, Unsupported, Value, current, derive, rule
-from irverify.ir.ops import Add, ConstMatMul, Linear, MatMul, Transpose
+from irverify.ir.ops import Add, ConstMatMul, Linear, MatMul, ScaleShift, Softmax, Transpose
 from irverify.ir.params import Param
 
 
@@ -99,6 +99,22 @@ def _product_of_values(call: Call, first: Value, second: Value) -> Value:
     padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
     product = call.add(MatMul(), call.reshaped(first, padded[0]), call.reshaped(second, padded[1]))
     return call.reshaped(product, call.shape)
+
+
+@rule("scaled_dot_product_attention")
+def attention(call: Call) -> Value:
+    """`softmax(query key^T scale) value`."""
+    if call["attn_mask"] is not None or call["is_causal"] or call["enable_gqa"]:
+        raise Unsupported("it masks or groups")
+    query, key, operand = (call.value(name) for name in ("query", "key", "value"))
+    shape = call.type(key).shape
+    if len({len(call.type(part).shape) for part in (query, key, operand)}) > 1 or len(shape) < 2:
+        raise BatchMixed("its operands of different rank align the batch axis with another one")
+    factor = call["scale"] or 1 / math.sqrt(shape[-1])
+    scaled_query = call.add(ScaleShift(call.scalar(factor).param), query)
+    turned = call.add(Transpose((*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)), key)
+    weights = call.add(Softmax(-1), call.add(MatMul(), scaled_query, turned))
+    return call.add(MatMul(), weights, operand)
 
 
 @rule("einsum")

@@ -10,6 +10,7 @@ import torch
 from irverify.frontends.torch.arithmetic import scaled
 from irverify.frontends.torch.call import BatchMixed, Call, Const, Unsupported, Value, current, derive, rule
 from irverify.ir.ops import Concat, Constant, Gather, Pad, ReduceMean, ReduceSum, Slice, Transpose
+from irverify.ir.ops.conv import pad_spatial
 
 
 @rule(
@@ -195,8 +196,7 @@ def _padded(call: Call, operand: Value, pairs: Sequence[tuple[int, int]], fill: 
     padded = call.add(Pad(tuple(pairs)), operand) if any(pair != (0, 0) for pair in pairs) else operand
     if fill == 0.0:
         return padded
-    flat = [amount for pair in reversed(pairs) for amount in pair]
-    border = fill * (1 - torch.nn.functional.pad(inside, flat))
+    border = fill * (1 - pad_spatial(inside, tuple(pairs)))
     return scaled(call, padded, shift=Const(border, live=False))
 
 
