@@ -31,17 +31,22 @@ IntervalRule: TypeAlias = Callable[..., Interval]
 """`rule(node, *operands: Interval) -> Interval`: bounds of `node.op` on a box of operands."""
 
 
+Refine: TypeAlias = Callable[[Node, Interval, Mapping[str, Interval]], Interval]
+"""`refine(node, interval, results)`: a tighter interval of `node` than the one that was found, from those before it."""
+
+
 def propagate(
     graph: Graph,
     table: RuleTable[IntervalRule],
     given: Mapping[str, Interval],
     known: Mapping[str, Bounds],
+    refine: Refine | None = None,
 ) -> dict[str, Interval]:
     """Intervals of every value.
 
     `given` has the network inputs and runtime operands by name; where `known` has bounds of a value, the propagated
-    ones are intersected with them before they are used further. Raises UnsupportedError, listing all, where rules are
-    missing.
+    ones are intersected with them before they are used further, and `refine` may tighten them once more. Raises
+    UnsupportedError, listing all, where rules are missing.
     """
     batch = next(iter(given.values())).lower.shape[0] if given else 1
     results: dict[str, Interval] = {}
@@ -54,7 +59,7 @@ def propagate(
         if node.name in known and not interval.exact:
             met = Bounds(*interval, table.analysis).meet(known[node.name], node.name)
             interval = Interval(met.lower, met.upper)
-        results[node.name] = interval
+        results[node.name] = interval if refine is None else refine(node, interval, results)
     return results
 
 
@@ -70,12 +75,14 @@ def _applied(node: Node, rule: IntervalRule, operands: list[Interval]) -> Interv
     return rule(node, *operands)
 
 
-def interval_facts(state: State, table: RuleTable[IntervalRule], source: str) -> Facts:
+def interval_facts(
+    state: State, table: RuleTable[IntervalRule], source: str, refine: Refine | None = None
+) -> Facts:
     """The facts of an analysis that is a walk with one table."""
     given = {name: Interval(tensor, tensor) for name, tensor in state.operands.items()}
     for node, region in zip(state.graph.inputs, state.given_regions(source), strict=True):
         given[node.name] = Interval(*region.box())
-    intervals = propagate(state.graph, table, given, state.bounds)
+    intervals = propagate(state.graph, table, given, state.bounds, refine)
     _check_finite(state.graph, intervals)
     computed = (node.name for node in state.graph if not isinstance(node.op, Input))
     return Facts(bounds={name: Bounds(*intervals[name], source) for name in computed})

@@ -102,7 +102,7 @@ def _of(name: str | None, sketch: Sketch, make: Callable[[tuple[int, ...]], Oper
     return None if name is None else sketch.add(make(sketch.shape(name)), name)
 
 
-def _elementwise(op: Operator) -> Kind:
+def elementwise(op: Operator) -> Kind:
     def add(sketch: Sketch) -> str | None:
         return _of(sketch.pick(), sketch, lambda shape: op)
 
@@ -350,19 +350,19 @@ def matmul(sketch: Sketch) -> str | None:
 AFFINE: tuple[Kind, ...] = (
     linear, conv, const_matmul, scale_shift, batch_norm, conv, conv_transpose, linear, average_pool,
     _pair(Add()), _pair(Sub()),
-    _elementwise(Neg()), _elementwise(Identity()), reshape, transpose, slice_, gather, pad, expand, reduce, concat,
+    elementwise(Neg()), elementwise(Identity()), reshape, transpose, slice_, gather, pad, expand, reduce, concat,
 )  # fmt: skip
 MONOTONE: tuple[Kind, ...] = (
-    _elementwise(Relu()), _elementwise(Relu()), _elementwise(LeakyRelu(0.1)), _elementwise(Clip(-0.5, 1.0)),
-    _elementwise(Clip(0.0, float("inf"))), _elementwise(Sigmoid()), _elementwise(Tanh()), _tamed(Exp()), max_pool,
+    elementwise(Relu()), elementwise(Relu()), elementwise(LeakyRelu(0.1)), elementwise(Clip(-0.5, 1.0)),
+    elementwise(Clip(0.0, float("inf"))), elementwise(Sigmoid()), elementwise(Tanh()), _tamed(Exp()), max_pool,
     _pair(Maximum()), _pair(Minimum()),
 )  # fmt: skip
 PIECEWISE: tuple[Kind, ...] = (
-    _elementwise(Relu()), _elementwise(LeakyRelu(0.1)), _elementwise(Clip(-0.5, 1.0)), _elementwise(Abs()), max_pool,
+    elementwise(Relu()), elementwise(LeakyRelu(0.1)), elementwise(Clip(-0.5, 1.0)), elementwise(Abs()), max_pool,
     _pair(Maximum()), _pair(Minimum()),
 )  # fmt: skip
 CURVED: tuple[Kind, ...] = (
-    _tamed(Pow(2.0)), _tamed(Pow(3.0)), _elementwise(Sin()), _elementwise(Cos()), _elementwise(Abs()), softmax,
+    _tamed(Pow(2.0)), _tamed(Pow(3.0)), elementwise(Sin()), elementwise(Cos()), elementwise(Abs()), softmax,
     _tamed(Exp()),
 )  # fmt: skip
 PRODUCTS: tuple[Kind, ...] = (_pair(Mul()), div, matmul, with_constant)

@@ -116,6 +116,30 @@ CATALOG: dict[str, Entry] = _table(
         "Bounds by interval bound propagation: centre and radius, two products a layer.",
     ),
     Entry(
+        "fast-lin",
+        "analysis",
+        "irverify.passes.crown:FastLin",
+        "Backward linear bounds with parallel lines, the lower slope u / (u - l) (paper 2, sec. 3).",
+    ),
+    Entry(
+        "crown",
+        "analysis",
+        "irverify.passes.crown:Crown",
+        "Backward linear bounds, adaptive lower slope: 1 where u > -l, else 0 (Zhang et al. 2018).",
+    ),
+    Entry(
+        "crown-zero",
+        "analysis",
+        "irverify.passes.crown:CrownZero",
+        "Backward linear bounds with lower slope 0: never looser than ibp on ReLU networks.",
+    ),
+    Entry(
+        "crown-ibp",
+        "analysis",
+        "irverify.passes.crown:CrownIbp",
+        "Backward linear bounds of the outputs, intermediate bounds by intervals (paper 2, sec. 5).",
+    ),
+    Entry(
         "stability",
         "analysis",
         "irverify.passes.stability:StabilityAnalysis",

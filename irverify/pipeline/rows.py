@@ -12,6 +12,7 @@ from irverify.errors import PropertyError
 from irverify.ir.graph import Graph
 from irverify.pipeline.manager import Given, fitted, run
 from irverify.pipeline.spec import SpecRows, spec_operands, with_spec
+from irverify.pipeline.state import State
 
 if TYPE_CHECKING:
     from irverify.properties import Property
@@ -35,11 +36,17 @@ def margins(graph: Graph, region: Given, labels: Tensor | Sequence[int] | int, m
         raise PropertyError(f"expected labels in [0, {classes}), got {targets.tolist()}")
     identity = torch.eye(classes, device=targets.device)
     rows = identity[targets].unsqueeze(1) - identity
-    return _lower(graph, regions, (rows, rows.new_zeros(rows.shape[:2])), method)
+    return _lower(graph, regions, (rows, rows.new_zeros(rows.shape[:2])), method)[0]
 
 
 def row_bounds(graph: Graph, region: Given, prop: Property, method: str = "ibp") -> Tensor:
-    """Lower bounds over the region of the rows `A x + C y + d` of all disjuncts of a property, `[batch, rows]`.
+    """Lower bounds over the region of the rows of all disjuncts of a property, `[batch, rows]`; see `row_state`."""
+    return row_state(graph, region, prop, method)[0]
+
+
+def row_state(graph: Graph, region: Given, prop: Property, method: str = "ibp") -> tuple[Tensor, State]:
+    """Lower bounds over the region of the rows `A x + C y + d` of all disjuncts of a property, `[batch, rows]`, and the
+    state that the analysis left, with the bounds of every other value.
 
     The rows stand in the order of the disjuncts. A disjunct is refuted where one of its rows is bounded above zero
     (with a margin for rounding); x and y are the flattened inputs and outputs.
@@ -48,7 +55,7 @@ def row_bounds(graph: Graph, region: Given, prop: Property, method: str = "ibp")
     columns = sum(node.type.size for node in graph.inputs)
     disjuncts = prop.bind(columns, sum(graph[name].type.size for name in graph.outputs)).disjuncts
     if not disjuncts:
-        return regions[0].center.new_zeros((regions[0].batch, 0))
+        return regions[0].center.new_zeros((regions[0].batch, 0)), run(graph, method, region)
     mixed = any(disjunct.inputs is not None for disjunct in disjuncts)
     outputs = torch.cat([disjunct.outputs for disjunct in disjuncts])
     offset = torch.cat([disjunct.offset for disjunct in disjuncts])
@@ -63,7 +70,7 @@ def row_bounds(graph: Graph, region: Given, prop: Property, method: str = "ibp")
     return _lower(graph, regions, (outputs[None], offset[None]), method, inputs=mixed)
 
 
-def _lower(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False) -> Tensor:
+def _lower(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False) -> tuple[Tensor, State]:
     matrix, offset = rows
     extended = with_spec(graph, matrix.shape[1], inputs=inputs)
     operands = dict(zip(spec_operands(extended), (matrix, offset), strict=True))
@@ -71,4 +78,4 @@ def _lower(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: 
     result = state.graph.outputs[0]
     if result not in state.bounds:
         raise PropertyError(f"expected a pipeline that bounds the specification, got {method!r}")
-    return state.bounds[result].lower
+    return state.bounds[result].lower, state

@@ -1,0 +1,201 @@
+"""The staged driver: attack, bounds, exact search, from cheap to dear, each stage only on what is still open."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from irverify.attacks import Candidate, Pgd, pgd
+from irverify.errors import RegionError, UnsupportedError, UsageError
+from irverify.ir.graph import Graph, convert
+from irverify.pipeline import optimize
+from irverify.pipeline.rows import row_state
+from irverify.properties import Case, Property, Query
+from irverify.regions import Region, regions_for
+from irverify.verify.exact import search_exactly, tighten_bounds
+from irverify.verify.problem import Clock, Options, Problem, element_type
+from irverify.verify.replay import Replay
+from irverify.verify.verdict import Verdict, VerdictName
+
+Given: TypeAlias = Region | Sequence[Region] | Mapping[str, Region]
+REWRITES = "canonicalize,fold-batchnorm,fuse-linear"
+QUICK = Pgd(steps=10, restarts=4)
+STEADY = Pgd(steps=40, restarts=4)
+THOROUGH = Pgd(steps=100, restarts=16, step=0.3, decay=0.97, seed=1)
+MARGIN = 1e-9
+"""A float64 bound refutes a row only where it exceeds this times the magnitude of what it was computed from."""
+
+
+def verify(
+    graph: Graph,
+    region: Given | Query,
+    prop: Property | None = None,
+    options: Options | None = None,
+    **changes: Any,
+) -> Verdict:
+    """Whether `prop` holds for every input of `region`; or, for a VNN-LIB query in place of a region, whether no input
+    satisfies it (`verified` is its `unsat`, `falsified` its `sat`).
+
+    `verified` is a statement about the network in real arithmetic, proved in float64 with a margin for rounding;
+    `falsified` carries a counterexample that was replayed on the source model. `changes` are fields of `Options`,
+    such as `timeout=60`. What goes wrong is raised, and never a verdict.
+    """
+    options = dataclasses.replace(options or Options(), **changes)
+    if isinstance(region, Query):
+        if prop is not None:
+            raise UsageError("a query holds its own property", hint="give a region and a property, or a query alone")
+        problems = _query_problems(graph, region)
+    else:
+        if prop is None:
+            hint = "iv.robust(label), iv.linear(C, d) or a VNN-LIB query"
+            raise UsageError("expected a property to verify", hint=hint)
+        problems = [_problem(graph, region, prop)]
+    return decide(problems, Clock(options))
+
+
+def _problem(graph: Graph, region: Given, prop: Property) -> Problem:
+    """The problem of a region and a property given in Python."""
+    names, shapes = [node.name for node in graph.inputs], [node.type.shape for node in graph.inputs]
+    given = regions_for(region, names, shapes)
+    if given[0].batch != 1:
+        hint = "verify region.select(i) for each"
+        raise UsageError(f"expected a region of one example, got {given[0].batch}", hint=hint)
+    bound = prop.bind(*_widths(graph))
+
+    def located(candidate: Candidate) -> tuple[Fraction, ...] | None:
+        exact = [part.double() for part in candidate]
+        if not all(bool(part.contains(point).all()) for part, point in zip(given, exact, strict=True)):
+            return None
+        return tuple(Fraction(number) for point in exact for number in point.flatten().tolist())
+
+    inner: tuple[Region, ...] | None
+    try:
+        inner = tuple(part.inner(node.type.dtype) for part, node in zip(given, graph.inputs, strict=True))
+    except RegionError:  # no number of the network's own type lies inside: there is nothing to attack with
+        inner = None
+    regions = tuple(part.to(dtype=torch.float64) for part in given)
+    return Problem(graph, _work(graph), regions, inner, Replay(graph, bound, located), bound)
+
+
+def _query_problems(graph: Graph, query: Query) -> list[Problem]:
+    """The problems of a query's cases."""
+    if query.hidden:
+        listed = ", ".join(declaration.name for declaration in query.hidden)
+        raise UnsupportedError(f"the query constrains hidden values ({listed})", where=query.source)
+    inputs, outputs = [node.type.shape for node in graph.inputs], [graph[name].type.shape for name in graph.outputs]
+    work = _work(graph)
+    return [_case_problem(graph, work, case) for case in query.fitted(inputs, outputs).cases]
+
+
+def _case_problem(graph: Graph, work: Graph, case: Case) -> Problem:
+    dtype = element_type(graph)
+
+    def located(candidate: Candidate) -> tuple[Fraction, ...] | None:
+        return case.exact(candidate, dtype)
+
+    prop = case.prop.bind(*_widths(graph))
+    return Problem(graph, work, case.regions, case.inner(dtype), Replay(graph, prop, located), prop)
+
+
+def _work(graph: Graph) -> Graph:
+    """The network in float64, rewritten for analyses."""
+    return optimize(convert(graph, torch.float64, "cpu"), REWRITES)
+
+
+def _widths(graph: Graph) -> tuple[int, int]:
+    """How many inputs and outputs a network has, flattened."""
+    return sum(node.type.size for node in graph.inputs), sum(graph[name].type.size for name in graph.outputs)
+
+
+def decide(problems: Sequence[Problem], clock: Clock) -> Verdict:
+    """Decides all problems of one network: the cheap stages on all of them before the dear one on any."""
+    stages: tuple[Callable[[Problem, Clock], None], ...] = (_quick, _bound, _steady)
+    if clock.options.pipeline is None:
+        stages = (*stages, tighten_bounds, _thorough, search_exactly)
+    for stage in stages:
+        for problem in problems:
+            if not problem.decided and not clock.over:
+                stage(problem, clock)
+            if problem.counterexample is not None:
+                return _verdict(problems, clock)
+    return _verdict(problems, clock)
+
+
+def _quick(problem: Problem, clock: Clock) -> None:
+    _attack(problem, QUICK, clock)
+
+
+def _steady(problem: Problem, clock: Clock) -> None:
+    _attack(problem, STEADY, clock)
+
+
+def _thorough(problem: Problem, clock: Clock) -> None:
+    _attack(problem, THOROUGH, clock)
+
+
+def _attack(problem: Problem, attack: Pgd, clock: Clock) -> None:
+    """Gradient descent towards a violation, in the network's own arithmetic."""
+    if problem.inner is None:
+        return
+    seeded = dataclasses.replace(attack, seed=attack.seed + clock.options.seed)
+    with clock.stage(f"pgd{{steps={attack.steps},restarts={attack.restarts}}}") as outcome:
+        pgd(problem.graph, problem.inner, problem.open, seeded, problem.accept, clock.deadline)
+        outcome.append(problem.summary(0))
+
+
+def _bound(problem: Problem, clock: Clock) -> None:
+    """Lower bounds of the rows of every open disjunct, cheap method first; one positive row refutes its disjunct."""
+    for method in (clock.options.pipeline,) if clock.options.pipeline else ("ibp", "crown"):
+        if problem.decided or clock.over:
+            return
+        with clock.stage(method) as outcome:
+            try:
+                lower, state = row_state(problem.work, problem.regions, problem.open, method)
+            except UnsupportedError as error:  # the network is undefined or unbounded on this region: nothing is proved
+                problem.reason = str(error)
+                outcome.append(error.message)
+                continue
+            problem.learn(state.bounds)
+            best = _largest(problem.open, lower[0])
+            refuted = [index for index, margin in enumerate(best) if margin > problem.tolerance]
+            problem.refute(refuted, method, min((best[index] for index in refuted), default=0.0), problem.tolerance)
+            outcome.append(problem.summary(len(refuted)))
+
+
+def _largest(prop: Property, lower: Tensor) -> list[float]:
+    """The largest lower bound among the rows of each disjunct; what is not finite (an overflow, NaN) proves nothing."""
+    result, start = [], 0
+    for disjunct in prop.disjuncts:
+        part = lower[start : start + disjunct.offset.shape[0]]
+        part = torch.where(part.isfinite(), part, torch.full_like(part, -math.inf))
+        result.append(float(part.max()))
+        start += disjunct.offset.shape[0]
+    return result
+
+
+def _verdict(problems: Sequence[Problem], clock: Clock) -> Verdict:
+    """Falsified where one problem is, verified where all are."""
+    verdict: VerdictName
+    found = next((problem.counterexample for problem in problems if problem.counterexample is not None), None)
+    open_ = [problem for problem in problems if not problem.decided]
+    method = bound = tolerance = reason = None
+    if found is not None:
+        verdict, method = "falsified", clock.stages[-1].name
+    elif not open_:
+        verdict = "verified"
+        proofs = [(name, *margin) for problem in problems for name, margin in problem.proofs.items()]
+        method = " & ".join(dict.fromkeys(name for name, _, _ in proofs))
+        bound = min((margin for _, margin, _ in proofs), default=None)
+        tolerance = max((needed for _, _, needed in proofs), default=None)
+    elif clock.over:
+        verdict, reason = "timeout", f"the limit of {clock.options.timeout:g} s came first"
+    else:
+        verdict = "unknown"
+        reason = next((problem.reason for problem in open_ if problem.reason), "the bounds are too loose")
+    return Verdict(verdict, method, bound, tolerance, found, clock.seconds, tuple(clock.stages), reason)
