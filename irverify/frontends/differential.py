@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from irverify.errors import ImportMismatch
+from irverify.errors import ImportMismatch, IRVerifyError
 from irverify.ir.graph import Graph, convert
 
 Model = Callable[..., tuple[Tensor, ...]]
@@ -65,13 +65,14 @@ def compare(graph: Graph, model: Model, trace: Trace | None = None) -> None:
 
 
 def _first(graph: Graph, inputs: Sequence[Tensor], trace: Trace) -> tuple[str, str] | None:
-    """The first value that differs, and how."""
+    """The first value that differs, and how; None where the source model cannot give its values."""
     values = _values(graph, inputs)
-    for name, theirs in trace(inputs):
-        if name in values:
-            reason = _difference(graph, inputs, name, values[name], theirs)
-            if reason is not None:
+    try:
+        for name, theirs in trace(inputs):
+            if name in values and (reason := _difference(graph, inputs, name, values[name], theirs)) is not None:
                 return name, reason
+    except IRVerifyError:
+        return None
     return None
 
 

@@ -346,6 +346,14 @@ def test_comparisons_and_casts() -> None:
     check(kinds, [5])
 
 
+def test_names_without_operators() -> None:
+    """Identity and dropout are other names for their operands, an output may be the input itself."""
+    nodes = [node("Identity", ["x"], "i"), node("Dropout", ["i"], "d"), node("Identity", ["d"])]
+    assert check(nodes, [3]) == ""
+    proto = model(nodes[1:], [2, 3], {"i": weights(3)})
+    assert_same(read_onnx(proto), proto, values(2, 3))  # a constant as output
+
+
 def test_casts_between_float_types() -> None:
     nodes = [node("Cast", ["x"], "d", to=TensorProto.DOUBLE), node("Add", ["d", "c"], "e"), node("Cast", ["e"], to=1)]
     assert check(nodes, [3], c=weights(3, dtype=numpy.float64)) == "cast scale_shift cast"

@@ -92,15 +92,16 @@ def test_conv_transpose(window: Any, groups: int, extra: int, wanted: int | None
     ceil=st.booleans(),
     counted=st.sampled_from([None, False, True]),
     first=st.sampled_from(["batch", 1, 2]),
+    opset=st.sampled_from([10, 11, 12, 19, 22, 26]),
 )
-def test_pooling(window: Any, ceil: bool, counted: bool | None, first: str | int) -> None:
+def test_pooling(window: Any, ceil: bool, counted: bool | None, first: str | int, opset: int) -> None:
     """Maxima (`counted` is None) and averages; windows that cover nothing or do not fit are refused."""
     extents, kernel, attributes = window
     attributes = {**attributes, "kernel_shape": list(kernel), "ceil_mode": int(ceil)}
     if counted is not None:
         attributes["count_include_pad"] = int(counted)
     op = "MaxPool" if counted is None else "AveragePool"
-    proto = model([node(op, ["x"], "y", **attributes)], [first, 3, *extents], opset=22)
+    proto = model([node(op, ["x"], "y", **attributes)], [first, 3, *extents], opset=opset)
     x = values(1 if first == 1 else 2, 3, *extents)
     assume(runs(proto, x))
     try:

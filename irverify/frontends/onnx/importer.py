@@ -19,8 +19,10 @@ from irverify.ir.graph import GraphBuilder, without_dead_values
 from irverify.ir.ops import Constant, Input
 from irverify.ir.types import TensorType
 
-MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 """What numpy, torch and Python raise over operands and attributes that do not fit each other."""
+LARGEST = 1 << 31
+"""No value may have more elements."""
 LISTING_HINT = "`irverify supports --onnx-operators` lists what is supported"
 
 
@@ -183,6 +185,10 @@ class Importer:
             operands = (renamed[operand] for operand in node.inputs)
             name = wanted.get(node.name, node.name)
             renamed[node.name] = builder.add(node.op, *operands, name=name, source=node.source)
+            if node.type.size > LARGEST:
+                raise UnsupportedError(
+                    f"expected values of at most {LARGEST} elements, got {node.type}", where=str(node)
+                )
         places = {
             name: renamed[operand.name]
             for name, operand in self.operands.items()

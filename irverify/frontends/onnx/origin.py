@@ -62,12 +62,15 @@ class OnnxOrigin:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = options.inter_op_num_threads = 1
             options.log_severity_level = 4
+            providers = ["CPUExecutionProvider"]
             try:
-                self._session = onnxruntime.InferenceSession(self._content, options, providers=["CPUExecutionProvider"])
+                # Without its second try, which prints to the standard output.
+                session = onnxruntime.InferenceSession(self._content, options, providers, enable_fallback=0)
             except Exception as error:
                 reason = f"onnxruntime {onnxruntime.__version__} cannot load the model: {_first_line(error)}"
                 hint = "check=False imports it without comparing"
                 raise UnsupportedError(reason, where=self._place, hint=hint) from error
+            self._session = session
         return self._session
 
     def __getstate__(self) -> dict[str, Any]:
