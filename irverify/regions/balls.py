@@ -211,7 +211,7 @@ class _RoundBall(Ball):
         inside: Tensor = self._distance(x) * (1 + self._slack) <= self._eps.flatten()
         if self.clip is None:
             return inside
-        within = ((self.clip[0] <= x) & (x <= self.clip[1])).flatten(1).all(1)
+        within: Tensor = ((self.clip[0] <= x) & (x <= self.clip[1])).flatten(1).all(1)
         return inside & within
 
     def project(self, x: Tensor) -> Tensor:
