@@ -25,6 +25,8 @@ from irverify.verify.verdict import Verdict, VerdictName
 
 Given: TypeAlias = Region | Sequence[Region] | Mapping[str, Region]
 REWRITES = "canonicalize,fold-batchnorm,fuse-linear"
+ATTACK_SHARE = 0.1
+"""The part of the time limit that one attack may take; what proves something must get its turn."""
 QUICK = Pgd(steps=10, restarts=4)
 STEADY = Pgd(steps=40, restarts=4)
 THOROUGH = Pgd(steps=100, restarts=16, step=0.3, decay=0.97, seed=1)
@@ -145,7 +147,7 @@ def _attack(problem: Problem, attack: Pgd, clock: Clock) -> None:
         return
     seeded = dataclasses.replace(attack, seed=attack.seed + clock.options.seed)
     with clock.stage(f"pgd{{steps={attack.steps},restarts={attack.restarts}}}") as outcome:
-        pgd(problem.graph, problem.inner, problem.open, seeded, problem.accept, clock.deadline)
+        pgd(problem.graph, problem.inner, problem.open, seeded, problem.accept, clock.share(ATTACK_SHARE))
         outcome.append(problem.summary(0))
 
 

@@ -50,10 +50,11 @@ class Clock:
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
-    @property
-    def deadline(self) -> float | None:
-        """The end of the budget in the time of `time.monotonic`."""
-        return None if self.options.timeout is None else self.started + self.options.timeout
+    def share(self, part: float) -> float | None:
+        """The time of `time.monotonic` at which a stage that may take this part of the limit has to end."""
+        if self.options.timeout is None:
+            return None
+        return min(self.started + self.options.timeout, time.monotonic() + part * self.options.timeout)
 
     def left(self) -> float | None:
         """Seconds until the limit, at least 0; None where there is none."""
