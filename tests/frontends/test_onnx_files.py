@@ -264,18 +264,31 @@ def test_origin() -> None:
     assert graph.origin.description == "onnxruntime on ModelProto"
     with pytest.raises(ShapeError, match="expected 1 inputs, got 2"):
         graph.origin.run(values(1, 3), values(1, 3))
-    with pytest.raises(UnsupportedError, match="onnxruntime"):
+    with pytest.raises(UnsupportedError, match="cannot be run"):
         graph.origin.run(values(1, 4))
     copy = pickle.loads(pickle.dumps(graph.origin))
     torch.testing.assert_close(copy.run(values(1, 3))[0], graph.evaluate(values(1, 3)))
 
 
-def test_models_that_onnxruntime_cannot_run() -> None:
-    nodes = [node("Pow", ["x", "e"])]
-    proto = model(nodes, [None, 3], {"e": numpy.array(2, numpy.uint64)})
-    with pytest.raises(UnsupportedError, match="cannot load the model"):
+def test_models_that_onnxruntime_cannot_load() -> None:
+    proto = dense()
+    proto.ir_version = 1000
+    with pytest.raises(UnsupportedError, match=r"onnxruntime .* cannot load the model"):
         read_onnx(proto)
-    torch.testing.assert_close(read_onnx(proto, check=False).evaluate(values(2, 3)), values(2, 3) ** 2)
+    torch.testing.assert_close(
+        read_onnx(proto, check=False).evaluate(values(2, 3)), read_onnx(dense()).evaluate(values(2, 3))
+    )
+
+
+def test_element_types_that_onnxruntime_lacks() -> None:
+    """It has no convolutions of float64: ONNX's reference evaluator stands in."""
+    weight = weights(2, 1, 3, 3, dtype=numpy.float64)
+    nodes = [node("Conv", ["x", "w"], "h", strides=[2, 2]), node("Relu", ["h"], "y")]
+    graph = read_onnx(model(nodes, ["batch", 1, 5, 5], {"w": weight}, element=TensorProto.DOUBLE))
+    assert graph.origin is not None
+    x = values(3, 1, 5, 5, dtype=torch.float64)
+    torch.testing.assert_close(graph.origin.run(x)[0], graph.evaluate(x))
+    assert graph.origin.description == "ONNX's reference evaluator on ModelProto"
 
 
 def test_hidden_values_as_outputs() -> None:

@@ -7,39 +7,43 @@ from typing import Any
 
 import numpy
 import torch
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto, ValueInfoProto, helper
 from torch import Tensor
 
 from irverify.errors import ShapeError, UnsupportedError
+from irverify.frontends.onnx.batch import true_inputs
 from irverify.frontends.onnx.values import Array
 
 
 class OnnxOrigin:
-    """onnxruntime on the bytes of the model, one thread; the session starts with the first run.
+    """onnxruntime on the bytes of the model, one thread; started by the first run.
 
-    `batch` is the extent that the model fixes its batch axis to: other batches run in portions of that size.
+    Where onnxruntime has no implementation for an element type (convolutions of float64, say), ONNX's own reference
+    evaluator runs the model instead. `batch` is the extent that the model fixes its batch axis to: other batches run in
+    portions of that size.
     """
 
-    def __init__(self, content: bytes, place: str, names: Sequence[str], batch: int | None = None) -> None:
+    def __init__(self, content: bytes, place: str, outputs: Sequence[str], batch: int | None = None) -> None:
         self.description = f"onnxruntime on {place}"
         self._content = content
         self._place = place
-        self._names = tuple(names)
+        self._outputs = tuple(outputs)
         self._batch = batch
         self._session: Any = None
+        self._inputs: dict[str, Any] = {}
 
     def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The outputs for inputs in the model's own layout, converted to its element types.
+        """The outputs for inputs in the model's own layout, converted (rounded) to its element types.
 
-        Raises UnsupportedError where onnxruntime cannot run the model, ShapeError for a wrong number of inputs.
+        Raises UnsupportedError where the model cannot be run, ShapeError for a wrong number of inputs.
         """
-        session = self._started()
-        entries = session.get_inputs()
-        if len(entries) != len(inputs):
-            raise ShapeError(f"expected {len(entries)} inputs, got {len(inputs)}", where=self._place)
+        if self._session is None:
+            self._start()
+        if len(self._inputs) != len(inputs):
+            raise ShapeError(f"expected {len(self._inputs)} inputs, got {len(inputs)}", where=self._place)
         arrays = {
-            entry.name: tensor.detach().cpu().numpy().astype(_DTYPES[entry.type])
-            for entry, tensor in zip(entries, inputs, strict=True)
+            name: tensor.detach().cpu().numpy().astype(dtype)
+            for (name, dtype), tensor in zip(self._inputs.items(), inputs, strict=True)
         }
         if self._batch is None:
             return self._execute(arrays)
@@ -49,35 +53,49 @@ class OnnxOrigin:
 
     def _execute(self, arrays: dict[str, Array]) -> tuple[Tensor, ...]:
         try:
-            results = self._started().run(list(self._names), arrays)
-        except Exception as error:  # onnxruntime's own exceptions share no other root
-            reason = f"onnxruntime cannot run the model: {_first_line(error)}"
+            results = self._session.run(list(self._outputs), arrays)
+        except Exception as error:  # the runtimes' own exceptions share no other root
+            reason = f"the model cannot be run: {_first_line(error)}"
             raise UnsupportedError(reason, where=self._place) from error
         return tuple(torch.from_numpy(numpy.array(result)) for result in results)
 
-    def _started(self) -> Any:
-        if self._session is None:
-            import onnxruntime  # not needed by whoever only reads a model
+    def _start(self) -> None:
+        import onnxruntime  # not needed by whoever only reads a model
+        from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as Unimplemented
 
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = options.inter_op_num_threads = 1
-            options.log_severity_level = 4
-            providers = ["CPUExecutionProvider"]
-            try:
-                # Without its second try, which prints to the standard output.
-                session = onnxruntime.InferenceSession(self._content, options, providers, enable_fallback=0)
-            except Exception as error:
-                reason = f"onnxruntime {onnxruntime.__version__} cannot load the model: {_first_line(error)}"
-                hint = "check=False imports it without comparing"
-                raise UnsupportedError(reason, where=self._place, hint=hint) from error
-            self._session = session
-        return self._session
+        model = ModelProto.FromString(self._content)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        providers = ["CPUExecutionProvider"]
+        try:
+            # Without its second try, which prints to the standard output.
+            self._session = onnxruntime.InferenceSession(self._content, options, providers, enable_fallback=0)
+        except Unimplemented:
+            self._start_reference(model)
+        except Exception as error:
+            reason = f"onnxruntime {onnxruntime.__version__} cannot load the model: {_first_line(error)}"
+            hint = "check=False imports it without comparing"
+            raise UnsupportedError(reason, where=self._place, hint=hint) from error
+        self._inputs = {
+            entry.name: helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
+            for entry in true_inputs(model.graph)
+        }
+
+    def _start_reference(self, model: ModelProto) -> None:
+        from onnx.reference import ReferenceEvaluator  # a large import that few models need
+
+        try:
+            self._session = ReferenceEvaluator(model)
+        except Exception as error:
+            reason = f"neither onnxruntime nor ONNX's reference evaluator can load the model: {_first_line(error)}"
+            raise UnsupportedError(
+                reason, where=self._place, hint="check=False imports it without comparing"
+            ) from error
+        self.description = f"ONNX's reference evaluator on {self._place}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_session": None}
-
-
-_DTYPES = {"tensor(float16)": numpy.float16, "tensor(float)": numpy.float32, "tensor(double)": numpy.float64}
 
 
 def _portion(arrays: dict[str, Array], start: int, size: int) -> dict[str, Array]:
