@@ -118,9 +118,11 @@ def gathered(terms: list[Terms], size: int) -> tuple[sparse.csr_array, Indices]:
 def activity(matrix: sparse.csr_array, constant: Floats, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
     """Interval bounds of `matrix x + constant` for lower <= x <= upper, with an a-priori error term for the
     rounding."""
-    center, radius = lower / 2 + upper / 2, upper / 2 - lower / 2
-    magnitude = abs(matrix)
-    middle, spread = matrix @ center + constant, magnitude @ radius
-    depth = np.diff(matrix.indptr) + 4
-    error = 2 * depth * EPSILON * (magnitude @ (np.abs(center) + radius) + np.abs(constant))
-    return middle - spread - error, middle + spread + error
+    with np.errstate(over="ignore", invalid="ignore"):
+        center, radius = lower / 2 + upper / 2, upper / 2 - lower / 2
+        magnitude = abs(matrix)
+        middle, spread = matrix @ center + constant, magnitude @ radius
+        depth = np.diff(matrix.indptr) + 4
+        error = 2 * depth * EPSILON * (magnitude @ (np.abs(center) + radius) + np.abs(constant))
+        low, high = middle - spread - error, middle + spread + error
+    return np.where(np.isfinite(low), low, -np.inf), np.where(np.isfinite(high), high, np.inf)
