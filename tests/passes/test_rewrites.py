@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irverify.ir.check import check, same_function
 from irverify.ir.graph import Graph
 from irverify.pipeline import load, optimize, run, with_spec
-from tests.random_graphs import AFFINE, EVERYTHING, boxes, graphs
+from tests.random_graphs import (
+    EVERYTHING,
+    Kind,
+    batch_norm,
+    boxes,
+    conv,
+    conv_transpose,
+    graphs,
+    linear,
+    reshape,
+    scale_shift,
+    transpose,
+)
 
+FEW = settings(max_examples=50)
+NEIGHBOURS: tuple[tuple[Kind, ...], ...] = (
+    (conv, scale_shift, batch_norm), (conv_transpose, scale_shift, batch_norm), (linear, scale_shift, batch_norm),
+    (transpose, reshape),
+)  # fmt: skip
 REWRITES = ("canonicalize", "fold-batchnorm", "fuse-linear", "canonicalize,fold-batchnorm,fuse-linear")
 
 
 @pytest.mark.parametrize("pipeline", REWRITES)
+@FEW
 @given(graph=graphs(kinds=EVERYTHING))
 def test_same_function_and_same_values_by_name(pipeline: str, graph: Graph) -> None:
     after = optimize(graph, pipeline)
@@ -25,13 +43,16 @@ def test_same_function_and_same_values_by_name(pipeline: str, graph: Graph) -> N
     same_function(Graph(graph.nodes, shared), Graph(after.nodes, shared))
 
 
-@pytest.mark.parametrize("pipeline", REWRITES[:3])
-@given(graph=graphs(kinds=AFFINE))
-def test_affine_graphs(pipeline: str, graph: Graph) -> None:
-    same_function(graph, optimize(graph, pipeline))
+@pytest.mark.parametrize("kinds", NEIGHBOURS, ids=lambda kinds: kinds[0].__name__)
+@given(data=st.data())
+def test_layers_among_scales_and_shifts(kinds: tuple[Kind, ...], data: st.DataObject) -> None:
+    chosen = graphs(kinds=kinds, shapes=((2, 4, 3), (4, 2, 2), (1, 3, 3)), inputs=1, max_nodes=5)
+    graph = data.draw(chosen)
+    same_function(graph, optimize(graph, REWRITES[-1]))
 
 
 @pytest.mark.parametrize("pipeline", REWRITES[:3])
+@FEW
 @given(graph=graphs(kinds=EVERYTHING))
 def test_a_second_run_finds_nothing(pipeline: str, graph: Graph) -> None:
     once = optimize(graph, pipeline)
@@ -43,6 +64,7 @@ def test_names_keep_their_values(name: str) -> None:
     assert load(name).keeps_values  # type: ignore[attr-defined]
 
 
+@FEW
 @given(data=st.data())
 def test_elision_is_never_looser(data: st.DataObject) -> None:
     graph = data.draw(graphs())
@@ -61,6 +83,7 @@ def test_elision_is_never_looser(data: st.DataObject) -> None:
         assert bool((elided.upper <= apart.upper + allowed).all())
 
 
+@FEW
 @given(data=st.data())
 def test_bounds_survive_a_rewrite_by_name(data: st.DataObject) -> None:
     graph = data.draw(graphs())
