@@ -15,9 +15,11 @@ from irverify.cli.emit import emit
 from irverify.cli.passes import passes
 from irverify.cli.streams import write
 from irverify.cli.supports import supports
+from irverify.cli.verify import verify
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
+    "verify": verify,
     "compile": compile_model,
     "bounds": bounds,
     "emit": emit,

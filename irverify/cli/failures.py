@@ -66,8 +66,6 @@ def report(failure: Failure, as_json: bool) -> int:
         note("".join(traceback.format_exception(failure.error)).rstrip())
     if failure.quiet:
         return failure.code
-    if failure.code == 0:
-        return 0
     note(f"error: {failure.message}" if failure.code == 1 else failure.message)
     if as_json:
         try:
@@ -88,8 +86,8 @@ def _of_command_line(error: BaseException) -> Failure | None:
     """The failure that one of typer's own exceptions stands for; None for any other."""
     import typer
 
-    if isinstance(error, typer.Exit):  # after --help and --version
-        return Failure("exit", "", code=1 if error.exit_code else 0)
+    if isinstance(error, typer.Exit):  # all has been said
+        return Failure("exit", "", code=error.exit_code, quiet=True)
     if isinstance(error, typer.Abort):
         return Failure("interrupted", "interrupted", 130)
     click_exception = typer.BadParameter.__mro__[2]  # typer does not re-export the root of its usage errors

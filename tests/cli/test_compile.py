@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from irverify.data import DIGITS_NETWORK
+from irverify.ir.graph import Graph
 from irverify.ir.program import load
 from irverify.ir.text import parse_graph
 from tests.cli.conftest import Irverify
@@ -26,7 +27,7 @@ def test_print_is_the_text_form(irverify: Irverify, models: Path) -> None:
     assert [node.op.name for node in load_text(ran.out)] == ["input", "linear", "relu"]
 
 
-def load_text(text: str) -> object:
+def load_text(text: str) -> Graph:
     tensors = {name: torch.zeros(2, 2) if "weight" in name else torch.zeros(2) for name in ("z.weight", "z.bias")}
     return parse_graph(text, tensors)
 
