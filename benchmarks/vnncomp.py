@@ -180,7 +180,10 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=DATA, help="where the benchmarks are")
     parser.add_argument("--timeout", type=float, help="seconds for each instance, instead of those of the benchmark")
     parser.add_argument("--jobs", type=int, default=1, help="instances at a time; the cores are shared among them")
-    parser.add_argument("--vnnlib", choices=("1.0", "2.0"), default="1.0", help="which form of the queries")
+    parser.add_argument(
+        "--vnnlib", choices=("1.0", "2.0"), default="2.0",
+        help="which form of the queries; verdicts are known of 2.0: some 1.0 files of one name state another property",
+    )  # fmt: skip
     parser.add_argument("--only", default="", help="instances whose network or query contains this")
     parser.add_argument("--expected", choices=("sat", "unsat"), help="instances with this known verdict")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results files")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from irverify.frontends import compile as compile
     from irverify.frontends import from_vnnlib as from_vnnlib
     from irverify.ir import Graph as Graph
+    from irverify.pipeline import margins as margins
     from irverify.pipeline import run as run
     from irverify.properties import Property as Property
     from irverify.properties import Query as Query
@@ -55,6 +56,7 @@ _HOME = {
     "from_vnnlib": "irverify.frontends",
     "linear": "irverify.properties",
     "load_dataset": "irverify.data",
+    "margins": "irverify.pipeline",
     "robust": "irverify.properties",
     "run": "irverify.pipeline",
     "verify": "irverify.verify",

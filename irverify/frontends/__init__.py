@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from irverify.frontends.compile import compile
+from irverify.frontends.vnnlib import parse_query as from_vnnlib
 
-__all__ = ["compile"]
+__all__ = ["compile", "from_vnnlib"]

@@ -181,7 +181,7 @@ def test_digits_without_attack_are_decided_by_the_program(monkeypatch: pytest.Mo
     data = digits("test").select(range(4))
 
     def verdicts() -> list[str]:
-        result = []
+        result: list[str] = []
         for image, label in zip(data.images, data.labels, strict=True):
             region = Linf(torch.from_numpy(image)[None], DIGITS_EPS, clip=(0, 1))
             result.append(verify(graph, region, robust(int(label)), timeout=60).verdict)
