@@ -37,7 +37,7 @@ def assignment_text(query: Query, point: Numbers, outputs: Numbers) -> str:
     for declaration, values in _assigned(query, point, outputs):
         shape = ",".join(map(str, declaration.shape))
         lines.append(f"{declaration.name} {declaration.dtype} [{shape}]")
-        lines += map(decimal, values)
+        lines += [str(int(value)) if _whole(declaration) else decimal(value) for value in values]
     return "\n".join(lines)
 
 
@@ -57,8 +57,7 @@ def serialise_assignment(query: Query, point: Numbers, outputs: Numbers, folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for declaration, values in _assigned(query, point, outputs):
             kind = types.get(declaration.dtype) or TensorProto.DataType.Value(declaration.dtype.upper())
-            whole = "int" in declaration.dtype
-            numbers = [int(value) if whole else float(value) for value in values]
+            numbers = [int(value) if _whole(declaration) else float(value) for value in values]
             tensor = helper.make_tensor(declaration.name, kind, declaration.shape, numbers)
             files.append(Path(folder) / f"{declaration.name}.pb")
             files[-1].write_bytes(tensor.SerializeToString())
@@ -92,6 +91,10 @@ def _flat(values: Numbers) -> list[Fraction]:
         return [Fraction(value) for value in listed]
     except (ValueError, OverflowError):
         raise PropertyError("an assignment of numbers that are not finite") from None
+
+
+def _whole(declaration: Declaration) -> bool:
+    return "int" in declaration.dtype
 
 
 def decimal(value: Fraction) -> str:

@@ -15,6 +15,9 @@ LITERALS = 10_000_000
 """How many constraints a formula in disjunctive normal form may have in total."""
 
 
+ZERO = Fraction(0)
+
+
 class Affine(NamedTuple):
     """A sum of multiples of variables and a constant."""
 
@@ -37,13 +40,15 @@ Dnf = list[Clause]
 
 
 def total(parts: Sequence[Affine], signs: Iterable[int]) -> Affine:
-    """The sum of parts, each with its sign."""
+    """The sum of parts, each with its sign (1 or -1)."""
     terms: dict[int, Fraction] = {}
-    constant = Fraction(0)
-    for part, sign in zip(parts, signs, strict=True):
-        constant += sign * part.constant
+    constant = ZERO
+    for part, sign in zip(parts, signs, strict=True):  # arithmetic of fractions is slow: as little as possible
+        if part.constant:
+            constant = constant + part.constant if sign > 0 else constant - part.constant
         for variable, coefficient in part.terms.items():
-            terms[variable] = terms.get(variable, Fraction(0)) + sign * coefficient
+            signed = coefficient if sign > 0 else -coefficient
+            terms[variable] = terms[variable] + signed if variable in terms else signed
     return Affine(terms, constant)
 
 
@@ -68,19 +73,13 @@ def times(parts: Sequence[Affine]) -> Affine | None:
 
 def compared(operator: str, left: Affine, right: Affine) -> Dnf:
     """`left operator right` for <=, <, >=, >, = (also ==) and != (also distinct)."""
-    below, above = _constraint(left, right, False), _constraint(right, left, False)
-    less, more = below._replace(strict=True), above._replace(strict=True)
-    table: dict[str, Dnf] = {
-        "<=": [(below,)],
-        ">=": [(above,)],
-        "<": [(less,)],
-        ">": [(more,)],
-        "=": [(below, above)],
-        "==": [(below, above)],
-        "!=": [(less,), (more,)],
-        "distinct": [(less,), (more,)],
-    }
-    return table[operator]
+    if operator in ("<=", "<"):
+        return [(_constraint(left, right, operator == "<"),)]
+    if operator in (">=", ">"):
+        return [(_constraint(right, left, operator == ">"),)]
+    unequal = operator in ("!=", "distinct")
+    below, above = _constraint(left, right, unequal), _constraint(right, left, unequal)
+    return [(below,), (above,)] if unequal else [(below, above)]
 
 
 COMPARISONS = frozenset({"<=", ">=", "<", ">", "=", "==", "!=", "distinct"})

@@ -21,6 +21,7 @@ DEPTH = 200
 """How deep expressions may be nested: neither the parser nor the walk over its tree is free of recursion."""
 BRACKET = re.compile(r'[()]|;[^\n]*|"(?:[^"\\\n]|\\.)*"')
 DECLARED = re.compile(r"\(declare-\w+\s+(\S+)\s+(\S+)\s")
+SYNTAX = re.compile(r"Parse error: syntax error at line (\d+), column (\d+): (.*)", re.DOTALL)
 FLOATS = frozenset({"real", "float16", "bfloat16", "float32", "float64"})
 INTEGERS = frozenset({f"{sign}int{width}" for sign in ("", "u") for width in (8, 16, 32, 64)})
 COMPARED = {
@@ -73,19 +74,24 @@ def _tree(text: str, source: str) -> Any:
         raise ParseError(f"expressions are nested {deepest} deep, {DEPTH} are possible", where=source)
     try:
         return vnnlib.parse_query_string(text)
-    except (vnnlib.VNNLibException, IndexError, ValueError, RuntimeError) as error:
+    except vnnlib.VNNLibException as error:
         raise _complaint(str(error), source) from None
+    except (IndexError, ValueError, RuntimeError, MemoryError) as error:  # integers beyond 64 bits, among others
+        raise ParseError(f"the parser of VNN-LIB 2.0 failed: {error}", where=source) from error
 
 
 def _complaint(message: str, source: str) -> ParseError:
     """The parser's complaint in one line: it comes as JSON, or as a sentence."""
+    syntax = SYNTAX.fullmatch(message)
+    if syntax is not None:
+        return ParseError(f"syntax error at column {syntax[2]}, near {syntax[3]}", where=f"{source}, line {syntax[1]}")
     try:
         errors = json.loads(message)["errors"]
         first = errors[0]
         said = f"{first['message']}: {first['offendingSymbol']}. {first['hint']}"
         where = f"{source}, line {first['line']}"
     except (ValueError, KeyError, IndexError, TypeError):
-        return ParseError(message or "the parser gave up", where=source)
+        return ParseError(message, where=source)
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return ParseError(said + more, where=where)
 
