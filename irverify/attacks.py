@@ -106,6 +106,8 @@ def pgd(
         found = _accepted(free, margins.detach(), accept)
         if found is not None or iteration == attack.steps or (deadline is not None and time.monotonic() > deadline):
             return found
+        if not margins.requires_grad:  # nothing between inputs and margins has a slope, such as a step
+            return None
         gradients: Sequence[Tensor | None] = torch.autograd.grad(margins.sum(), free, allow_unused=True)
         points = [
             point if gradient is None else region.project(_moved(point, gradient, width * step, region))

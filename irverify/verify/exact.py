@@ -11,15 +11,15 @@ from irverify.backends.milp.formulation import Formulation, formulate
 from irverify.backends.milp.model import Floats
 from irverify.backends.milp.process import Pool, Worker
 from irverify.backends.milp.solvers import SolveOptions, solve
-from irverify.backends.milp.tasks import Solution, SolverName
+from irverify.backends.milp.tasks import SolverName
 from irverify.backends.milp.tightening import tighten
 from irverify.errors import UnsupportedError, UsageError
 from irverify.verify.problem import Clock, Problem
 
 TOLERANCE = 1e-5
-"""By how much the violation is relaxed: ten times what solvers let rows and bounds be broken by, so that an
-"infeasible" keeps a margin. Violations slighter than this are refuted by nobody and stay unknown unless they
-replay."""
+"""What a margin must exceed to prove anything, relative to the largest magnitude of any value (at least 1), and by how
+much the violation is relaxed: ten times what solvers let rows and bounds be broken by, in units of the values.
+Violations slighter than this are refuted by nobody and stay unknown unless they replay."""
 SOLVERS: dict[str, SolverName] = {"auto": "highs", "highs": "highs", "scip": "scip"}
 
 
@@ -59,8 +59,10 @@ def search_exactly(problem: Problem, clock: Clock) -> None:
     """One mixed-integer program for each open disjunct, until each is refuted, one gave a counterexample, or time is
     over.
 
-    A solver's "infeasible" refutes a disjunct only because the violation was relaxed by more than the solver's own
-    tolerance; a point that it finds is a candidate for a replay.
+    What refutes a disjunct is a lower bound of its smallest margin, above the tolerance. A bare "infeasible" refutes
+    nothing: presolving and branching have called programs infeasible that have solutions with a margin of a thousandth
+    of the largest value, while a minimisation, which always has a solution, has not been seen wrong by a millionth. A
+    point that a solver finds is a candidate for a replay.
     """
     if problem.tightened is None:  # there is no exact encoding, and the reason is known
         return
@@ -68,43 +70,46 @@ def search_exactly(problem: Problem, clock: Clock) -> None:
     with clock.stage(f"milp ({solver})") as outcome:
         formulation = formulate(problem.work, problem.regions, problem.open, problem.tightened)
         outcome.append(f"{int(formulation.model.integer.sum())} binaries")
-        refuted = _search(problem, formulation, solver, clock)
-        problem.refute(refuted, f"milp ({solver})", TOLERANCE, TOLERANCE)
-        outcome.append(problem.summary(len(refuted)))
+        margins = _search(problem, formulation, solver, clock)
+        problem.refute(list(margins), f"milp ({solver})", min(margins.values(), default=0.0), _tolerance(problem))
+        outcome.append(problem.summary(len(margins)))
 
 
 def _threads(clock: Clock) -> int:
     return clock.options.threads or os.cpu_count() or 1
 
 
-def _search(problem: Problem, formulation: Formulation, solver: SolverName, clock: Clock) -> list[int]:
-    """The disjuncts that a mixed-integer program shows to be infeasible; stops at the first counterexample."""
-    refuted = []
+def _tolerance(problem: Problem) -> float:
+    """What a margin must exceed, and by how much the violation is relaxed."""
+    bounds = (problem.tightened or {}).values()
+    return TOLERANCE * max([1.0, *(float(np.abs(side).max(initial=0.0)) for pair in bounds for side in pair)])
+
+
+def _search(problem: Problem, formulation: Formulation, solver: SolverName, clock: Clock) -> dict[int, float]:
+    """The disjuncts that a mixed-integer program refutes, with a bound of their smallest margin; stops at the first
+    counterexample."""
+    refuted: dict[int, float] = {}
+    tolerance = _tolerance(problem)
     with Worker() as worker:
         for index in range(len(formulation.prop.disjuncts)):
-            # First any point that violates; where it does not survive the replay, the one that violates most.
+            # First any point that violates; where there is none, or it does not replay, the smallest margin.
             for worst in (False, True):
-                model = formulation.worst(index) if worst else formulation.feasible(index, TOLERANCE)
+                model = formulation.worst(index) if worst else formulation.feasible(index, tolerance)
                 options = SolveOptions(clock.left(), _threads(clock), 0, None, not worst)
                 solution = solve(model, solver, options, worker=worker)
-                if (solution.status == "infeasible" and not worst) or _proves(solution, worst):
-                    refuted.append(index)
+                if worst and solution.status in ("optimal", "feasible") and solution.dual_bound > tolerance:
+                    refuted[index] = solution.dual_bound
                     break
                 if solution.x is not None and _replayed(problem, formulation, solution.x):
                     return refuted
                 if clock.over:
                     return refuted
-                if solution.status not in ("feasible", "optimal"):
+                if solution.status not in ("feasible", "optimal") and (worst or solution.status != "infeasible"):
                     problem.reason = f"{solver} ended with {solution.message or solution.status}"
                     break
             else:
-                problem.reason = f"the violation that {solver} found is too slight to show on the source model"
+                problem.reason = f"the smallest margin that {solver} found is too slight to decide"
     return refuted
-
-
-def _proves(solution: Solution, worst: bool) -> bool:
-    """The smallest margin is above the tolerance, by the solver's own dual bound at an optimum."""
-    return worst and solution.status == "optimal" and solution.dual_bound > TOLERANCE
 
 
 def _replayed(problem: Problem, formulation: Formulation, x: Floats) -> bool:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from irverify.attacks import Candidate
+from irverify.errors import UnsupportedError
 from irverify.ir.graph import Graph
-from irverify.pipeline import Bounds
+from irverify.passes.ibp import Ibp
+from irverify.passes.outward import OutwardIbp
+from irverify.pipeline import Bounds, run
 from irverify.properties import Property
 from irverify.regions import Region
 from irverify.verify.replay import Replay
@@ -111,7 +115,35 @@ class Problem:
         self.bounds = {name: entry for name, entry in bounds.items() if name in self.work}
         if not math.isfinite(self.tolerance):  # the first bounds are the widest: they cover what others compute with
             ends = [side.abs().max() for entry in bounds.values() for side in (entry.lower, entry.upper)]
-            self.tolerance = ROUNDING * max(1.0, float(torch.stack(ends).max()))
+            try:
+                largest = torch.stack(ends).max().clamp(min=1.0)
+                self.tolerance = float(torch.maximum(ROUNDING * largest, self._rounding()))  # NaN stays NaN
+            except UnsupportedError as error:  # rounded outward, the network is undefined somewhere: nothing is proved
+                self.reason = str(error)
+
+    def _rounding(self) -> Tensor:
+        """Four times what rounding may have done to a bound of any open row: what intervals that are rounded outward
+        lose against those that are not, which counts errors as the network amplifies them (weights that cancel)."""
+        outer, plain = (run(self.work, step, self.regions).bounds for step in (OutwardIbp(), Ibp()))
+
+        def joined(parts: Iterable[Tensor]) -> Tensor:
+            return torch.cat([part.flatten() for part in parts])
+
+        outputs, inputs = self.work.outputs, [node.name for node in self.work.inputs]
+        lost = joined(
+            torch.maximum(outer[name].upper - plain[name].upper, plain[name].lower - outer[name].lower)
+            for name in outputs
+        ).clamp(min=0)
+        y = joined(torch.maximum(outer[name].lower.abs(), outer[name].upper.abs()) for name in outputs)
+        x = joined(torch.maximum(plain[name].lower.abs(), plain[name].upper.abs()) for name in inputs)
+        unit = torch.finfo(torch.float64).eps * (len(x) + len(y))
+        errors = []
+        for disjunct in self.open.disjuncts:
+            size = disjunct.outputs.abs() @ y + disjunct.offset.abs()
+            if disjunct.inputs is not None:
+                size = size + disjunct.inputs.abs() @ x
+            errors.append((disjunct.outputs.abs() @ lost + unit * size).max())
+        return 4 * torch.stack(errors).max()
 
     @property
     def decided(self) -> bool:
