@@ -40,7 +40,9 @@ from irverify.ir.ops import (
     Sin,
     Softmax,
     Spec,
+    Step,
     Sub,
+    Trunc,
 )
 from irverify.ir.params import value
 from irverify.passes.powers import absolute, cosine, power, sine
@@ -52,6 +54,8 @@ from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
 from irverify.rounding import round_down, round_up
 
+JUMP = 1e4
+"""How many units in the last place of a value's magnitude its bounds are widened by in front of a jump."""
 INTERVAL: RuleTable[IntervalRule] = RuleTable("interval")
 INTERVAL.rule(Abs)(absolute)
 INTERVAL.rule(Pow)(power)
@@ -79,6 +83,14 @@ def ends(node: Node, *operands: Interval) -> Interval:
     """Increasing in every operand: evaluated at the lower and at the upper ends (paper 4, eq. 7)."""
     lower = node.op.evaluate(*(operand.lower for operand in operands))
     return Interval(lower, node.op.evaluate(*(operand.upper for operand in operands)))
+
+
+@INTERVAL.rule(Step, Trunc)
+def jumping(node: Node, operand: Interval) -> Interval:
+    """Increasing, but with jumps, where the rounding of an end could decide between two values: evaluated beyond it."""
+    magnitude = torch.stack(operand, dim=1).detach().abs().flatten(1).amax(1).clamp(min=1.0)
+    slack = JUMP * torch.finfo(magnitude.dtype).eps * magnitude.reshape(-1, *(1,) * (operand.lower.ndim - 1))
+    return Interval(node.op.evaluate(operand.lower - slack), node.op.evaluate(operand.upper + slack))
 
 
 @INTERVAL.rule(LinearOp)

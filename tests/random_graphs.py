@@ -53,9 +53,11 @@ from irverify.ir.ops import (
     Sin,
     Slice,
     Softmax,
+    Step,
     Sub,
     Tanh,
     Transpose,
+    Trunc,
     Windows,
 )
 from irverify.ir.types import TensorType
@@ -366,6 +368,8 @@ CURVED: tuple[Kind, ...] = (
     _tamed(Exp()),
 )  # fmt: skip
 PRODUCTS: tuple[Kind, ...] = (_pair(Mul()), div, matmul, with_constant)
+JUMPS: tuple[Kind, ...] = (elementwise(Step()), elementwise(Step(inclusive=True)), elementwise(Trunc()))
+"""Not continuous: two evaluations of one function may differ there. Not part of EVERYTHING."""
 EVERYTHING = AFFINE + MONOTONE + CURVED + PRODUCTS
 
 

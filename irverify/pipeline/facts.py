@@ -75,9 +75,8 @@ def _joined(first: str, second: str) -> str:
 
 def _magnitude(first: Bounds, second: Bounds) -> Tensor:
     """The greatest finite magnitude of the bounds of each example, at least 1, shaped to broadcast."""
-    ends = torch.stack([first.lower, first.upper, second.lower, second.upper]).detach()
-    ends = ends.abs().nan_to_num(nan=0.0, posinf=0.0).flatten(2)
-    return ends.amax(dim=(0, 2)).clamp(min=1.0).reshape(-1, *(1,) * (first.lower.ndim - 1))
+    ends = torch.stack([first.lower, first.upper, second.lower, second.upper], dim=1).detach().flatten(1)
+    return ends.abs().nan_to_num(nan=0.0, posinf=0.0).amax(1).clamp(min=1.0).reshape(-1, *(1,) * (first.lower.ndim - 1))
 
 
 def _first(bad: Tensor, lower: Tensor, upper: Tensor) -> str:

@@ -132,8 +132,8 @@ def run(
     a pair (C, d) of rows `[batch, rows, out]` and `[batch, rows]` (batch may be 1): the specification C y + d of the
     flattened outputs becomes the last value of the graph. `operands` are values of the graph's own runtime operands.
     `bounds` are tighter bounds that you vouch for, by the name of the value; what analyses compute is intersected
-    with them. With `check` each rewrite is compared by evaluation. `hook(moment, pass, state)` is called before and
-    after each pass.
+    with them, and they are lost with a value that a rewrite removes. With `check` each rewrite is compared by
+    evaluation. `hook(moment, pass, state)` is called before and after each pass.
 
     Raises UsageError for a pipeline that makes no sense or lacks a region, UnsupportedError where an analysis has no
     rule for some operator (all of them are listed), RegionError for a region that does not fit.

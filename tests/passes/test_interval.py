@@ -62,6 +62,11 @@ ONE_VALUE = [
     ("sigmoid(%x0)", [(0, math.inf)], [(0.5, 1)]),
     ("tanh(%x0)", [(0, 1)], [(0, math.tanh(1))]),
     ("exp(%x0)", [(0, 1)], [(1, math.e)]),
+    # with jumps: an end within rounding of one counts as on either side of it
+    ("step(%x0)", [(0.1, 2), (-2, -0.1), (-1, 1), (0, 1), (-1, 0), (-1, 1e-15)],
+     [(1, 1), (0, 0), (0, 1), (0, 1), (0, 1), (0, 1)]),
+    ("step(%x0) {inclusive=True}", [(1e-15, 2), (-2, -1e-15), (0, 1)], [(0, 1), (0, 1), (0, 1)]),
+    ("trunc(%x0)", [(-1.5, 1.5), (1.1, 1.9), (2, 2.5)], [(-1, 1), (1, 1), (1, 2)]),
     # neither
     ("abs(%x0)", [(-1, 2), (-3, -1), (1, 2)], [(0, 2), (1, 3), (1, 2)]),
     ("pow(%x0) {exponent=2.0}", [(-1, 2), (-3, -1), (1, 2)], [(0, 4), (1, 9), (1, 4)]),
@@ -86,6 +91,12 @@ def test_of_one_value(
     given = [(lower, min(upper, 1e300)) for lower, upper in given]
     found = bounds(analysis, f"%y = {operator}", box(*given))
     assert found == [pytest.approx(pair, rel=1e-14, abs=1e-14) for pair in expected]
+
+
+@pytest.mark.parametrize("analysis", ANALYSES)
+def test_a_jump_of_a_scalar(analysis: str) -> None:
+    body = "%s = reduce_sum(%x0) {axes=(0,)}\n%y = step(%s)"
+    assert bounds(analysis, body, box((0.5, 1), (-0.5, 1))) == [(0, 1)]
 
 
 TWO_VALUES = [

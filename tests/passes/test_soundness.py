@@ -13,7 +13,7 @@ from torch import Tensor
 from irverify.ir.graph import Graph
 from irverify.pipeline import Bounds, run
 from irverify.regions import Region
-from tests.random_graphs import AFFINE, EVERYTHING, MONOTONE, PIECEWISE, boxes, graphs, points
+from tests.random_graphs import AFFINE, EVERYTHING, JUMPS, MONOTONE, PIECEWISE, boxes, graphs, points
 
 ANALYSES = ("interval", "ibp")
 ROUNDING = {torch.float64: 1e-11, torch.float32: 1e-4}
@@ -43,6 +43,13 @@ def check(graph: Graph, regions: tuple[Region, ...], pipeline: str) -> None:
 @given(data=st.data())
 def test_sampled_values_lie_inside(analysis: str, data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=EVERYTHING))
+    check(graph, data.draw(boxes(graph)), analysis)
+
+
+@pytest.mark.parametrize("analysis", ANALYSES)
+@given(data=st.data())
+def test_across_jumps(analysis: str, data: st.DataObject) -> None:
+    graph = data.draw(graphs(kinds=AFFINE + JUMPS + JUMPS, max_nodes=6))
     check(graph, data.draw(boxes(graph)), analysis)
 
 

@@ -40,6 +40,12 @@ def test_rounding_is_relative_to_the_magnitude_of_the_value() -> None:
         bounds([0], [1]).meet(bounds([1 + 1e-8], [2], "crown"), "y")
 
 
+def test_rounding_of_a_scalar() -> None:
+    below, above = torch.tensor([0.0, 1.0]).double(), torch.tensor([1.0, 2.0]).double()
+    met = Bounds(below, above, "ibp").meet(Bounds(above + 1e-14, above + 1, "crown"), "y")
+    assert met.lower.tolist() == above.tolist()
+
+
 def test_contradicting_analyses_are_a_fault() -> None:
     message = r"%y from ibp and from crown contradict each other: lower 2.0, upper 1.0 at example 0, coordinate \[1\]"
     with pytest.raises(BoundsFault, match=message):
