@@ -37,7 +37,8 @@ class Interval(NamedTuple):
     def within(self, constraint: Constraint) -> Interval:
         """What is left of the interval under a constraint a x + d <= 0 on its variable."""
         ((_, coefficient),) = constraint.terms
-        bound = Bound(-constraint.offset / coefficient, constraint.strict)
+        value = -constraint.offset if coefficient == 1 else -constraint.offset / coefficient
+        bound = Bound(value, constraint.strict)
         if coefficient > 0:
             kept = bound if self.upper is None else min(self.upper, bound, key=lambda b: (b.value, not b.strict))
             return Interval(self.lower, kept)
