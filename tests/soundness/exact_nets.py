@@ -76,25 +76,21 @@ class Exact:
 def exact_net(seed: int, low: float, high: float) -> Exact:
     """A network of 2 to 4 layers with one output, weights of size 10**low to 10**high, units near their knots."""
     rng = random.Random(seed)
-    generator = torch.Generator().manual_seed(rng.randrange(2**31))
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
     size, depth, width = rng.choice([1, 2, 3]), rng.choice([2, 3, 4]), rng.choice([3, 5, 8])
+    generator = torch.Generator().manual_seed(rng.randrange(2**31))
+    lower = torch.rand(size, generator=generator, dtype=torch.float64) * 2 - 1
+    upper = lower.clone()
+    upper[0] += rng.choice([1e-3, 0.1, 1.0, 1.0])
     builder = GraphBuilder()
     name = builder.input(TensorType((size,), torch.float64))
-    lower = normal(size)
-    upper = lower.clone()
-    upper[0] += rng.choice([0.0, 1e-3, 0.1, 1.0])
     path = Path((ZERO, Fraction(1)), tuple([Fraction(entry) for entry in side.tolist()] for side in (lower, upper)))
     paths = {}
     for layer in range(depth):
         outputs, scale = 1 if layer == depth - 1 else width, 10 ** rng.uniform(low, high)
-        weight, bias = normal(outputs, size) * scale, normal(outputs) * scale
-        if rng.random() < 0.5:  # centred: terms cancel, and units lie on both sides of their knots
-            ranges = [path.affine(weight, 0 * bias).range(unit) for unit in range(outputs)]
-            bias = torch.tensor([-float(sum(ends)) / 2 for ends in ranges], dtype=torch.float64)
+        weight = torch.randn(outputs, size, generator=generator, dtype=torch.float64) * scale
+        bias = torch.randn(outputs, generator=generator, dtype=torch.float64) * scale
+        if rng.random() < 0.5 and outputs > 1 and layer > 0:
+            bias = _centred(path, weight)
         name, path = builder.add(Linear(weight, bias), name), path.affine(weight, bias)
         paths[name] = path
         if layer < depth - 1:
@@ -103,3 +99,10 @@ def exact_net(seed: int, low: float, high: float) -> Exact:
             paths[name] = path
         size = outputs
     return Exact(builder.graph([name]), Box(lower[None], upper[None]), paths)
+
+
+def _centred(path: Path, weight: Tensor) -> Tensor:
+    """The bias for which terms cancel in the middle of the ranges, and units lie on both sides of their knots."""
+    middle = [sum(path.range(element)) / 2 for element in range(weight.shape[1])]
+    sums = [sum(Fraction(a) * b for a, b in zip(row, middle, strict=True)) for row in weight.tolist()]
+    return torch.tensor([-float(total) for total in sums], dtype=torch.float64)
