@@ -37,7 +37,6 @@ def test_robust() -> None:
     assert holds(robust(1), [0.0, 1.0, 0.5])
     assert not holds(robust(1), [0.0, 1.0, 1.0])  # a tie is a violation
     assert not holds(robust(0), [0.0, 1.0, 0.5])
-    assert holds(robust(0), [3.0])
     stack = robust(1).bind(1, 3).rows()
     assert stack.outputs.tolist() == [[-1, 1, 0], [0, 1, -1]]
     assert stack.members == ((0,), (1,))
@@ -52,6 +51,8 @@ def test_robust_wants_a_label(label: int) -> None:
 def test_robust_needs_the_number_of_outputs() -> None:
     with pytest.raises(PropertyError, match="expected 0 to 2, got 3"):
         robust(3).bind(1, 3)
+    with pytest.raises(PropertyError, match="one output"):  # nothing to compare with: it would hold vacuously
+        robust(0).bind(1, 1)
     with pytest.raises(PropertyError, match="bind"):
         _ = all_of(robust(0), linear([[1.0, 2.0]], [0.0])).disjuncts
     assert repr(any_of(robust(0), robust(1))) == "any_of(robust(0), robust(1))"

@@ -72,8 +72,11 @@ class Formulation:
         return branch.builder.build().minimize([objective], [1.0])
 
     def feasible(self, index: int, tolerance: float = TOLERANCE) -> MilpModel:
-        """No objective; every margin of one disjunct is <= `tolerance`. Where that is infeasible, the disjunct is
-        refuted with a margin above the solvers' own tolerance."""
+        """No objective; every margin of one disjunct is <= `tolerance`: asks for a violating point, and finds one fast.
+
+        Where a solver calls it infeasible, that proves nothing: HiGHS and SCIP have both called such programs infeasible
+        that have solutions with room. `worst` gives a bound that can be compared with a tolerance.
+        """
         branch = self.encoding.branch()
         parts = margins(branch, self.prop.disjuncts[index])
         branch.builder.rows("violated", [Terms(parts)], -np.inf, np.full(len(parts), tolerance))

@@ -10,6 +10,7 @@ import numpy as np
 from ortools.math_opt import (
     callback_pb2,
     model_parameters_pb2,
+    model_pb2,
     model_update_pb2,
     parameters_pb2,
     result_pb2,
@@ -22,6 +23,7 @@ from irverify.backends.milp.protos import to_proto
 from irverify.backends.milp.tasks import LpBounds, LpTask, Solution, SolveTask, Status
 
 SOLVERS = {"scip": parameters_pb2.SOLVER_TYPE_GSCIP, "highs": parameters_pb2.SOLVER_TYPE_HIGHS}
+GLOP = parameters_pb2.SOLVER_TYPE_GLOP
 STATUSES: dict[int, Status] = {
     result_pb2.TERMINATION_REASON_OPTIMAL: "optimal",
     result_pb2.TERMINATION_REASON_INFEASIBLE: "infeasible",
@@ -41,24 +43,12 @@ def solve(task: SolveTask) -> Solution:
         values = hints.solution_hints.add().variable_values
         values.ids.extend(np.arange(len(task.hint)))
         values.values.extend(task.hint)
-    result = solver.solve(
-        proto,
-        SOLVERS[task.solver],
-        parameters_pb2.SolverInitializerProto(),
-        parameters,
-        hints,
-        None,
-        callback_pb2.CallbackRegistrationProto(),
-        None,
-        None,
-    )
+    result = _solve_proto(proto, SOLVERS[task.solver], parameters, hints)
     return _solution(task, result, time.perf_counter() - started)
 
 
 def _parameters(task: SolveTask) -> Any:
-    parameters = parameters_pb2.SolveParametersProto()
-    if task.deadline is not None:
-        parameters.time_limit.FromTimedelta(timedelta(seconds=max(0.0, task.deadline - time.time())))
+    parameters = _limited(task.deadline)
     if task.seed is not None:
         parameters.random_seed = task.seed
     if task.first_solution:
@@ -102,10 +92,9 @@ def lp_bounds(task: LpTask) -> LpBounds:
         for sign in _sides(task, lower[k], upper[k], knot):
             if lower[k] >= knot or upper[k] <= knot:
                 break
-            seconds = task.deadline - time.time()
-            if seconds <= 0:
+            if time.time() >= task.deadline:
                 return LpBounds(lower, upper, solved, False)
-            bound = sign * sequence.minimum(target, sign, seconds)
+            bound = sign * sequence.minimum(target, sign, task.deadline)
             solved += 1
             if sign > 0 and lower[k] < bound <= upper[k]:
                 lower[k] = bound
@@ -127,13 +116,29 @@ class _Sequence:
     def __init__(self, model: MilpModel) -> None:
         self._size = model.size
         self._dual = DualBound(model)
-        self._solver = solver.new(
-            parameters_pb2.SOLVER_TYPE_GLOP, to_proto(model), parameters_pb2.SolverInitializerProto()
-        )
-        self._last: int | None = None
+        self._proto = to_proto(model)
+        self._restart()
 
-    def minimum(self, variable: int, sign: float, seconds: float) -> float:
-        """A rigorous lower bound of `min sign x[variable]`; -inf where the solver gave no duals."""
+    def minimum(self, variable: int, sign: float, deadline: float) -> float:
+        """A rigorous lower bound of `min sign x[variable]`; -inf where no solver gave duals."""
+        duals = self._duals(variable, sign, deadline)
+        if duals is None:  # GLOP says now and then, of a basis it has gone on from, that it is imprecise
+            self._restart()
+            duals = self._duals(variable, sign, deadline)
+        if duals is None:
+            duals = self._duals_by_highs(variable, sign, deadline)
+        if duals is None:
+            return -np.inf
+        objective = np.zeros(self._size[1])
+        objective[variable] = sign
+        return self._dual.lower(objective, duals)
+
+    def _restart(self) -> None:
+        """Forgets the basis."""
+        self._last: int | None = None
+        self._solver = solver.new(GLOP, self._proto, parameters_pb2.SolverInitializerProto())
+
+    def _duals(self, variable: int, sign: float, deadline: float) -> Floats | None:
         update = model_update_pb2.ModelUpdateProto()
         changes = {variable: sign} if self._last in (None, variable) else {variable: sign, self._last: 0.0}
         for number in sorted(changes):
@@ -142,19 +147,32 @@ class _Sequence:
         if not self._solver.update(update):
             raise RuntimeError("GLOP refused a change of the objective")
         self._last = variable
-        parameters = parameters_pb2.SolveParametersProto(threads=1)
-        parameters.time_limit.FromTimedelta(timedelta(seconds=seconds))
-        result = self._solver.solve(
-            parameters,
-            model_parameters_pb2.ModelSolveParametersProto(),
-            None,
-            callback_pb2.CallbackRegistrationProto(),
-            None,
-            None,
-        )
-        duals = next((entry.dual_solution for entry in result.solutions if entry.HasField("dual_solution")), None)
-        if duals is None:
-            return -np.inf
-        objective = np.zeros(self._size[1])
-        objective[variable] = sign
-        return self._dual.lower(objective, _dense(duals.dual_values, self._size[0]))
+        parameters = _limited(deadline)
+        parameters.threads = 1
+        hints, callbacks = model_parameters_pb2.ModelSolveParametersProto(), callback_pb2.CallbackRegistrationProto()
+        return self._duals_of(self._solver.solve(parameters, hints, None, callbacks, None, None))
+
+    def _duals_by_highs(self, variable: int, sign: float, deadline: float) -> Floats | None:
+        proto = model_pb2.ModelProto()
+        proto.CopyFrom(self._proto)
+        proto.objective.linear_coefficients.ids.append(variable)
+        proto.objective.linear_coefficients.values.append(sign)
+        return self._duals_of(_solve_proto(proto, SOLVERS["highs"], _limited(deadline)))
+
+    def _duals_of(self, result: Any) -> Floats | None:
+        found = next((entry.dual_solution for entry in result.solutions if entry.HasField("dual_solution")), None)
+        return None if found is None else _dense(found.dual_values, self._size[0])
+
+
+def _limited(deadline: float | None) -> Any:
+    """Parameters with the time that is left."""
+    parameters = parameters_pb2.SolveParametersProto()
+    if deadline is not None:
+        parameters.time_limit.FromTimedelta(timedelta(seconds=max(0.0, deadline - time.time())))
+    return parameters
+
+
+def _solve_proto(proto: Any, kind: int, parameters: Any, hints: Any = None) -> Any:
+    initializer, callbacks = parameters_pb2.SolverInitializerProto(), callback_pb2.CallbackRegistrationProto()
+    hints = hints or model_parameters_pb2.ModelSolveParametersProto()
+    return solver.solve(proto, kind, initializer, parameters, hints, None, callbacks, None, None)

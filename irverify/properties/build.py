@@ -71,6 +71,8 @@ class _Robust(_Deferred):
     def bind(self, n_in: int, n_out: int) -> Property:
         if not self.label < n_out:
             raise PropertyError(f"label out of range: expected 0 to {n_out - 1}, got {self.label}")
+        if n_out == 1:
+            raise PropertyError("a network with one output classifies nothing", hint="use linear(C, d) for a bound")
         rows = -torch.eye(n_out, dtype=torch.float64)
         rows[:, self.label] += 1
         zero = torch.zeros(1, dtype=torch.float64)

@@ -30,8 +30,6 @@ ATTACK_SHARE = 0.1
 QUICK = Pgd(steps=10, restarts=4)
 STEADY = Pgd(steps=40, restarts=4)
 THOROUGH = Pgd(steps=100, restarts=16, step=0.3, decay=0.97, seed=1)
-MARGIN = 1e-9
-"""A float64 bound refutes a row only where it exceeds this times the magnitude of what it was computed from."""
 
 
 def verify(
@@ -86,10 +84,7 @@ def _problem(graph: Graph, region: Given, prop: Property) -> Problem:
 
 
 def _query_problems(graph: Graph, query: Query) -> list[Problem]:
-    """The problems of a query's cases."""
-    if query.hidden:
-        listed = ", ".join(declaration.name for declaration in query.hidden)
-        raise UnsupportedError(f"the query constrains hidden values ({listed})", where=query.source)
+    """The problems of a query's cases; hidden values that it constrains are the network's last outputs."""
     inputs, outputs = [node.type.shape for node in graph.inputs], [graph[name].type.shape for name in graph.outputs]
     work = _work(graph)
     return [_case_problem(graph, work, case) for case in query.fitted(inputs, outputs).cases]
@@ -117,6 +112,8 @@ def _widths(graph: Graph) -> tuple[int, int]:
 
 def decide(problems: Sequence[Problem], clock: Clock) -> Verdict:
     """Decides all problems of one network: the cheap stages on all of them before the dear one on any."""
+    if not problems:  # all of nothing would be verified
+        raise UsageError("expected a query with a case at least, got none")
     stages: tuple[Callable[[Problem, Clock], None], ...] = (_quick, _bound, _steady)
     if clock.options.pipeline is None:
         stages = (*stages, tighten_bounds, _thorough, search_exactly)
