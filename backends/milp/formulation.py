@@ -74,8 +74,8 @@ class Formulation:
     def feasible(self, index: int, tolerance: float = TOLERANCE) -> MilpModel:
         """No objective; every margin of one disjunct is <= `tolerance`: asks for a violating point, and finds one fast.
 
-        Where a solver calls it infeasible, that proves nothing: HiGHS and SCIP have both called such programs infeasible
-        that have solutions with room. `worst` gives a bound that can be compared with a tolerance.
+        Where a solver calls it infeasible, that proves nothing: HiGHS and SCIP have both called such programs
+        infeasible that have solutions with room. `worst` gives a bound that can be compared with a tolerance.
         """
         branch = self.encoding.branch()
         parts = margins(branch, self.prop.disjuncts[index])
