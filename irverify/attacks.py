@@ -101,8 +101,9 @@ def pgd(
     for iteration in range(attack.steps + 1):
         free = [point.detach().requires_grad_(True) for point in points]
         values = graph.values(dict(zip(names, free, strict=True)))
-        outputs = torch.cat([values[name].flatten(1) for name in graph.outputs], dim=1)
-        margins = rows.margins(torch.cat([point.flatten(1) for point in free], dim=1), outputs, which)
+        outputs = torch.cat([values[name].reshape(len(values[name]), -1) for name in graph.outputs], dim=1)
+        inputs = torch.cat([point.reshape(runs, -1) for point in free], dim=1)
+        margins = rows.margins(inputs, outputs, which)
         found = _accepted(free, margins.detach(), accept)
         if found is not None or iteration == attack.steps or (deadline is not None and time.monotonic() > deadline):
             return found
@@ -133,7 +134,7 @@ def _moved(point: Tensor, gradient: Tensor, width: Tensor, region: Region) -> Te
     """A step of descent: by signs in a box, along the normalised gradient in a ball."""
     if region.is_box:
         return point.detach() - width * gradient.sign()
-    norm = gradient.flatten(1).norm(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
+    norm = gradient.reshape(len(gradient), -1).norm(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
     direction: Tensor = gradient / norm.reshape(-1, *(1,) * (gradient.ndim - 1))
     return point.detach() - width.amax() * direction
 

@@ -22,6 +22,7 @@ from irverify.regions.base import (
     first,
     flat_rows,
     float_tensor,
+    rowwise,
     take,
     uniform,
 )
@@ -179,7 +180,7 @@ class _RoundBall(Ball):
         return (math.prod(self.shape) + 8) * UNIT
 
     def _distance(self, x: Tensor) -> Tensor:
-        distance: Tensor = torch.linalg.vector_norm((x.double() - self.x.double()).flatten(1), ord=self.order, dim=1)
+        distance: Tensor = torch.linalg.vector_norm(rowwise(x.double() - self.x.double()), ord=self.order, dim=1)
         return distance
 
     def _per_example(self, value: Tensor) -> Tensor:
@@ -211,7 +212,7 @@ class _RoundBall(Ball):
         inside: Tensor = self._distance(x) * (1 + self._slack) <= self._eps.flatten()
         if self.clip is None:
             return inside
-        within: Tensor = ((self.clip[0] <= x) & (x <= self.clip[1])).flatten(1).all(1)
+        within: Tensor = rowwise((self.clip[0] <= x) & (x <= self.clip[1])).all(1)
         return inside & within
 
     def project(self, x: Tensor) -> Tensor:
@@ -220,7 +221,7 @@ class _RoundBall(Ball):
         ray = self._clamp(x).double() - anchor
         # The ball of radius eps - |anchor - x| around the anchor lies inside the ball around x, and clip is convex.
         room = (self._eps.flatten() - self._distance(anchor)).clamp(min=0)
-        length = torch.linalg.vector_norm(ray.flatten(1), ord=self.order, dim=1)
+        length = torch.linalg.vector_norm(rowwise(ray), ord=self.order, dim=1)
         part = torch.where(length > room, room / length, torch.ones_like(length))
         step = torch.finfo(self.dtype).eps
         while True:

@@ -116,7 +116,7 @@ class Box(Region):
 
     def contains(self, x: Tensor) -> Tensor:
         check_points(x, self.lower)
-        return ((self.lower <= x) & (x <= self.upper)).flatten(1).all(1)
+        return rowwise((self.lower <= x) & (x <= self.upper)).all(1)
 
     def project(self, x: Tensor) -> Tensor:
         check_points(x, self.lower)
@@ -186,6 +186,11 @@ def first(bad: Tensor) -> tuple[str, tuple[int, ...]]:
 def check_points(x: Tensor, like: Tensor) -> None:
     if x.shape != like.shape:
         raise RegionError(f"expected points of shape {tuple(like.shape)}, got {tuple(x.shape)}")
+
+
+def rowwise(x: Tensor) -> Tensor:
+    """`x` `[batch, *shape]` as `[batch, elements]`; an example may be a scalar."""
+    return x.reshape(x.shape[0], -1)
 
 
 def flat_rows(coefficients: Tensor, x: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ def test_rows_hold_at_sampled_points(data: st.DataObject) -> None:
     for inputs in points(graph, regions, count=4):
         values = graph.values(inputs)
         x = torch.cat([inputs[node.name].flatten(1) for node in graph.inputs], dim=1)
-        y = torch.cat([values[name].flatten(1) for name in graph.outputs], dim=1)
+        y = torch.cat([values[name].reshape(len(values[name]), -1) for name in graph.outputs], dim=1)
         plain = y @ rows[0].T + rows[2][:, 0]
         exact = torch.cat([plain + x @ rows[1].T, plain], dim=1)
         scale = max(1.0, float(exact.abs().max()), float(lower.abs().max()))

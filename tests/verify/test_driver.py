@@ -124,6 +124,14 @@ def test_wrong_use_is_one_error() -> None:
         verify(graph, unit_box(3), robust(0))
 
 
+def test_scalars() -> None:
+    """y = -x on [-1, 1], both without an axis."""
+    graph = parse_graph('graph "s" {\n %x: f32[] = input()\n %y = neg(%x)\n return %y\n}')
+    region = Box(-torch.ones(1), torch.ones(1))
+    assert verify(graph, region, linear([[-1.0]], [1.5])).verdict == "verified"
+    assert verify(graph, region, linear([[-1.0]], [0.5])).verdict == "falsified"
+
+
 def test_an_l2_ball() -> None:
     """x1 <= sqrt(1/2) where |x| <= 1 and x1 = x2: y = x1 + x2 is at most sqrt(2) over the ball, 2 over its box."""
     graph = parse_graph('graph "g" {\n %x: f32[2] = input()\n %y = linear(%x) {weight=tensor([[1, 1]])}\n return %y\n}')
