@@ -57,20 +57,25 @@ def tighten(
 
     In topological order, for each nonlinear operator: what `bounds` and intervals leave unstable is bounded from both
     sides over the relaxation of everything before it, in which the bounds found so far count already, and the side
-    nearer to zero first; where it settles the element, the other side is not asked for. Bounds come from duals by weak
-    duality, and are rigorous for the rows as they stand.
+    nearer to zero first; where it settles the element, the other side is not asked for. Under a time limit every such
+    operator has its share. Bounds come from duals by weak duality, and are rigorous for the rows as they stand.
     """
     started = time.time()
     deadline = started + (FOREVER if time_limit is None else time_limit)
     encoding = Encoding(graph, region, bounds, relaxed=True)
     left = dict[str, int]()
     with nullcontext(pool) if pool is not None else Pool(2) as workers:
-        programs = _Programs(workers, deadline)
+        programs = _Programs(workers)
+        waiting = sum(map(nonlinear, encoding.pending()))
         for node in encoding.pending():
             if nonlinear(node):
+                # Each node may use its share of what is left; one more share is for the property.
+                programs.deadline = time.time() + (deadline - time.time()) / (waiting + 1)
+                waiting -= 1
                 _tighten_operands(encoding, node, programs)
                 left[node.name] = len(encoding.unstable(node)[0])
             encoding.add(node)
+        programs.deadline = deadline
         worst = None if prop is None else _margins(encoding.branch(), bound_to(prop, graph), programs)
     shapes = {name: encoding.graph[name].type.shape for name in encoding.values}
     result = {
@@ -112,7 +117,7 @@ class _Programs:
     """Runs linear programs until a deadline, and counts them."""
 
     pool: Pool
-    deadline: float
+    deadline: float = 0.0
     solved: int = 0
     finished: bool = True
 
@@ -126,12 +131,17 @@ class _Programs:
             return old
         reduced = reduce(model, targets)
         places = np.searchsorted(reduced.kept, targets)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            promise = np.minimum(knots - old[0], old[1] - knots) / (
+                old[1] - old[0]
+            )  # what is nearest to settling first
         parts: list[Indices] = []
 
         def tasks() -> Iterator[LpTask]:
-            for part, cone, kept in _parts(Cones(reduced.model), places, 2 * len(self.pool.workers)):
-                own = np.searchsorted(kept, part)
-                which = np.searchsorted(places, part)
+            for group, cone, kept in _parts(Cones(reduced.model), places, 2 * len(self.pool.workers)):
+                which = np.searchsorted(places, group)
+                which = which[np.argsort(promise[which], kind="stable")]
+                own = np.searchsorted(kept, places[which])
                 parts.append(which)
                 yield LpTask(cone, own, cone.lower[own], cone.upper[own], knots[which], self.deadline, upper_too)
 
@@ -154,10 +164,8 @@ def _parts(cones: Cones, targets: Indices, wanted: int) -> Iterator[tuple[Indice
         if len(kept) > len(cones.model.lower) / 2:
             large.append(group)
             continue
-        for part in np.array_split(group, min(pieces, len(group))):
-            yield part, cone, kept
+        yield from ((group[start::pieces], cone, kept) for start in range(min(pieces, len(group))))
     if large:
         together = np.sort(np.concatenate(large))
         cone, kept = cones.cut(together)
-        for part in np.array_split(together, min(wanted, len(together))):
-            yield part, cone, kept
+        yield from ((together[start::wanted], cone, kept) for start in range(min(wanted, len(together))))

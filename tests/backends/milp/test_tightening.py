@@ -158,7 +158,8 @@ def test_relaxed_margins_are_below_exact_ones(pool: Pool, seed: int) -> None:
 
 def test_without_time_bounds_stay(pool: Pool) -> None:
     graph, box = by_hand()
-    result = tighten(graph, box, prop=robust(0), time_limit=0.0, pool=pool)
+    prop = Property((Disjunct(torch.ones(1, 1).double(), torch.zeros(1).double()),))
+    result = tighten(graph, box, prop=prop, time_limit=0.0, pool=pool)
     assert not result.finished and result.solved == 0
     assert result.bounds["z"][1].tolist() == pytest.approx([1.5])
 
