@@ -13,12 +13,13 @@ from torch import Tensor
 
 from irverify.attacks import Candidate, Pgd, pgd
 from irverify.errors import RegionError, UnsupportedError, UsageError
-from irverify.ir.graph import Graph, convert
+from irverify.ir.graph import Graph, GraphBuilder, Node, convert, rewrite
+from irverify.ir.ops import Constant
+from irverify.ir.params import value
 from irverify.pipeline import optimize
 from irverify.pipeline.rows import row_state
 from irverify.properties import Case, Property, Query
 from irverify.regions import Region, regions_for
-from irverify.verify.exact import search_exactly, tighten_bounds
 from irverify.verify.problem import Clock, Options, Problem, element_type
 from irverify.verify.replay import Replay
 from irverify.verify.verdict import Verdict, VerdictName
@@ -47,6 +48,7 @@ def verify(
     such as `timeout=60`. What goes wrong is raised, and never a verdict.
     """
     options = dataclasses.replace(options or Options(), **changes)
+    graph = _with_float_outputs(graph)
     if isinstance(region, Query):
         if prop is not None:
             raise UsageError("a query holds its own property", hint="give a region and a property, or a query alone")
@@ -100,6 +102,24 @@ def _case_problem(graph: Graph, work: Graph, case: Case) -> Problem:
     return Problem(graph, work, case.regions, case.inner(dtype), Replay(graph, prop, located), prop)
 
 
+def _with_float_outputs(graph: Graph) -> Graph:
+    """The network with whole-number outputs (constants, such as a shape) as numbers of its element type."""
+    kind = element_type(graph)
+
+    def rule(builder: GraphBuilder, node: Node, inputs: tuple[str, ...]) -> str:
+        op = node.op
+        if node.name in graph.outputs and isinstance(op, Constant) and not node.type.dtype.is_floating_point:
+            whole = value(op.tensor)
+            op = Constant(whole.to(kind))
+            if not bool((value(op.tensor).to(whole.dtype) == whole).all()):
+                raise UnsupportedError(f"output {node} holds numbers that {kind} cannot")
+        return builder.add(op, *inputs, name=node.name, source=node.source)
+
+    if all(graph[name].type.dtype.is_floating_point for name in graph.outputs):
+        return graph
+    return rewrite(graph, rule)
+
+
 def _work(graph: Graph) -> Graph:
     """The network in float64, rewritten for analyses."""
     return optimize(convert(graph, torch.float64, "cpu"), REWRITES)
@@ -116,7 +136,7 @@ def decide(problems: Sequence[Problem], clock: Clock) -> Verdict:
         raise UsageError("expected a query with a case at least, got none")
     stages: tuple[Callable[[Problem, Clock], None], ...] = (_quick, _bound, _steady)
     if clock.options.pipeline is None:
-        stages = (*stages, tighten_bounds, _thorough, search_exactly)
+        stages = (*stages, _tighten, _thorough, _search)
     for stage in stages:
         for problem in problems:
             if not problem.decided and not clock.over:
@@ -124,6 +144,18 @@ def decide(problems: Sequence[Problem], clock: Clock) -> Verdict:
             if problem.counterexample is not None:
                 return _verdict(problems, clock)
     return _verdict(problems, clock)
+
+
+def _tighten(problem: Problem, clock: Clock) -> None:
+    from irverify.verify.exact import tighten_bounds  # brings scipy, which most instances do without
+
+    tighten_bounds(problem, clock)
+
+
+def _search(problem: Problem, clock: Clock) -> None:
+    from irverify.verify.exact import search_exactly
+
+    search_exactly(problem, clock)
 
 
 def _quick(problem: Problem, clock: Clock) -> None:
