@@ -18,7 +18,20 @@ from irverify.backends.milp.linear import MOVES, matrices, offset, sources, wind
 from irverify.backends.milp.model import Floats, Indices, ModelBuilder, Terms
 from irverify.errors import UnsupportedError, UsageError
 from irverify.ir.graph import Graph, Node, convert
-from irverify.ir.ops import Clip, Constant, Elementwise, Input, LinearOp, Maximum, MaxPool, Minimum, Operator
+from irverify.ir.ops import (
+    Abs,
+    Clip,
+    Constant,
+    Elementwise,
+    Input,
+    LeakyRelu,
+    LinearOp,
+    Maximum,
+    MaxPool,
+    Minimum,
+    Operator,
+    Relu,
+)
 from irverify.ir.params import value
 from irverify.regions import L1, L2, Region, regions_for
 from irverify.regions.balls import Ball
@@ -27,6 +40,8 @@ Pair: TypeAlias = tuple[Floats, Floats]
 Bounds: TypeAlias = Mapping[str, tuple[Any, Any]]
 """Value name -> (lower, upper), arrays or tensors of the value's shape: what analyses found out for this one
 example."""
+ENCODED = (Input, Constant, LinearOp, Relu, LeakyRelu, Abs, Clip, MaxPool, Maximum, Minimum)
+"""The operators (and families) with an exact encoding."""
 CROSSING = 1e-9
 """How far bounds of one value may cross, relative to their size, before they count as contradictory and not as
 rounded."""
@@ -35,7 +50,7 @@ rounded."""
 class Encoding:
     """The rows of a graph so far, in topological order: `values` holds each encoded value in terms of the variables.
 
-    `relaxed` replaces every nonlinear element by its convex hull. Bounds are those given, intersected with what
+    `relaxed` leaves integrality out (see `Encoder`). Bounds are those given, intersected with what
     intervals over the variables say.
     """
 
@@ -211,23 +226,15 @@ def nonlinear(node: Node) -> bool:
 
 def _two_pieces(op: Operator) -> TwoPieces:
     pieces = op.pieces() if isinstance(op, Elementwise) else None
-    assert pieces is not None and len(pieces.breakpoints) == 1
-    knot = pieces.breakpoints[0]
+    assert pieces is not None
+    (knot,) = pieces.breakpoints
     at_knot = float(op.evaluate(torch.tensor([knot], dtype=torch.float64)))
     left, right = pieces.slopes
     return TwoPieces(left, right, knot, at_knot)
 
 
-def _has_encoding(node: Node) -> bool:
-    op = node.op
-    if isinstance(op, LinearOp | Input | Constant | MaxPool | Maximum | Minimum | Clip):
-        return True
-    pieces = op.pieces() if isinstance(op, Elementwise) else None
-    return pieces is not None and len(pieces.breakpoints) == 1
-
-
 def _check_supported(graph: Graph, needed: set[str]) -> None:
-    offenders = [str(node) for node in graph if node.name in needed and not _has_encoding(node)]
+    offenders = [str(node) for node in graph if node.name in needed and not isinstance(node.op, ENCODED)]
     if offenders:
         raise UnsupportedError(
             "no exact mixed-integer encoding for these nodes", items=offenders, hint="use bound analyses instead"

@@ -33,8 +33,8 @@ class TwoPieces:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Appends encodings to a builder; `relaxed` leaves integrality out, and takes the convex hull of each element
-    alone."""
+    """Appends encodings to a builder; `relaxed` leaves integrality out: functions of one value become the convex hull
+    of their graph, maxima a polytope around it."""
 
     builder: ModelBuilder
     relaxed: bool = False

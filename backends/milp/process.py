@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import queue
 import struct
@@ -47,6 +48,7 @@ class Worker:
     def __init__(self, memory: int | None = None) -> None:
         self._memory = memory
         self._process: subprocess.Popen[bytes] | None = None
+        self._waiting = False
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._errors: IO[bytes] | None = None
         self._finalizer: Any = None
@@ -63,8 +65,11 @@ class Worker:
 
     def submit(self, task: Task) -> None:
         """Hands over a task; `result` waits for the answer."""
+        if self._waiting:  # somebody was interrupted before the last answer came, which must not be taken for the next
+            self.close()
         if self._process is None:
             self._start()
+        self._waiting = True
         assert self._process is not None and self._process.stdin is not None
         payload = pickle.dumps(task, protocol=5)
         try:
@@ -89,6 +94,7 @@ class Worker:
             raise
         if payload is None:
             raise self._death()
+        self._waiting = False
         answer = pickle.loads(payload)
         if isinstance(answer, Failure):
             raise SolverError(f"the solver failed: {answer.message}")
@@ -100,6 +106,7 @@ class Worker:
         if self._finalizer is not None:
             self._finalizer()
         self._process = self._errors = self._finalizer = None
+        self._waiting = False
 
     def _start(self) -> None:
         if not sys.executable:
@@ -116,7 +123,7 @@ class Worker:
         except OSError as error:
             raise SolverError(f"cannot start a solver process: {error}") from error
         self._answers = queue.SimpleQueue()
-        self._finalizer = weakref.finalize(self, _end, self._process, self._errors)
+        self._finalizer = weakref.finalize(self, _end, self._process, self._errors, os.getpid())
         threading.Thread(target=_read, args=(self._process.stdout, self._answers), daemon=True).start()
 
     def _death(self) -> SolverError:
@@ -201,8 +208,10 @@ def _read(source: IO[bytes], answers: queue.SimpleQueue[bytes | None]) -> None:
     answers.put(None)
 
 
-def _end(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], errors: IO[bytes], parent: int) -> None:
     """Kills a process, waits for it, so that no zombie is left, and closes its pipes."""
+    if os.getpid() != parent:  # a fork of the process that it belongs to
+        return
     process.kill()
     process.wait()
     with contextlib.suppress(OSError):  # unwritten data for a dead process

@@ -47,9 +47,9 @@ def solve(
 ) -> Solution:
     """Solves `model`, hard-limited: at `time_limit` plus half a second the solver process is killed (`no_solution`).
 
-    `hint` `[variables]` is a point to start from. `worker` is a process to use again; without one a new one is started
-    and ended. Raises SolverError where the solver crashed, failed or was killed by someone else: that is never a
-    status.
+    `hint` `[variables]` is a point to start from. `worker` is a process to use again (with its own limit of memory);
+    without one a new one is started and ended. Raises SolverError where the solver crashed, failed or was killed by
+    someone else: that is never a status.
     """
     options = options or SolveOptions()
     if solver not in ("scip", "highs"):

@@ -18,7 +18,7 @@ from scipy import sparse
 from irverify.backends.milp.model import MilpModel, ModelBuilder, Terms
 from irverify.backends.milp.process import Worker
 from irverify.backends.milp.solvers import SolveOptions, solve
-from irverify.backends.milp.tasks import SolverName
+from irverify.backends.milp.tasks import SolverName, SolveTask
 from irverify.errors import SolverError, UsageError
 
 SOLVERS: tuple[SolverName, ...] = ("scip", "highs")
@@ -31,11 +31,11 @@ def worker() -> Iterator[Worker]:
         yield shared
 
 
-def knapsack(integer: bool = True) -> MilpModel:
+def knapsack() -> MilpModel:
     """min -5a - 4b - 3c + 1 with 2a + 3b + c <= 5, 4a + b + 2c <= 11, 3a + 4b + 2c <= 8: -12 for a = 2, c = 1 (all
     whole)."""
     builder = ModelBuilder()
-    x = builder.variables("x", 0.0, np.full(3, 10.0), integer=integer)
+    x = builder.variables("x", 0.0, np.full(3, 10.0), integer=True)
     weights = sparse.csr_array([[2.0, 3.0, 1.0], [4.0, 1.0, 2.0], [3.0, 4.0, 2.0]])
     builder.rows("limit", [Terms(x, weights)], -np.inf, [5.0, 11.0, 8.0])
     return builder.build().minimize(x, [-5.0, -4.0, -3.0], 1.0)
@@ -184,6 +184,15 @@ def test_interrupt_kills_the_solver() -> None:
         with pytest.raises(KeyboardInterrupt):
             solve(hard(), "highs", SolveOptions(time_limit=30.0), worker=own)
     assert gone(pid)
+
+
+def test_an_answer_that_nobody_waited_for_is_dropped() -> None:
+    with Worker() as own:
+        own.submit(SolveTask(knapsack(), "highs"))
+        pid = own.pid
+        solution = solve(knapsack().minimize([0], [-1.0]), "highs", worker=own)
+        assert own.pid != pid and pid is not None and gone(pid)
+    assert solution.objective == pytest.approx(-2.0)
 
 
 def test_first_solution_and_hint(worker: Worker) -> None:
