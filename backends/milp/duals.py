@@ -12,7 +12,7 @@ UNIT = float(np.finfo(np.float64).eps) / 2
 class DualBound:
     """Lower bounds of `min c x` over the rows and bounds of a model, without its integrality, for any row duals.
 
-    Weak duality for any y (Neumaier and Shcherbina 2004, eq. 5 and 6): with the reduced costs r = c - A^T y,
+    Weak duality for any y (Neumaier and Shcherbina 2004): with the reduced costs r = c - A^T y,
 
         c x = y (A x) + r x >= sum_i min(y_i l_i, y_i u_i) + sum_j min(r_j lower_j, r_j upper_j).
 

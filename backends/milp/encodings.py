@@ -43,7 +43,7 @@ class Encoder:
         """`y = function(x)` element by element, for `lower <= x <= upper`.
 
         With slopes a < b around the knot t, the lines L (left) and R (right), D = b - a and a binary q for each
-        unstable element (Tjeng et al. 2019, eq. 6 to 9, for ReLU): `y >= L`, `y >= R`, `y <= L + D (u - t) q`, `y <= R
+        unstable element (Tjeng et al. 2019, for ReLU): `y >= L`, `y >= R`, `y <= L + D (u - t) q`, `y <= R
         + D (t - l) (1 - q)`; all reversed where a > b.
         """
         knot, value, left, right = function.knot, function.value, function.left, function.right
