@@ -22,8 +22,10 @@ from irverify.errors import PropertyError, UsageError
 from irverify.ir.graph import Graph
 from irverify.properties import Property
 
-TOLERANCE = 1e-6
-"""What solvers let rows and bounds be broken by. A margin proved by a solver counts beyond this only."""
+TOLERANCE = 1e-5
+"""By how much a solver may be wrong, relative to the largest magnitude of an output (at least 1): ten times what rows
+and bounds may be broken by. Without it there is no proof: HiGHS has been seen to return "optimal" with a dual bound
+1.2e-5 above the margin of a true execution, where outputs are up to 29."""
 
 
 def formulate(graph: Graph, region: Any, prop: Property, bounds: Bounds | None = None) -> Formulation:
@@ -71,15 +73,20 @@ class Formulation:
         objective = largest(branch, margins(branch, self.prop.disjuncts[index]))
         return branch.builder.build().minimize([objective], [1.0])
 
-    def feasible(self, index: int, tolerance: float = TOLERANCE) -> MilpModel:
-        """No objective; every margin of one disjunct is <= `tolerance`: asks for a violating point, and finds one fast.
+    @cached_property
+    def tolerance(self) -> float:
+        """`TOLERANCE` in the units of the outputs, by their bounds: what a margin must exceed to be proved by a
+        solver."""
+        sides = [side for name in self.encoding.graph.outputs for side in self.encoding.bounds(name)]
+        return TOLERANCE * max(1.0, *(float(np.abs(side).max()) for side in sides))
 
-        Where a solver calls it infeasible, that proves nothing: HiGHS and SCIP have both called such programs
-        infeasible that have solutions with room. `worst` gives a bound that can be compared with a tolerance.
-        """
+    def feasible(self, index: int, tolerance: float | None = None) -> MilpModel:
+        """No objective; every margin of one disjunct is <= `tolerance` (None: that of the formulation). Where that is
+        infeasible, the disjunct is refuted."""
         branch = self.encoding.branch()
         parts = margins(branch, self.prop.disjuncts[index])
-        branch.builder.rows("violated", [Terms(parts)], -np.inf, np.full(len(parts), tolerance))
+        limit = self.tolerance if tolerance is None else tolerance
+        branch.builder.rows("violated", [Terms(parts)], -np.inf, np.full(len(parts), limit))
         return branch.builder.build()
 
     def point(self, inputs: Sequence[Any]) -> Floats:
@@ -98,7 +105,7 @@ class Formulation:
         return tuple(result)
 
     def solve(self, solver: SolverName = "highs", options: SolveOptions | None = None) -> Solution:
-        """Solves `model`: verified where the dual bound is above `TOLERANCE`; where the objective is <= 0, `inputs` of
+        """Solves `model`: verified where the dual bound is above `tolerance`; where the objective is <= 0, `inputs` of
         the solution are a candidate."""
         return solve(self.model, solver, options)
 

@@ -209,8 +209,10 @@ def test_properties_that_do_not_fit() -> None:
 
 
 def test_margins_beyond_the_tolerance_are_proved(worker: Worker) -> None:
-    """y_1 - y_0 >= 1 everywhere: refuted; with the constant moved to the border, it is not."""
+    """y_1 - y_0 >= 1 everywhere, outputs are up to 3: a margin of 6e-5 is refuted, one of 2e-5 is not."""
     graph, region = identity_net()
-    for constant, status in ((-1.0 + 10 * TOLERANCE, "infeasible"), (-1.0, "optimal")):
-        row = Disjunct(torch.tensor([[-1.0, 1.0]]).double(), torch.tensor([constant]).double())
-        assert solve(formulate(graph, region, Property((row,))).feasible(0), "scip", worker=worker).status == status
+    for margin, status in ((6e-5, "infeasible"), (2e-5, "optimal")):
+        row = Disjunct(torch.tensor([[-1.0, 1.0]]).double(), torch.tensor([margin - 1.0]).double())
+        formulation = formulate(graph, region, Property((row,)))
+        assert formulation.tolerance == pytest.approx(3 * TOLERANCE)
+        assert solve(formulation.feasible(0), "scip", worker=worker).status == status
