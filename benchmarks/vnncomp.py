@@ -4,8 +4,8 @@
     python -m benchmarks.vnncomp acasxu mnistfc --timeout 10 --jobs 2 --out results
 
 A benchmark is a folder with `instances.csv` (network, property, seconds) or `expected.csv` (which also has the VNN-LIB
-2.0 form of the query and the verdict). What has been run stands in OUT/NAME.csv and is not run again; delete the file
-to start afresh. Exit code 1 where a verdict is wrong.
+2.0 form of the query and the verdict). What has been run stands in OUT/NAME.csv and is not run again, but for errors;
+delete the file to start afresh. Exit code 1 where a verdict is wrong.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from threading import Lock
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "vnncomp"
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT.parent / "shared" / "data" / "vnncomp"
 GRACE = 30.0
 """Seconds past the time limit after which a run that has not ended is killed, and counts as an error."""
 WORDS = {"verified": "unsat", "falsified": "sat", "unknown": "unknown", "timeout": "timeout"}
@@ -78,14 +79,15 @@ def instances(folder: Path, timeout: float | None, version: str) -> Iterator[Ins
 
 
 def run(folder: Path, instance: Instance, threads: int, options: Sequence[str]) -> Row:
-    """One instance in a process of its own."""
-    command = [sys.executable, "-m", "irverify.cli", "verify", instance.network, instance.query, "--json"]
+    """One instance in a process of its own, with the irverify of this checkout."""
+    command = [sys.executable, "-m", "irverify.cli", "verify", "--json"]
+    command += [str(folder / instance.network), str(folder / instance.query)]
     command += ["--timeout", str(instance.timeout), "--threads", str(threads), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     begun = time.monotonic()
     result, method, message = "error", "", ""
     with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             out, noise = process.communicate(timeout=instance.timeout + GRACE)
@@ -114,13 +116,13 @@ def run(folder: Path, instance: Instance, threads: int, options: Sequence[str]) 
 
 
 def earlier(file: Path) -> dict[tuple[str, str, str], Row]:
-    """The rows of a results file; a last line that was cut off is left out."""
+    """The rows of a results file. A last line that was cut off is left out, and so are errors: they are run again."""
     if not file.is_file():
         return {}
     names = [field.name for field in fields(Row)]
     with file.open(newline="", encoding="utf-8") as lines:
         read = [Row(**line) for line in csv.DictReader(lines) if list(line) == names and None not in line.values()]
-    return {row.key: row for row in read}
+    return {row.key: row for row in read if row.result != "error"}
 
 
 def rewrite(file: Path, rows: Sequence[Row]) -> None:

@@ -14,12 +14,6 @@ from benchmarks.vnncomp import Instance, instances, run
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def this_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that start in other folders run the irverify of this checkout."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
 @pytest.mark.parametrize("name", ["test_nano", "test_tiny", "test_small", "test_sat", "test_unsat"])
 def test_small_instances(shared_data: Path, name: str) -> None:
     folder = shared_data / "vnncomp" / "test"
@@ -58,8 +52,10 @@ def test_start_of_verify_is_light(shared_data: Path) -> None:
 
 
 def _processor_seconds(shared_data: Path) -> float:
-    command = [sys.executable, "-m", "irverify.cli", "verify", "onnx/test_nano.onnx", "vnnlib/test_nano.vnnlib"]
+    folder = shared_data / "vnncomp" / "test"
+    command = [sys.executable, "-m", "irverify.cli", "verify"]
+    command += [str(folder / "onnx" / "test_nano.onnx"), str(folder / "vnnlib" / "test_nano.vnnlib")]
     before = os.times()
-    subprocess.run(command, cwd=shared_data / "vnncomp" / "test", capture_output=True, check=True)
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     after = os.times()
     return after.children_user - before.children_user + after.children_system - before.children_system
