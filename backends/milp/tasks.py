@@ -22,7 +22,7 @@ class Solution:
     - `unknown`: everything else, such as an unbounded problem or numerical trouble.
 
     `dual_bound` is what the solver holds to be a lower bound of the optimum (-inf where it has none): no proof by
-    itself.
+    itself, but only beyond a margin (see `Formulation.tolerance`).
     """
 
     status: Status

@@ -101,10 +101,10 @@ def test_programs_agree_with_enumeration(solver: SolverName, worker: Worker) -> 
         assert worst.dual_bound <= expected + 1e-4 * size, seed
         assert replay(formulation, worst.x) == pytest.approx(expected, abs=1e-4 * size), seed
         feasible = solve(formulation.feasible(0), solver, worker=worker)
-        if abs(expected) > 1e-4 * size:
+        if abs(expected) > max(1e-4 * size, 3 * formulation.tolerance):
             decided += 1
             assert feasible.status == ("infeasible" if expected > 0 else "optimal"), seed
-            assert feasible.x is None or replay(formulation, feasible.x) <= 1e-5 * size, seed
+            assert feasible.x is None or replay(formulation, feasible.x) <= 2 * formulation.tolerance, seed
     assert decided > 90
 
 
