@@ -12,7 +12,7 @@ MODEL_HELP = "The network: .onnx, .onnx.gz, .safetensors (a saved program), or m
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 PropertyFile = Annotated[
     str | None,
-    typer.Argument(metavar="[PROPERTY]", help="A VNN-LIB file, .vnnlib or .vnnlib.gz.", show_default=False),
+    typer.Argument(metavar="PROPERTY", help="A VNN-LIB file, .vnnlib or .vnnlib.gz.", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write the result.")]

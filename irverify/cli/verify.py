@@ -27,7 +27,7 @@ def verify(
         str, typer.Argument(metavar="MODEL|QUERY", help="The network; or a VNN-LIB 2.0 query.", show_default=False)
     ],
     property_file: Annotated[
-        str | None, typer.Argument(metavar="[PROPERTY]", help="A VNN-LIB query of MODEL.", show_default=False)
+        str | None, typer.Argument(metavar="PROPERTY", help="A VNN-LIB query of MODEL.", show_default=False)
     ] = None,
     network: Annotated[
         list[str] | None, typer.Option("--network", metavar="NAME=MODEL", help="A network that QUERY declares.")
