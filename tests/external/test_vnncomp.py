@@ -23,7 +23,7 @@ def test_small_instances(shared_data: Path, name: str) -> None:
 
 
 def chosen(folder: Path, expected: str, version: str = "1.0", step: int = 1) -> list[Instance]:
-    return [one for one in instances(folder, 20.0, version) if one.expected == expected][::step]
+    return [one for one in instances(folder, 10.0, version) if one.expected == expected][::step]
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
