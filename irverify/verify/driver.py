@@ -30,7 +30,7 @@ ATTACK_SHARE = 0.1
 """The part of the time limit that one attack may take; what proves something must get its turn."""
 QUICK = Pgd(steps=10, restarts=4)
 STEADY = Pgd(steps=40, restarts=4)
-THOROUGH = Pgd(steps=100, restarts=16, step=0.3, decay=0.97, seed=1)
+THOROUGH = Pgd(steps=100, restarts=60, step=1.0, decay=0.95, seed=3)
 
 
 def verify(
