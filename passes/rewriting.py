@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from irverify.errors import GraphError
-from irverify.ir.graph import Graph, GraphBuilder, Node
-from irverify.ir.ops import Input, Operand, Operator
+from irverify.ir.graph import Graph, GraphBuilder, Node, without_dead_values
+from irverify.ir.ops import Operator
 from irverify.ir.types import TensorType
 
 MAX_ROUNDS = 1000
@@ -60,12 +60,12 @@ def rewritten(graph: Graph, rule: Rule) -> Graph:
     A value that stays keeps its name, and a replacement has the name of what it replaces. Returns `graph` itself
     where there is nothing to do.
     """
-    current = without_dead(graph)
+    current = without_dead_values(graph)
     for _ in range(MAX_ROUNDS):
         changed = _round(current, rule)
         if changed is None:
             return current
-        current = without_dead(changed)
+        current = without_dead_values(changed)
     raise GraphError(f"expected a rewrite that comes to an end, gave up after {MAX_ROUNDS} rounds")
 
 
@@ -90,18 +90,6 @@ def _round(graph: Graph, rule: Rule) -> Graph | None:
     if not changed:
         return None
     return builder.graph([renamed[output] for output in graph.outputs], graph.origin)
-
-
-def without_dead(graph: Graph) -> Graph:
-    """The graph without values that no output needs; inputs and runtime operands stay."""
-    needed = set(graph.outputs)
-    for node in reversed(graph.nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-    kept = [node for node in graph if node.name in needed or isinstance(node.op, Input | Operand)]
-    if len(kept) == len(graph):
-        return graph
-    return Graph(kept, graph.outputs, graph.name, graph.origin)
 
 
 def joined_source(*nodes: Node) -> str | None:

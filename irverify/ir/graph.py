@@ -295,12 +295,14 @@ def convert(graph: Graph, dtype: torch.dtype | None = None, device: torch.device
 
 
 def without_dead_values(graph: Graph) -> Graph:
-    """The graph without the values that no output depends on; inputs and operands stay."""
+    """The graph without the values that no output depends on, or itself; inputs and operands stay."""
     live = set(graph.outputs)
     for node in reversed(graph.nodes):
         if node.name in live:
             live.update(node.inputs)
     kept = [node for node in graph.nodes if node.name in live or isinstance(node.op, Input | Operand)]
+    if len(kept) == len(graph):
+        return graph
     return Graph(kept, graph.outputs, graph.name, graph.origin)
 
 
