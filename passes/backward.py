@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,16 +60,25 @@ def identity_rows(value: Tensor, owner: Tensor, elements: Tensor) -> Rows:
     return Rows(flat.reshape(2 * pairs, *value.shape[1:]), torch.cat([owner, owner]), value.shape[0])
 
 
-def lower_bounds(context: Context, target: str, rows: Rows) -> Tensor:
-    """Lower bounds over the regions of `rows` over value `target`, `[rows]`."""
+class LinearForm(NamedTuple):
+    """`a . v(x) >= sum_i coefficients_i . x_i + constant` for each row `a` and every x of its region: `[rows, *shape]`
+    for each input that the rows reach, by name, and `[rows]`."""
+
+    coefficients: dict[str, Tensor]
+    constant: Tensor
+
+
+def linear_form(context: Context, target: str, rows: Rows) -> LinearForm:
+    """Rows over value `target` propagated to the inputs."""
     pending: dict[str, Tensor] = {target: rows.coefficients}
+    inputs: dict[str, Tensor] = {}
     total = rows.coefficients.new_zeros(rows.coefficients.shape[0])
     for node in reversed(context.graph.nodes):
         coefficients = pending.pop(node.name, None)
         if coefficients is None:
             continue
         if isinstance(node.op, Input):
-            total = total + _minimum(context.regions[node.name], coefficients, rows)
+            inputs[node.name] = coefficients
             continue
         if node.name in context.known:
             total = total + sums(coefficients * rows.gathered(context.known[node.name]))
@@ -77,6 +87,15 @@ def lower_bounds(context: Context, target: str, rows: Rows) -> Tensor:
         total = total + constant
         for operand, part in zip(node.inputs, passed, strict=False):  # a specification passes nothing to its rows
             pending[operand] = part if operand not in pending else pending[operand] + part
+    return LinearForm(inputs, total)
+
+
+def lower_bounds(context: Context, target: str, rows: Rows) -> Tensor:
+    """Lower bounds over the regions of `rows` over value `target`, `[rows]`."""
+    form = linear_form(context, target, rows)
+    total = form.constant
+    for name, coefficients in form.coefficients.items():
+        total = total + _minimum(context.regions[name], coefficients, rows)
     return total
 
 
