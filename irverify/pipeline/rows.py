@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from irverify.errors import PropertyError
 from irverify.ir.graph import Graph
-from irverify.pipeline.manager import Given, fitted, run
+from irverify.pipeline.manager import Given, fitted, optimize, run
 from irverify.pipeline.spec import SpecRows, spec_operands, with_spec
 from irverify.pipeline.state import State
 
@@ -70,11 +71,25 @@ def row_state(graph: Graph, region: Given, prop: Property, method: str = "ibp") 
     return _lower(graph, regions, (outputs[None], offset[None]), method, inputs=mixed)
 
 
+def specified(graph: Graph, rows: int, *, inputs: bool = False) -> Graph:
+    """`with_spec`, rewritten for analyses: layers fused, the last one elided into the specification.
+
+    The parameters stay live. The result is kept as long as the graph is, so that a loop over batches rewrites once.
+    """
+    kept = _SPECIFIED.setdefault(graph, {})
+    if (rows, inputs) not in kept:
+        kept[rows, inputs] = optimize(with_spec(graph, rows, inputs=inputs), REWRITES)
+    return kept[rows, inputs]
+
+
+_SPECIFIED: WeakKeyDictionary[Graph, dict[tuple[int, bool], Graph]] = WeakKeyDictionary()
+"""What `specified` has made, by graph, number of rows, and whether they read inputs. Graphs are immutable."""
+
+
 def _lower(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False) -> tuple[Tensor, State]:
     matrix, offset = rows
-    extended = with_spec(graph, matrix.shape[1], inputs=inputs)
-    operands = dict(zip(spec_operands(extended), (matrix, offset), strict=True))
-    state = run(extended, f"{REWRITES},{method}", region, operands=operands)
+    extended = specified(graph, matrix.shape[1], inputs=inputs)
+    state = run(extended, method, region, operands=dict(zip(spec_operands(extended), rows, strict=True)))
     result = state.graph.outputs[0]
     if result not in state.bounds:
         raise PropertyError(f"expected a pipeline that bounds the specification, got {method!r}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +15,7 @@ from irverify.ir.check import check
 from irverify.ir.ops import Spec
 from irverify.ir.text import parse_graph
 from irverify.pipeline import margins, optimize, row_bounds, run, with_spec
+from irverify.pipeline.rows import specified
 from irverify.pipeline.spec import spec_operands
 from irverify.properties import Disjunct, Property, robust
 from irverify.regions import Box, Linf
@@ -52,6 +56,31 @@ def test_margins_are_differentiable_in_centre_and_parameters() -> None:
     slopes = torch.autograd.grad(lower, [center, weight])
     assert slopes[0].tolist() == [[1.0, -2.0]]
     assert slopes[1].tolist() == [[0.5, 2.5], [-0.5, -2.5]]  # of the worst input (0.5, 2.5)
+
+
+def test_the_rewritten_graph_is_kept_and_follows_the_parameters() -> None:
+    weight = torch.nn.Parameter(torch.eye(2, dtype=torch.float64))
+    graph = parse_graph(
+        'graph "t" {\n%x: f64[2] = input()\n%h = linear(%x) {weight=@w}\n%y = linear(%h) {weight=@w}\nreturn %y\n}',
+        {"w": weight},
+    )
+    center = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    assert margins(graph, Linf(center, 0.0), 1)[0].tolist() == [1.0, 0.0]
+    once = specified(graph, 2)
+    with torch.no_grad():
+        weight[1, 1] = 3.0
+    assert margins(graph, Linf(center, 0.0), 1)[0].tolist() == [17.0, 0.0]
+    assert specified(graph, 2) is once
+    assert specified(graph, 3) is not once
+
+
+def test_the_rewritten_graph_goes_with_the_graph() -> None:
+    graph = parse_graph('graph "t" {\n%x: f64[2] = input()\n%y = relu(%x)\nreturn %y\n}')
+    kept = weakref.ref(specified(graph, 1))
+    assert kept() is not None
+    del graph
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.parametrize(
