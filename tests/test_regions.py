@@ -137,6 +137,20 @@ def test_samples_are_inside_and_bounds_hold(region: Region, corners: bool) -> No
 
 
 @settings(max_examples=60, deadline=None)
+@given(regions())
+def test_minimizers_are_inside_and_least(region: Region) -> None:
+    """No sample does better, and where nothing is clipped (or the region is a box) the bound is attained."""
+    matrix = rows(region)[:, 0]
+    point = region.minimizer(matrix)
+    assert region.contains(point).all()
+    least = (matrix * point).flatten(1).sum(1)
+    for sample in region.sample(20, torch.Generator().manual_seed(1), corners=True):
+        assert (least <= (matrix * sample).flatten(1).sum(1) + 1e-9).all()
+    if region.is_box or getattr(region, "clip", None) is None:
+        assert torch.allclose(least, region.lower_of(matrix.unsqueeze(1))[:, 0], rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
 @given(regions(), st.floats(0, 5))
 def test_projection_lands_inside_and_keeps_what_is_inside(region: Region, noise: float) -> None:
     generator = torch.Generator().manual_seed(2)

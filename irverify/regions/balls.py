@@ -26,6 +26,7 @@ from irverify.regions.base import (
     take,
     uniform,
 )
+from irverify.regions.extremes import l1_step, l2_step
 from irverify.rounding import UNIT, difference, round_down, round_up
 
 Clip = tuple[Any, Any]
@@ -146,6 +147,9 @@ class Linf(Ball):
     def sample(self, count: int, generator: torch.Generator | None = None, *, corners: bool = False) -> Tensor:
         return self._inside.sample(count, generator, corners=corners)
 
+    def minimizer(self, coefficients: Tensor) -> Tensor:
+        return self._inside.minimizer(coefficients)
+
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Region:
         if dtype is None or dtype == self.dtype:
             return self._on(device)
@@ -250,6 +254,19 @@ class _RoundBall(Ball):
             direction = radius * self._direction(draw, generator)
         return direction.view(count, *self.x.shape)
 
+    def minimizer(self, coefficients: Tensor) -> Tensor:
+        check_points(coefficients, self.x)
+        center = self.x.double()
+        ends = self.clip or (torch.full_like(center, -math.inf), torch.full_like(center, math.inf))
+        low, high = (rowwise((end - center).expand(center.shape)) for end in ends)
+        step = self._steepest(rowwise(coefficients.double()), self._eps.reshape(-1, 1), low, high)
+        return self.project(center + step.reshape(center.shape))
+
+    @staticmethod
+    @abstractmethod
+    def _steepest(coefficients: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """The step from the centre that minimises a linear function; see `extremes`."""
+
     @abstractmethod
     def _direction(self, draw: Tensor, generator: torch.Generator | None) -> Tensor:
         """Points of the unit sphere, uniform by its cone measure, from normal draws [count, batch, n]."""
@@ -289,6 +306,8 @@ class L2(_RoundBall):
     def _extreme(self, draw: Tensor) -> Tensor:
         return self._direction(draw, None)
 
+    _steepest = staticmethod(l2_step)
+
 
 @dataclass(frozen=True, eq=False)
 class L1(_RoundBall):
@@ -304,6 +323,8 @@ class L1(_RoundBall):
     def _extreme(self, draw: Tensor) -> Tensor:
         best = draw.abs().argmax(2, keepdim=True)  # the vertices of an l1 ball are +- e_i
         return torch.zeros_like(draw).scatter(2, best, draw.gather(2, best).sign())
+
+    _steepest = staticmethod(l1_step)
 
 
 def _broadcast(name: str, value: Tensor, x: Tensor) -> Tensor:

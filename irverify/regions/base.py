@@ -64,6 +64,13 @@ class Region(ABC):
         """`count` random points inside, [count, batch, *shape]; with `corners` vertices or other extreme points."""
 
     @abstractmethod
+    def minimizer(self, coefficients: Tensor) -> Tensor:
+        """A point of the region at which `A.x` is least, up to rounding, [batch, *shape]; A is [batch, *shape].
+
+        Coordinates that do not matter stay at the centre.
+        """
+
+    @abstractmethod
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Region:
         """A region on another device or of another type that contains this one: a narrower type rounds outward."""
 
@@ -127,6 +134,11 @@ class Box(Region):
         if corners:
             return torch.where(part < 0.5, self.lower, self.upper)
         return torch.clamp(self.lower * (1 - part) + self.upper * part, self.lower, self.upper)
+
+    def minimizer(self, coefficients: Tensor) -> Tensor:
+        check_points(coefficients, self.lower)
+        side = torch.where(coefficients > 0, self.lower, self.upper)
+        return torch.where(coefficients == 0, self.center, side)
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Box:
         kind = dtype or self.dtype
