@@ -20,7 +20,8 @@ from irverify.ir.ops import Elementwise, Input, LinearOp, MaxPool, Spec
 from irverify.passes.backward import Context, Rows, identity_rows, lower_bounds
 from irverify.passes.ibp import IBP
 from irverify.passes.propagate import Interval, interval_facts
-from irverify.passes.relaxations import RELAXATIONS, Choice
+from irverify.passes.relaxations import RELAXATIONS, Choice, RelaxRule
+from irverify.passes.rules import RuleTable
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
@@ -31,18 +32,20 @@ CHUNK = 2**28
 
 @dataclass(frozen=True)
 class LinearBounds(Analysis):
-    """What the analyses of this file share; subclasses fix the lower line of a ReLU and where intermediate bounds
-    come from."""
+    """What analyses by backward rows share; subclasses fix the lines around nonlinear operators and where intermediate
+    bounds come from."""
 
+    rules: ClassVar[RuleTable[RelaxRule]] = RELAXATIONS
     choice: ClassVar[Choice] = "adaptive"
     intermediate: ClassVar[bool] = True
     """Intermediate bounds come from backward propagation too; else from intervals alone."""
 
     def run(self, state: State) -> Facts:
-        RELAXATIONS.resolve(state.graph)
+        self.rules.resolve(state.graph)
         names = [node.name for node in state.graph.inputs]
         regions = dict(zip(names, state.given_regions(self.name), strict=True))
-        walk = _Walk(Context(state.graph, regions), self.choice, _wanted(state.graph, self.intermediate))
+        wanted = _wanted(state.graph, self.intermediate)
+        walk = _Walk(Context(state.graph, regions), self.rules, self.choice, wanted)
         facts = interval_facts(state, IBP, self.name, walk.refine)
         return Facts(facts.bounds, statistics={"backward_rows": walk.rows})
 
@@ -81,8 +84,11 @@ class CrownIbp(LinearBounds):
 class _Walk:
     """Refines the intervals of one walk through a graph."""
 
-    def __init__(self, context: Context, choice: Choice, wanted: frozenset[str]) -> None:
+    def __init__(
+        self, context: Context, rules: RuleTable[RelaxRule], choice: Choice, wanted: frozenset[str]
+    ) -> None:
         self.context = context
+        self.rules = rules
         self.choice = choice
         self.wanted = wanted
         self.rows = 0
@@ -96,7 +102,7 @@ class _Walk:
         if interval.exact:
             self.context.known[node.name] = interval.lower
             return interval
-        rule = RELAXATIONS.find(type(node.op))
+        rule = self.rules.find(type(node.op))
         assert rule is not None  # checked for the whole graph before the walk
         self.context.relaxed[node.name] = rule(node, [results[name] for name in node.inputs], self.choice)
         if node.name not in self.wanted or self._exact_already(node):

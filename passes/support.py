@@ -7,11 +7,12 @@ from typing import Any
 
 from irverify.ir.ops import OPERATORS, Operator
 from irverify.passes.ibp import IBP
+from irverify.passes.improved_interval import IMPROVED
 from irverify.passes.interval import INTERVAL
 from irverify.passes.relaxations import RELAXATIONS
 from irverify.passes.rules import GIVEN, RuleTable
 
-TABLES: tuple[RuleTable[Any], ...] = (INTERVAL, IBP, RELAXATIONS)
+TABLES: tuple[RuleTable[Any], ...] = (INTERVAL, IBP, IMPROVED, RELAXATIONS)
 """The rule tables of all analyses that have one."""
 
 

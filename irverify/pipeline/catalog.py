@@ -110,6 +110,12 @@ CATALOG: dict[str, Entry] = _table(
         "Bounds by naive interval arithmetic: four products a layer.",
     ),
     Entry(
+        "improved-interval",
+        "analysis",
+        "irverify.passes.improved_interval:ImprovedInterval",
+        "Intervals with everything that is certainly linear composed (paper 1, app. C.2, eq. 9), on any graph.",
+    ),
+    Entry(
         "ibp",
         "analysis",
         "irverify.passes.ibp:Ibp",
