@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from irverify.pipeline.base import Analysis as Analysis
+    from irverify.pipeline.base import Estimator as Estimator
     from irverify.pipeline.base import Pass as Pass
     from irverify.pipeline.base import Rewrite as Rewrite
     from irverify.pipeline.base import load as load
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from irverify.pipeline.catalog import Option as Option
     from irverify.pipeline.facts import Bounds as Bounds
     from irverify.pipeline.facts import BoundsFault as BoundsFault
+    from irverify.pipeline.facts import Estimate as Estimate
     from irverify.pipeline.facts import Facts as Facts
     from irverify.pipeline.facts import Stability as Stability
     from irverify.pipeline.manager import PassManager as PassManager
     from irverify.pipeline.manager import optimize as optimize
     from irverify.pipeline.manager import run as run
+    from irverify.pipeline.rows import estimates as estimates
     from irverify.pipeline.rows import margins as margins
     from irverify.pipeline.rows import row_bounds as row_bounds
     from irverify.pipeline.spec import with_spec as with_spec
@@ -40,17 +43,20 @@ _HOME = {
     "Option": "catalog",
     "Bounds": "facts",
     "BoundsFault": "facts",
+    "Estimate": "facts",
     "Facts": "facts",
     "Stability": "facts",
     "PassManager": "manager",
     "optimize": "manager",
     "run": "manager",
     "Analysis": "base",
+    "Estimator": "base",
     "Pass": "base",
     "Rewrite": "base",
     "load": "base",
     "parse_passes": "base",
     "register": "base",
+    "estimates": "rows",
     "margins": "rows",
     "row_bounds": "rows",
     "with_spec": "spec",

@@ -54,6 +54,11 @@ class Analysis(Pass):
 
 
 @dataclass(frozen=True)
+class Estimator(Analysis):
+    """Guesses ranges of values. Its facts are estimates alone, which never become bounds and decide nothing."""
+
+
+@dataclass(frozen=True)
 class Rewrite(Pass):
     """Makes a new graph with the same inputs and operands, and as many outputs of the same types."""
 
@@ -117,8 +122,10 @@ def option_name(field: str) -> str:
 
 def entry_of(cls: type[Pass]) -> Entry:
     """What the catalog should say about a pass, read off its class."""
-    if issubclass(cls, Analysis):
-        kind: Kind = "analysis"
+    if issubclass(cls, Estimator):
+        kind: Kind = "estimator"
+    elif issubclass(cls, Analysis):
+        kind = "analysis"
     elif issubclass(cls, Rewrite):
         kind = "rewrite"
     else:

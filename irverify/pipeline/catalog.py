@@ -14,7 +14,8 @@ from irverify.errors import UsageError
 
 Value: TypeAlias = bool | int | float | str | None
 """What an option can be set to."""
-Kind: TypeAlias = Literal["analysis", "rewrite"]
+Kind: TypeAlias = Literal["analysis", "estimator", "rewrite"]
+"""What a pass does: computes facts that hold, guesses ranges (never a certificate), or makes a new graph."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Facts about the values of a graph, for a batch of input regions: bounds and stability.
+"""Facts about the values of a graph, for a batch of input regions: bounds, stability, and estimates, which are none.
 
 Bounds are computed in the element type of the value, in round-to-nearest arithmetic: they hold up to rounding.
 Whoever turns one into a verdict compares with a margin that covers that.
@@ -123,9 +123,23 @@ class Stability:
 
 
 @dataclass(frozen=True, eq=False)
+class Estimate:
+    """A guess of the range of a value over the region, `[batch, *shape]` each. Nothing holds: not a bound, and never
+    the reason of a verdict. `source` names the estimator."""
+
+    lower: Tensor
+    upper: Tensor
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
 class Facts:
-    """What one analysis found out: bounds by value, stability by activation (both by name), and numbers of its own."""
+    """What one analysis found out: bounds by value, stability by activation (both by name), and numbers of its own.
+
+    An estimator gives `estimates` by value instead, and no bounds.
+    """
 
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     stability: Mapping[str, Stability] = field(default_factory=dict)
+    estimates: Mapping[str, Estimate] = field(default_factory=dict)
     statistics: Mapping[str, int | float] = field(default_factory=dict)

@@ -9,11 +9,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from irverify.errors import PropertyError
+from irverify.errors import PropertyError, UsageError
 from irverify.ir.graph import Graph
+from irverify.pipeline.base import Estimator, parse_passes
+from irverify.pipeline.catalog import CATALOG
+from irverify.pipeline.facts import Estimate
 from irverify.pipeline.manager import Given, fitted, optimize, run
 from irverify.pipeline.spec import SpecRows, spec_operands, with_spec
 from irverify.pipeline.state import State
+from irverify.regions import Region
 
 if TYPE_CHECKING:
     from irverify.properties import Property
@@ -29,6 +33,27 @@ def margins(graph: Graph, region: Given, labels: Tensor | Sequence[int] | int, m
     is classified as y, up to rounding.
     """
     regions = fitted(graph, region)
+    return _lower(graph, regions, _margin_rows(graph, regions, labels), method)[0]
+
+
+def estimates(
+    graph: Graph, region: Given, labels: Tensor | Sequence[int] | int, method: str = "singleprop-zero"
+) -> Estimate:
+    """What an estimator guesses for `logit_y - logit_j` over the region, `[batch, classes]`, as in `margins`.
+
+    Not bounds: an input of the region may well lie outside. For training, and for a first look at a network.
+    """
+    regions = fitted(graph, region)
+    state = _run(graph, regions, _margin_rows(graph, regions, labels), method)
+    result = state.graph.outputs[0]
+    if result not in state.estimates:
+        known = ", ".join(entry.name for entry in CATALOG.values() if entry.kind == "estimator")
+        raise UsageError(f"expected a pipeline that ends in an estimator, got {method!r}", hint=f"there are {known}")
+    return state.estimates[result]
+
+
+def _margin_rows(graph: Graph, regions: Sequence[Region], labels: Tensor | Sequence[int] | int) -> SpecRows:
+    """The rows `logit_y - logit_j` of each example, checked."""
     classes = sum(graph[name].type.size for name in graph.outputs)
     targets = torch.as_tensor(labels, dtype=torch.long).reshape(-1).to(regions[0].center.device)
     if targets.shape[0] not in (1, regions[0].batch):
@@ -37,7 +62,7 @@ def margins(graph: Graph, region: Given, labels: Tensor | Sequence[int] | int, m
         raise PropertyError(f"expected labels in [0, {classes}), got {targets.tolist()}")
     identity = torch.eye(classes, device=targets.device)
     rows = identity[targets].unsqueeze(1) - identity
-    return _lower(graph, regions, (rows, rows.new_zeros(rows.shape[:2])), method)[0]
+    return rows, rows.new_zeros(rows.shape[:2])
 
 
 def row_bounds(graph: Graph, region: Given, prop: Property, method: str = "ibp") -> Tensor:
@@ -87,10 +112,17 @@ _SPECIFIED: WeakKeyDictionary[Graph, dict[tuple[int, bool], Graph]] = WeakKeyDic
 
 
 def _lower(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False) -> tuple[Tensor, State]:
-    matrix, offset = rows
-    extended = specified(graph, matrix.shape[1], inputs=inputs)
-    state = run(extended, method, region, operands=dict(zip(spec_operands(extended), rows, strict=True)))
+    last = parse_passes(method)[-1:]
+    if last and isinstance(last[0], Estimator):
+        hint = "iv.estimates gives what it guesses; crown, say, gives bounds"
+        raise UsageError(f"{last[0].name} is an estimator, and an estimate is not a bound", hint=hint)
+    state = _run(graph, region, rows, method, inputs=inputs)
     result = state.graph.outputs[0]
     if result not in state.bounds:
         raise PropertyError(f"expected a pipeline that bounds the specification, got {method!r}")
     return state.bounds[result].lower, state
+
+
+def _run(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False) -> State:
+    extended = specified(graph, rows[0].shape[1], inputs=inputs)
+    return run(extended, method, region, operands=dict(zip(spec_operands(extended), rows, strict=True)))

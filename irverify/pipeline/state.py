@@ -11,8 +11,8 @@ from torch import Tensor
 
 from irverify.errors import UsageError
 from irverify.ir.graph import Graph
-from irverify.pipeline.base import Analysis, parse_passes
-from irverify.pipeline.facts import GIVEN, Bounds, Facts, Stability
+from irverify.pipeline.base import Analysis, Estimator, parse_passes
+from irverify.pipeline.facts import GIVEN, Bounds, Estimate, Facts, Stability
 from irverify.regions import Region
 from irverify.rounding import round_down, round_up
 
@@ -39,7 +39,8 @@ class State:
 
     `regions` has one region for each network input (None: the pipeline runs without, and analyses are a usage error);
     `operands` the runtime operands `[batch, ...]` by name; `bounds` the tightest known bounds by the name of the value;
-    `stability` labels by the name of the activation; `timings` one entry for each pass that ran, nested ones first.
+    `stability` labels by the name of the activation; `estimates` the latest guesses by the name of the value, which
+    nothing that computes bounds reads; `timings` one entry for each pass that ran, nested ones first.
     """
 
     graph: Graph
@@ -47,6 +48,7 @@ class State:
     operands: Mapping[str, Tensor] = field(default_factory=dict)
     bounds: dict[str, Bounds] = field(default_factory=dict)
     stability: dict[str, Stability] = field(default_factory=dict)
+    estimates: dict[str, Estimate] = field(default_factory=dict)
     timings: list[Timing] = field(default_factory=list)
     execute: Callable[[Analysis, State], Facts] | None = None
     """Runs an analysis; the pass manager puts its timing in here."""
@@ -65,6 +67,8 @@ class State:
         if wanted not in self._results or (fresh and wanted != self._latest):
             self.given_regions(wanted.name)
             facts = wanted.run(self) if self.execute is None else self.execute(wanted, self)
+            if isinstance(wanted, Estimator) and (facts.bounds or facts.stability):
+                raise TypeError(f"estimator {wanted.name} gave bounds or stability, expected estimates only")
             self._merge(facts)
             self._results[wanted] = facts
             self._latest = wanted
@@ -96,7 +100,7 @@ class State:
         """
         self._results.clear()
         self._latest = None
-        self.stability = {}
+        self.stability, self.estimates = {}, {}
         kept = {node.name for node in (graph.nodes if keeps_values else graph.inputs)}
         self.bounds = {
             name: bounds
@@ -111,6 +115,7 @@ class State:
             known = self.bounds.get(name)
             self.bounds[name] = bounds if known is None else bounds.meet(known, name)
         self.stability.update(facts.stability)
+        self.estimates.update(facts.estimates)
 
 
 def inject(state: State, given: Mapping[str, GivenBounds]) -> None:
