@@ -7,13 +7,15 @@ A candidate becomes a counterexample only when it is replayed on the source mode
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from irverify.ir.graph import Graph
+from irverify.passes.chords import Mixed
+from irverify.pipeline.facts import Bounds
 from irverify.properties import Property
 from irverify.regions import Region
 
@@ -27,7 +29,8 @@ class Pgd:
     and from random points.
 
     `steps` per run, `restarts` runs for each disjunct, `step` as a fraction of the region's half width, shrinking by
-    `decay` each step; `seed` fixes the random starts.
+    `decay` each step; `seed` fixes the random starts. Over the first part `chords` of the steps activations are mixed
+    with the chords over their pre-activation bounds, which fade out: this leads across flat parts of the network.
     """
 
     steps: int = 40
@@ -35,6 +38,7 @@ class Pgd:
     step: float = 0.5
     decay: float = 0.93
     seed: int = 0
+    chords: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,13 @@ def pgd(
     attack: Pgd,
     accept: Callable[[Candidate], bool],
     deadline: float | None = None,
+    bounds: Mapping[str, Bounds] | None = None,
 ) -> Candidate | None:
     """The first candidate that violates `prop` in the graph's own arithmetic and that `accept` agrees to.
 
     `regions` (one for each network input, a batch of one) must be inner regions in the graph's element type: every
-    point that is tried lies inside. `deadline` is a time of `time.monotonic`. None where nothing was found, which
-    proves nothing.
+    point that is tried lies inside. `deadline` is a time of `time.monotonic`; `bounds` of the graph's values are what
+    an attack with chords takes these from. None where nothing was found, which proves nothing.
     """
     names = [node.name for node in graph.inputs]
     points = _starts(regions, attack, len(prop.disjuncts))
@@ -98,13 +103,18 @@ def pgd(
     widths = [(region.box()[1] - region.box()[0]) / 2 for region in regions]
     spread = [_repeat(region, runs) for region in regions]
     step = attack.step
+    mixed = Mixed(graph, bounds) if attack.chords and bounds else None
     for iteration in range(attack.steps + 1):
         free = [point.detach().requires_grad_(True) for point in points]
-        values = graph.values(dict(zip(names, free, strict=True)))
-        outputs = torch.cat([values[name].reshape(len(values[name]), -1) for name in graph.outputs], dim=1)
-        inputs = torch.cat([point.reshape(runs, -1) for point in free], dim=1)
-        margins = rows.margins(inputs, outputs, which)
-        found = _accepted(free, margins.detach(), accept)
+        share = max(0.0, 1 - iteration / (attack.chords * attack.steps)) if mixed is not None and mixed.any else 0.0
+        if mixed is not None and share:
+            with torch.no_grad():
+                found = _accepted(free, _margins(graph, rows, names, free, which), accept)
+            mixed.fade(share)
+            margins = _margins(mixed.graph, rows, names, free, which)
+        else:
+            margins = _margins(graph, rows, names, free, which)
+            found = _accepted(free, margins.detach(), accept)
         if found is not None or iteration == attack.steps or (deadline is not None and time.monotonic() > deadline):
             return found
         if not margins.requires_grad:  # nothing between inputs and margins has a slope, such as a step
@@ -116,6 +126,13 @@ def pgd(
         ]
         step *= attack.decay
     return None
+
+
+def _margins(graph: Graph, rows: Rows, names: Sequence[str], points: Sequence[Tensor], which: Tensor) -> Tensor:
+    """The margin of disjunct `which[b]` at each point, `[batch]`."""
+    values = graph.values(dict(zip(names, points, strict=True)))
+    outputs = torch.cat([values[name].reshape(len(values[name]), -1) for name in graph.outputs], dim=1)
+    return rows.margins(torch.cat([point.reshape(len(point), -1) for point in points], dim=1), outputs, which)
 
 
 def _accepted(points: Sequence[Tensor], margins: Tensor, accept: Callable[[Candidate], bool]) -> Candidate | None:

@@ -29,7 +29,7 @@ REWRITES = "canonicalize,fold-batchnorm,fuse-linear"
 ATTACK_SHARE = 0.1
 """The part of the time limit that one attack may take; what proves something must get its turn."""
 QUICK = Pgd(steps=10, restarts=4)
-STEADY = Pgd(steps=40, restarts=4)
+GUIDED = Pgd(steps=60, restarts=4, step=1.0, decay=0.97, chords=0.7)
 THOROUGH = Pgd(steps=100, restarts=60, step=1.0, decay=0.95, seed=3)
 
 
@@ -134,7 +134,7 @@ def decide(problems: Sequence[Problem], clock: Clock) -> Verdict:
     """Decides all problems of one network: the cheap stages on all of them before the dear one on any."""
     if not problems:  # all of nothing would be verified
         raise UsageError("expected a query with a case at least, got none")
-    stages: tuple[Callable[[Problem, Clock], None], ...] = (_quick, _bound, _steady)
+    stages: tuple[Callable[[Problem, Clock], None], ...] = (_quick, _bound, _guided)
     if clock.options.pipeline is None:
         stages = (*stages, _tighten, _thorough, _search)
     for stage in stages:
@@ -162,8 +162,8 @@ def _quick(problem: Problem, clock: Clock) -> None:
     _attack(problem, QUICK, clock)
 
 
-def _steady(problem: Problem, clock: Clock) -> None:
-    _attack(problem, STEADY, clock)
+def _guided(problem: Problem, clock: Clock) -> None:
+    _attack(problem, GUIDED, clock)
 
 
 def _thorough(problem: Problem, clock: Clock) -> None:
@@ -171,12 +171,16 @@ def _thorough(problem: Problem, clock: Clock) -> None:
 
 
 def _attack(problem: Problem, attack: Pgd, clock: Clock) -> None:
-    """Gradient descent towards a violation, in the network's own arithmetic."""
+    """Gradient descent towards a violation, in the network's own element type; with chords on the rewritten network,
+    whose values have bounds."""
     if problem.inner is None:
         return
     seeded = dataclasses.replace(attack, seed=attack.seed + clock.options.seed)
-    with clock.stage(f"pgd{{steps={attack.steps},restarts={attack.restarts}}}") as outcome:
-        pgd(problem.graph, problem.inner, problem.open, seeded, problem.accept, clock.share(ATTACK_SHARE))
+    graph = convert(problem.work, element_type(problem.graph)) if attack.chords else problem.graph
+    chords = f",chords={attack.chords:g}" if attack.chords else ""
+    with clock.stage(f"pgd{{steps={attack.steps},restarts={attack.restarts}{chords}}}") as outcome:
+        deadline = clock.share(ATTACK_SHARE)
+        pgd(graph, problem.inner, problem.open, seeded, problem.accept, deadline, problem.bounds)
         outcome.append(problem.summary(0))
 
 
