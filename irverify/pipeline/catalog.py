@@ -147,6 +147,35 @@ CATALOG: dict[str, Entry] = _table(
         "Backward linear bounds of the outputs, intermediate bounds by intervals (paper 2, sec. 5).",
     ),
     Entry(
+        "alpha",
+        "analysis",
+        "irverify.passes.alpha:Alpha",
+        "Backward linear bounds whose lines are optimised by gradient ascent, from those of crown (Xu et al. 2021).",
+        (Option("steps", "int", 20), Option("lr", "float", 0.5), Option("stop-above", "float", None, optional=True)),
+    ),
+    Entry(
+        "singleprop-zero",
+        "estimator",
+        "irverify.passes.singleprop:SinglePropZero",
+        "Estimate in one forward pass of linear bounds with lower slope 0 (paper 3, eq. 8); no certificate.",
+    ),
+    Entry(
+        "singleprop-fastlin",
+        "estimator",
+        "irverify.passes.singleprop:SinglePropFastLin",
+        "Estimate in one forward pass of linear bounds with parallel lines (paper 3, eq. 7); no certificate.",
+    ),
+    Entry(
+        "forward",
+        "analysis",
+        "irverify.passes.forward:Forward",
+        "Linear bounds over the inputs, propagated forward: for networks with few inputs.",
+        (
+            Option("lower", "str", "adaptive", ("adaptive", "zero", "same")),
+            Option("memory", "int", 4096),
+        ),
+    ),
+    Entry(
         "stability",
         "analysis",
         "irverify.passes.stability:StabilityAnalysis",

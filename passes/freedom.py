@@ -1,0 +1,138 @@
+"""The lines around a nonlinear operator that may be chosen freely: what `alpha` optimises (Xu et al. 2021).
+
+Of the two lines around an unstable activation often one, sometimes both, can be moved without leaving their side of the
+function. A family holds all the choices, one number for each element: any number between `least` and `most` gives a
+line that is valid over the whole of `[l, u]`, so that whatever an optimiser finds is sound.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from irverify.ir.graph import Node
+from irverify.ir.ops import Abs, Clip, LeakyRelu, Relu
+from irverify.passes.propagate import Interval
+from irverify.passes.relaxations import Gathered, Relaxation
+from irverify.passes.rules import RuleTable
+
+
+class Line(NamedTuple):
+    """`slope x + intercept`, each `[rows, *shape]` or broadcasting to it; no intercept is zero."""
+
+    slope: Tensor
+    intercept: Tensor | None
+
+
+class Family(Protocol):
+    """Lines on one side of a function, one for each number in `[least, most]`; `start` is the line that `crown`
+    takes. All tensors are `[batch, *shape]`, or `[rows, *shape]` once gathered."""
+
+    @property
+    def least(self) -> Tensor: ...
+
+    @property
+    def most(self) -> Tensor: ...
+
+    @property
+    def start(self) -> Tensor: ...
+
+    def line(self, choice: Tensor) -> Line:
+        """The lines for these numbers; differentiable."""
+        ...
+
+    def gathered(self, gather: Gathered) -> Family:
+        """The same for rows: of each the family of its own example."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pencil:
+    """All lines through a point (x, y), told apart by their slope; no point is the origin."""
+
+    least: Tensor
+    most: Tensor
+    start: Tensor
+    point: tuple[Tensor, Tensor] | None = None
+
+    def line(self, choice: Tensor) -> Line:
+        return Line(choice, None if self.point is None else self.point[1] - choice * self.point[0])
+
+    def gathered(self, gather: Gathered) -> Pencil:
+        point = None if self.point is None else (gather(self.point[0]), gather(self.point[1]))
+        return Pencil(gather(self.least), gather(self.most), gather(self.start), point)
+
+
+class Free(NamedTuple):
+    """What can be chosen below and above; None: the lines of the relaxation stay."""
+
+    below: Family | None
+    above: Family | None
+
+
+FreeRule: TypeAlias = Callable[[Node, Interval, Relaxation], Free]
+"""`rule(node, operand, relaxation)`: the families that contain the lines of the relaxation."""
+FREEDOM: RuleTable[FreeRule] = RuleTable("free lines")
+
+
+@FREEDOM.rule(Relu)
+def _relu(node: Node, operand: Interval, relaxation: Relaxation) -> Free:
+    return _kinked(0.0, 1.0, operand, relaxation)
+
+
+@FREEDOM.rule(LeakyRelu)
+def _leaky_relu(node: Node, operand: Interval, relaxation: Relaxation) -> Free:
+    assert isinstance(node.op, LeakyRelu)
+    return _kinked(node.op.slope, 1.0, operand, relaxation)
+
+
+@FREEDOM.rule(Abs)
+def _abs(node: Node, operand: Interval, relaxation: Relaxation) -> Free:
+    return _kinked(-1.0, 1.0, operand, relaxation)
+
+
+def _kinked(left: float, right: float, operand: Interval, relaxation: Relaxation) -> Free:
+    """`left x` below 0 and `right x` above: any line through the kink with a slope between the two."""
+    convex = left <= right
+    start = relaxation.lower_slope if convex else relaxation.upper_slope
+    unstable = (operand.lower < 0) & (operand.upper > 0)
+    least = start.masked_fill(unstable, min(left, right))
+    pencil = Pencil(least, start.masked_fill(unstable, max(left, right)), start)
+    return Free(pencil, None) if convex else Free(None, pencil)
+
+
+@FREEDOM.rule(Clip)
+def _clip(node: Node, operand: Interval, relaxation: Relaxation) -> Free:
+    """Below: any line through the corner (a, a) with a slope of at most 1, and not above b at u. Above: the mirror."""
+    op = node.op
+    assert isinstance(op, Clip)
+    below = _corner(op.lower, op.upper, operand, Line(relaxation.lower_slope, relaxation.lower_intercept))
+    mirrored = _corner(
+        -op.upper, -op.lower, Interval(-operand.upper, -operand.lower),
+        Line(relaxation.upper_slope, -relaxation.upper_intercept),
+    )  # fmt: skip
+    above = None if mirrored is None else dataclasses.replace(mirrored, point=_negated(mirrored.point))
+    return Free(below, above)
+
+
+def _negated(point: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+    return None if point is None else (-point[0], -point[1])
+
+
+def _corner(cut: float, top: float, operand: Interval, line: Line) -> Pencil | None:
+    """The lines below `min(max(x, cut), top)` through its lower corner, where that lies inside and is not the only
+    piece; `line` elsewhere."""
+    if not math.isfinite(cut) or line.intercept is None:
+        return None
+    free = (operand.lower < cut) & (operand.upper > cut)
+    rise = torch.full_like(line.slope, top - cut) / torch.where(free, operand.upper - cut, 1.0)
+    most = torch.where(free, rise.clamp(max=1.0), line.slope)
+    corner = torch.full_like(line.slope, cut)
+    point = torch.where(free, corner, 0.0), torch.where(free, corner, line.intercept)
+    return Pencil(line.slope.masked_fill(free, 0.0), most, line.slope, point)
