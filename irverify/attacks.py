@@ -19,6 +19,8 @@ from irverify.pipeline.facts import Bounds
 from irverify.properties import Property
 from irverify.regions import Region
 
+SAMPLED_AT_ONCE = 20_000
+"""How many random points are evaluated together."""
 Candidate = tuple[Tensor, ...]
 """One point for each network input, `[1, *shape]`, in the graph's element type."""
 
@@ -31,6 +33,7 @@ class Pgd:
     `steps` per run, `restarts` runs for each disjunct, `step` as a fraction of the region's half width, shrinking by
     `decay` each step; `seed` fixes the random starts. Over the first part `chords` of the steps activations are mixed
     with the chords over their pre-activation bounds, which fade out: this leads across flat parts of the network.
+    With `sample` the runs start from the most violating of so many random points.
     """
 
     steps: int = 40
@@ -39,6 +42,12 @@ class Pgd:
     decay: float = 0.93
     seed: int = 0
     chords: float = 0.0
+    sample: int = 0
+
+    def __str__(self) -> str:
+        """In the words of a pipeline: `pgd{steps=40,restarts=8}`."""
+        extra = [f",{name}={number:g}" for name, number in (("chords", self.chords), ("sample", self.sample)) if number]
+        return f"pgd{{steps={self.steps},restarts={self.restarts}{''.join(extra)}}}"
 
 
 @dataclass(frozen=True)
@@ -96,10 +105,12 @@ def pgd(
     an attack with chords takes these from. None where nothing was found, which proves nothing.
     """
     names = [node.name for node in graph.inputs]
-    points = _starts(regions, attack, len(prop.disjuncts))
+    center = regions[0].center
+    rows = Rows.of(prop, center.dtype, center.device)
+    disjuncts = len(prop.disjuncts)
+    points = _best_of_sample(graph, regions, rows, attack) if attack.sample else _starts(regions, attack, disjuncts)
     runs = points[0].shape[0]
-    which = torch.arange(len(prop.disjuncts), device=points[0].device).repeat_interleave(runs // len(prop.disjuncts))
-    rows = Rows.of(prop, points[0].dtype, points[0].device)
+    which = torch.arange(disjuncts, device=center.device).repeat_interleave(runs // disjuncts)
     widths = [(region.box()[1] - region.box()[0]) / 2 for region in regions]
     spread = [_repeat(region, runs) for region in regions]
     step = attack.step
@@ -169,6 +180,26 @@ def _starts(regions: Sequence[Region], attack: Pgd, disjuncts: int) -> list[Tens
         first = (order == 0).reshape(mask.shape)
         starts.append(torch.where(first, region.center, torch.where(mask, vertices, sampled)))
     return starts
+
+
+def _best_of_sample(graph: Graph, regions: Sequence[Region], rows: Rows, attack: Pgd) -> list[Tensor]:
+    """Starting points `[disjuncts * restarts, *shape]` for each input: the most violating of a random sample."""
+    names = [node.name for node in graph.inputs]
+    generators = [torch.Generator(device=region.center.device).manual_seed(attack.seed) for region in regions]
+    best: list[Tensor] = []
+    for start in range(0, attack.sample, SAMPLED_AT_ONCE):
+        count = max(attack.restarts, min(SAMPLED_AT_ONCE, attack.sample - start))
+        fresh = [region.sample(count, generator)[:, 0] for region, generator in zip(regions, generators, strict=True)]
+        chosen = []
+        for disjunct in range(rows.offset.shape[0]):
+            part = slice(disjunct * attack.restarts, (disjunct + 1) * attack.restarts)
+            pool = [torch.cat([old[part], new]) for old, new in zip(best, fresh, strict=True)] if best else fresh
+            which = torch.full((pool[0].shape[0],), disjunct, device=pool[0].device)
+            with torch.no_grad():
+                order = _margins(graph, rows, names, pool, which).argsort()[: attack.restarts]
+            chosen.append([points[order] for points in pool])
+        best = [torch.cat(parts) for parts in zip(*chosen, strict=True)]
+    return best
 
 
 def _repeat(region: Region, runs: int) -> Region:

@@ -30,6 +30,9 @@ ATTACK_SHARE = 0.1
 """The part of the time limit that one attack may take; what proves something must get its turn."""
 QUICK = Pgd(steps=10, restarts=4)
 GUIDED = Pgd(steps=60, restarts=4, step=1.0, decay=0.97, chords=0.7)
+SAMPLED = Pgd(steps=50, restarts=30, step=0.2, decay=0.95, seed=1, sample=100_000)
+FEW_INPUTS = 32
+"""Up to how many free inputs random points tell something."""
 THOROUGH = Pgd(steps=100, restarts=60, step=1.0, decay=0.95, seed=3)
 
 
@@ -134,7 +137,7 @@ def decide(problems: Sequence[Problem], clock: Clock) -> Verdict:
     """Decides all problems of one network: the cheap stages on all of them before the dear one on any."""
     if not problems:  # all of nothing would be verified
         raise UsageError("expected a query with a case at least, got none")
-    stages: tuple[Callable[[Problem, Clock], None], ...] = (_quick, _bound, _guided)
+    stages: tuple[Callable[[Problem, Clock], None], ...] = (_quick, _bound, _guided, _sampled)
     if clock.options.pipeline is None:
         stages = (*stages, _tighten, _thorough, _search)
     for stage in stages:
@@ -166,6 +169,12 @@ def _guided(problem: Problem, clock: Clock) -> None:
     _attack(problem, GUIDED, clock)
 
 
+def _sampled(problem: Problem, clock: Clock) -> None:
+    free = sum(int((lower < upper).sum()) for lower, upper in (region.box() for region in problem.regions))
+    if free <= FEW_INPUTS:
+        _attack(problem, SAMPLED, clock)
+
+
 def _thorough(problem: Problem, clock: Clock) -> None:
     _attack(problem, THOROUGH, clock)
 
@@ -177,8 +186,7 @@ def _attack(problem: Problem, attack: Pgd, clock: Clock) -> None:
         return
     seeded = dataclasses.replace(attack, seed=attack.seed + clock.options.seed)
     graph = convert(problem.work, element_type(problem.graph)) if attack.chords else problem.graph
-    chords = f",chords={attack.chords:g}" if attack.chords else ""
-    with clock.stage(f"pgd{{steps={attack.steps},restarts={attack.restarts}{chords}}}") as outcome:
+    with clock.stage(str(attack)) as outcome:
         deadline = clock.share(ATTACK_SHARE)
         pgd(graph, problem.inner, problem.open, seeded, problem.accept, deadline, problem.bounds)
         outcome.append(problem.summary(0))

@@ -197,6 +197,6 @@ def test_digits_without_attack_are_decided_by_the_program(monkeypatch: pytest.Mo
 
     whole = verdicts()
     blind = Pgd(steps=0, restarts=1)
-    for name in ("QUICK", "GUIDED", "THOROUGH"):
+    for name in ("QUICK", "GUIDED", "SAMPLED", "THOROUGH"):
         monkeypatch.setattr(driver, name, blind)
     assert verdicts() == whole and set(whole) <= {"verified", "falsified"}
