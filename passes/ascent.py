@@ -181,7 +181,7 @@ class _Bend(torch.autograd.Function):
     """`a s` and the sum of `a t` for each row, with the line (s, t) below where a >= 0 and the one above elsewhere."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, coefficients: Tensor, below: Tensor, base: Tensor | None, above: Tensor, top: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         positive = coefficients >= 0

@@ -122,7 +122,7 @@ def test_gradient_of_bending_rows() -> None:
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(3, 5, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(5)]
     assert torch.autograd.gradcheck(_Bend.apply, tensors)
-    assert torch.autograd.gradcheck(lambda a, s, t, u: _Bend.apply(a, s, None, t, u), tensors[:4])
+    assert torch.autograd.gradcheck(lambda a, s, t, u: _Bend.apply(a, s, None, t, u), tensors[:4])  # type: ignore[no-untyped-call]
 
 
 def test_rows_that_are_decided_leave() -> None:
