@@ -100,3 +100,10 @@ class UnsupportedError(IRVerifyError):
         self.items = tuple(items)
         listing = "".join(f"\n  - {item}" for item in self.items)
         super().__init__(f"{message}{':' if listing else ''}{listing}", where=where, hint=hint)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python or of torch says that memory has run out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

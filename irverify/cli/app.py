@@ -9,6 +9,7 @@ import typer
 
 from irverify import __version__
 from irverify.cli.bounds import bounds
+from irverify.cli.certify import certify
 from irverify.cli.compile import compile_model
 from irverify.cli.demo import demo
 from irverify.cli.emit import emit
@@ -20,6 +21,7 @@ from irverify.cli.verify import verify
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "verify": verify,
+    "certify": certify,
     "compile": compile_model,
     "bounds": bounds,
     "emit": emit,

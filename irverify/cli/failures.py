@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from irverify.cli.streams import encode, note, write
-from irverify.errors import IRVerifyError
+from irverify.errors import IRVerifyError, is_out_of_memory
 
 DEBUG = "IRVERIFY_DEBUG"
 
@@ -49,7 +49,7 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""
         return Failure("io", f"{error.strerror or error}{place}", error=error)
-    if _out_of_memory(error):
+    if is_out_of_memory(error):
         return Failure("memory", f"out of memory ({str(error) or 'no details'})", error=error)
     return _of_command_line(error) or Failure(
         "internal",
@@ -74,12 +74,6 @@ def report(failure: Failure, as_json: bool) -> int:
         except (OSError, IRVerifyError):
             pass  # there is nobody to tell
     return failure.code
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _of_command_line(error: BaseException) -> Failure | None:

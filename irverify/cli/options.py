@@ -34,3 +34,14 @@ Clip = Annotated[
 ]
 First = Annotated[int | None, typer.Option("--first", metavar="N", help="Take the first N images. [default: 1]")]
 Index = Annotated[str | None, typer.Option("--index", metavar="I,J,...", help="Take these images.")]
+Images = Annotated[str, typer.Option("--data", metavar="SET", help="The data set: digits, mnist:DIR or npz:FILE.")]
+Radii = Annotated[str, typer.Option("--eps", metavar="E[,E2,...]", help="Radii, in the model's raw input units.")]
+
+Dtype = Annotated[str, typer.Option("--dtype", metavar="float64|float32", help="Numbers to compute in.")]
+Device = Annotated[str, typer.Option("--device", metavar="D", help="Where to compute: cpu, cuda, cuda:1, ...")]
+Memory = Annotated[
+    int | None, typer.Option("--memory", metavar="MB", help="Memory that computing may take, about.", min=1)
+]
+Batch = Annotated[
+    int | None, typer.Option("--batch", metavar="B", help="Images at a time; without it, as many as fit.", min=1)
+]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from irverify.errors import PropertyError, UsageError
+from irverify.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from irverify.certify.question import Question
     from irverify.ir.graph import Graph
     from irverify.properties import Property
     from irverify.regions import Region
@@ -50,13 +52,23 @@ def perturbation(
         return None
     if eps is None:
         raise UsageError("--data without --eps: expected the radius of the perturbation, such as --eps 0.1")
-    if norm not in ("inf", "2", "1"):
-        raise UsageError(f"expected --norm inf, 2 or 1, got {norm!r}")
-    if first is not None and index is not None:
+    wanted = Perturbation(data, eps, norm, clip, first, index)
+    check_perturbation(wanted)
+    return wanted
+
+
+def check_perturbation(wanted: Perturbation) -> None:
+    """Raises UsageError for options that make no sense, before anything is loaded."""
+    if not 0 <= wanted.eps < math.inf:
+        raise UsageError(f"expected --eps to be a finite number >= 0, got {wanted.eps}")
+    if wanted.norm not in ("inf", "2", "1"):
+        raise UsageError(f"expected --norm inf, 2 or 1, got {wanted.norm!r}")
+    if wanted.first is not None and wanted.index is not None:
         raise UsageError("expected --first or --index, got both")
-    if first is not None and first < 1:
-        raise UsageError(f"expected --first to be at least 1, got {first}")
-    return Perturbation(data, eps, norm, clip, first, index)
+    if wanted.first is not None and wanted.first < 1:
+        raise UsageError(f"expected --first to be at least 1, got {wanted.first}")
+    _range(wanted.clip, (0.0, 1.0))
+    _listed(wanted.index)
 
 
 def situation(graph: Graph, property_file: str | None, perturbed: Perturbation | None) -> Situation | None:
@@ -69,26 +81,26 @@ def situation(graph: Graph, property_file: str | None, perturbed: Perturbation |
 
 
 def _of_images(graph: Graph, wanted: Perturbation) -> Situation:
-    """Balls around the wanted images in the shape of the model's one input, and the margins of their labels."""
-    import torch
+    """Balls around the wanted images, and the margins of their labels."""
+    question = question_of(graph, wanted)
+    images = question.take(indices_of(wanted, len(question.images), usual=1))
+    return Situation((question.region(images),), question.rows(images.labels))
 
+
+def question_of(graph: Graph, wanted: Perturbation) -> Question:
+    """The question about every image of the data set."""
+    from irverify.certify.question import Question
     from irverify.data import load_dataset
-    from irverify.properties import robust
-    from irverify.regions import L1, L2, Linf
 
-    if len(graph.inputs) != 1:
-        raise PropertyError(f"--data needs a model with one input, this one has {len(graph.inputs)}", where=graph.name)
     whole = load_dataset(wanted.data)
-    chosen = whole.select(_indices(wanted, len(whole)))
-    type_ = graph.inputs[0].type
-    images = torch.from_numpy(chosen.images).double()
-    if images[0].numel() != type_.size:
-        message = f"expected images of shape {list(type_.shape)}, got {list(images.shape[1:])}"
-        raise PropertyError(message, where=wanted.data)
-    balls: dict[str, type[Linf | L2 | L1]] = {"inf": Linf, "2": L2, "1": L1}
-    clip = _range(wanted.clip, whole.valid_range)
-    region = balls[wanted.norm](images.reshape(-1, *type_.shape), wanted.eps, clip=clip)
-    return Situation((region,), _rows(graph, [robust(int(label)) for label in chosen.labels]))
+    norm: Literal["inf", "2", "1"] = "inf" if wanted.norm == "inf" else "2" if wanted.norm == "2" else "1"
+    return Question(graph, whole, wanted.eps, norm, _range(wanted.clip, whole.valid_range))
+
+
+def indices_of(wanted: Perturbation, count: int, usual: int) -> list[int]:
+    """The places of the wanted images in a data set of `count`; the first `usual` where nobody says."""
+    listed = _listed(wanted.index)
+    return list(range(min(wanted.first or usual, count))) if listed is None else listed
 
 
 def _of_property(graph: Graph, file: str) -> Situation:
@@ -125,13 +137,13 @@ def _rows(graph: Graph, props: Sequence[Property]) -> tuple[Tensor, Tensor] | No
     )
 
 
-def _indices(wanted: Perturbation, count: int) -> list[int]:
-    if wanted.index is None:
-        return list(range(min(wanted.first or 1, count)))
+def _listed(index: str | None) -> list[int] | None:
+    if index is None:
+        return None
     try:
-        return [int(part) for part in wanted.index.split(",")]
+        return [int(part) for part in index.split(",")]
     except ValueError:
-        raise UsageError(f"expected --index to be whole numbers such as 0,7,12, got {wanted.index!r}") from None
+        raise UsageError(f"expected --index to be whole numbers such as 0,7,12, got {index!r}") from None
 
 
 def _range(text: str | None, usual: tuple[float, float]) -> tuple[float, float] | None:
@@ -143,4 +155,6 @@ def _range(text: str | None, usual: tuple[float, float]) -> tuple[float, float] 
         low, high = (float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"expected --clip LO,HI or none, got {text!r}") from None
+    if not low <= high:
+        raise UsageError(f"expected --clip LO,HI with LO <= HI, got {text!r}")
     return low, high

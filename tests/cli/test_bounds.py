@@ -60,8 +60,8 @@ def test_norm_clip_and_own_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [{"index": "a"}, {"index": "400"}, {"clip": "1"}, {"clip": "1,a"}])
 def test_options_that_make_no_sense(changes: dict[str, str]) -> None:
-    wanted = perturbation("digits", 0.1, "inf", changes.get("clip"), None, changes.get("index"))
     with pytest.raises(UsageError):
+        wanted = perturbation("digits", 0.1, "inf", changes.get("clip"), None, changes.get("index"))
         situation(compile_source(DIGITS_NETWORK), None, wanted)
 
 

@@ -1,0 +1,92 @@
+"""`irverify certify`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from irverify.certify import ByAnalysis
+from irverify.data import DIGITS_NETWORK
+from tests.cli.conftest import Irverify
+
+COMMON = ("certify", DIGITS_NETWORK, "--data", "digits")
+
+
+def test_json(irverify: Irverify) -> None:
+    ran = irverify(*COMMON, "--eps", "0.03", "--method", "crown", "--first", "12", "--batch", "5", "--json")
+    assert ran.code == 0
+    said = ran.json
+    assert said["schema"] == "irverify/certify/1"
+    counts = [said[name] for name in ("certified", "falsified", "unknown", "timeout", "error")]
+    assert said["n"] == sum(counts) == 12
+    assert said["falsified"] == 12 - said["correct"]
+    assert said["certified"] > 0
+    assert [image["index"] for image in said["per_image"]] == list(range(12))
+    assert said["per_stage"]["crown"]["certified"] == said["certified"]
+    certified = [image for image in said["per_image"] if image["status"] == "certified"]
+    assert all(image["bound"] > image["tolerance"] > 0 for image in certified)
+
+
+def test_several_radii_share_one_run(irverify: Irverify, tmp_path: Path) -> None:
+    ran = irverify(
+        *COMMON, "--eps", "0.01,0.3", "--method", "ibp", "--index", "4,2", "--out", tmp_path / "new", "--json"
+    )
+    runs = ran.json["runs"]
+    assert [run["eps"] for run in runs] == [0.01, 0.3]
+    assert runs[0]["certified"] >= runs[1]["certified"]
+    assert [image["index"] for image in runs[1]["per_image"]] == [4, 2]
+    assert json.loads((tmp_path / "new" / "certify.json").read_text()) == ran.json
+
+
+def test_table_and_progress(irverify: Irverify) -> None:
+    ran = irverify(*COMMON, "--eps", "0.01", "--method", "ibp", "--first", "3", "--dtype", "float32")
+    assert ran.code == 0
+    assert ran.out.split()[:3] == ["eps", "images", "correct"]
+    assert "3 of 3" in ran.err
+
+
+def test_the_whole_driver_without_a_method(irverify: Irverify) -> None:
+    said = irverify(*COMMON, "--eps", "0.08", "--first", "2", "--timeout", "20", "--json").json
+    assert said["method"] == "exact"
+    assert said["certified"] + said["falsified"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--eps", "0.1", "--method", "canonicalize"), "no analysis that gives bounds"),
+        (("--eps", "0.1", "--method", "crwn"), "did you mean crown"),
+        (("--eps", "0.1", "--method", "stability", "--first", "1"), "certifies nothing"),
+        (("--eps", "a", "--method", "ibp"), "expected --eps to be numbers"),
+        (("--eps", "0.1,-1", "--method", "ibp"), "finite and >= 0"),
+        (("--eps", "0.1", "--method", "ibp", "--timeout", "3"), "--timeout is for the whole driver"),
+        (("--eps", "0.1", "--batch", "3"), "give --method"),
+        (("--eps", "0.1", "--method", "ibp", "--dtype", "float16"), "float64 or float32"),
+        (("--eps", "0.1", "--method", "ibp", "--device", "cuda:77"), "--device cuda:77 cannot be used"),
+        (("--eps", "0.1", "--method", "ibp", "--device", "toaster"), "--device toaster cannot be used"),
+        (("--eps", "0.1", "--method", "ibp", "--clip", "0.2,0.8"), "inside the range"),
+        (("--eps", "0.1", "--method", "ibp", "--norm", "3"), "expected --norm"),
+    ],
+)
+def test_what_makes_no_sense(irverify: Irverify, arguments: tuple[str, ...], message: str) -> None:
+    ran = irverify(*COMMON, *arguments)
+    assert (ran.code, ran.out) == (1, "")
+    assert message in ran.err
+
+
+def test_interrupted_with_what_is_decided_so_far(
+    irverify: Irverify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = ByAnalysis._batch
+
+    def interrupted(self: ByAnalysis, images):  # type: ignore[no-untyped-def]
+        if 4 in images.indices:
+            raise KeyboardInterrupt
+        return honest(self, images)
+
+    monkeypatch.setattr(ByAnalysis, "_batch", interrupted)
+    ran = irverify(*COMMON, "--eps", "0.1", "--method", "ibp", "--first", "9", "--batch", "2", "--out", tmp_path)
+    assert (ran.code, ran.out) == (130, "")
+    assert json.loads((tmp_path / "certify.json").read_text())["n"] == 4
