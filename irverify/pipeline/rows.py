@@ -33,7 +33,7 @@ def margins(graph: Graph, region: Given, labels: Tensor | Sequence[int] | int, m
     is classified as y, up to rounding.
     """
     regions = fitted(graph, region)
-    return _lower(graph, regions, _margin_rows(graph, regions, labels), method)[0]
+    return _lower(graph, regions, margin_rows(graph, regions, labels), method)[0]
 
 
 def estimates(
@@ -44,7 +44,7 @@ def estimates(
     Not bounds: an input of the region may well lie outside. For training, and for a first look at a network.
     """
     regions = fitted(graph, region)
-    state = _run(graph, regions, _margin_rows(graph, regions, labels), method)
+    state = rows_run(graph, regions, margin_rows(graph, regions, labels), method)
     result = state.graph.outputs[0]
     if result not in state.estimates:
         known = ", ".join(entry.name for entry in CATALOG.values() if entry.kind == "estimator")
@@ -52,8 +52,8 @@ def estimates(
     return state.estimates[result]
 
 
-def _margin_rows(graph: Graph, regions: Sequence[Region], labels: Tensor | Sequence[int] | int) -> SpecRows:
-    """The rows `logit_y - logit_j` of each example, checked."""
+def margin_rows(graph: Graph, regions: Sequence[Region], labels: Tensor | Sequence[int] | int) -> SpecRows:
+    """The rows `logit_y - logit_j` of each example, `[batch, classes, classes]`, and their zeros; labels checked."""
     classes = sum(graph[name].type.size for name in graph.outputs)
     targets = torch.as_tensor(labels, dtype=torch.long).reshape(-1).to(regions[0].center.device)
     if targets.shape[0] not in (1, regions[0].batch):
@@ -116,13 +116,14 @@ def _lower(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: 
     if last and isinstance(last[0], Estimator):
         hint = "iv.estimates gives what it guesses; crown, say, gives bounds"
         raise UsageError(f"{last[0].name} is an estimator, and an estimate is not a bound", hint=hint)
-    state = _run(graph, region, rows, method, inputs=inputs)
+    state = rows_run(graph, region, rows, method, inputs=inputs)
     result = state.graph.outputs[0]
     if result not in state.bounds:
         raise PropertyError(f"expected a pipeline that bounds the specification, got {method!r}")
     return state.bounds[result].lower, state
 
 
-def _run(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False) -> State:
+def rows_run(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False) -> State:
+    """What a method leaves on the graph with these rows `(C, d)`, each with its batch axis, as its output."""
     extended = specified(graph, rows[0].shape[1], inputs=inputs)
     return run(extended, method, region, operands=dict(zip(spec_operands(extended), rows, strict=True)))
