@@ -139,7 +139,7 @@ def decide(problems: Sequence[Problem], clock: Clock) -> Verdict:
         raise UsageError("expected a query with a case at least, got none")
     stages: tuple[Callable[[Problem, Clock], None], ...] = (_quick, _bound, _guided, _sampled)
     if clock.options.pipeline is None:
-        stages = (*stages, _tighten, _thorough, _search)
+        stages = (*stages, _optimize, _tighten, _thorough, _search)
     for stage in stages:
         for problem in problems:
             if not problem.decided and not clock.over:
@@ -193,22 +193,29 @@ def _attack(problem: Problem, attack: Pgd, clock: Clock) -> None:
 
 
 def _bound(problem: Problem, clock: Clock) -> None:
-    """Lower bounds of the rows of every open disjunct, cheap method first; one positive row refutes its disjunct."""
     for method in (clock.options.pipeline,) if clock.options.pipeline else ("ibp", "crown"):
-        if problem.decided or clock.over:
+        if not problem.decided and not clock.over:
+            _bound_by(method, problem, clock)
+
+
+def _optimize(problem: Problem, clock: Clock) -> None:
+    _bound_by("alpha", problem, clock)
+
+
+def _bound_by(method: str, problem: Problem, clock: Clock) -> None:
+    """Lower bounds of the rows of every open disjunct; one positive row refutes its disjunct."""
+    with clock.stage(method) as outcome:
+        try:
+            lower, state = row_state(problem.work, problem.regions, problem.open, method)
+        except UnsupportedError as error:  # the network is undefined or unbounded on this region: nothing is proved
+            problem.reason = str(error)
+            outcome.append(error.message)
             return
-        with clock.stage(method) as outcome:
-            try:
-                lower, state = row_state(problem.work, problem.regions, problem.open, method)
-            except UnsupportedError as error:  # the network is undefined or unbounded on this region: nothing is proved
-                problem.reason = str(error)
-                outcome.append(error.message)
-                continue
-            problem.learn(state.bounds)
-            best = _largest(problem.open, lower[0])
-            refuted = [index for index, margin in enumerate(best) if margin > problem.tolerance]
-            problem.refute(refuted, method, min((best[index] for index in refuted), default=0.0), problem.tolerance)
-            outcome.append(problem.summary(len(refuted)))
+        problem.learn(state.bounds)
+        best = _largest(problem.open, lower[0])
+        refuted = [index for index, margin in enumerate(best) if margin > problem.tolerance]
+        problem.refute(refuted, method, min((best[index] for index in refuted), default=0.0), problem.tolerance)
+        outcome.append(problem.summary(len(refuted)))
 
 
 def _largest(prop: Property, lower: Tensor) -> list[float]:
