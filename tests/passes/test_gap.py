@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irverify.ir.graph import GraphBuilder
@@ -46,6 +46,7 @@ def test_affine_networks_have_no_gap_in_any_ball() -> None:
 
 
 @pytest.mark.parametrize("ball", [None, L1, L2])
+@settings(max_examples=25)
 @given(data=st.data())
 def test_points_attain_the_linear_bound(ball: type[L1 | L2] | None, data: st.DataObject) -> None:
     """On random graphs: inside the region, and the network there is at least the bound."""
