@@ -9,10 +9,11 @@ from irverify.ir.ops import OPERATORS, Operator
 from irverify.passes.ibp import IBP
 from irverify.passes.improved_interval import IMPROVED
 from irverify.passes.interval import INTERVAL
+from irverify.passes.planes import FORWARD
 from irverify.passes.relaxations import RELAXATIONS
 from irverify.passes.rules import GIVEN, RuleTable
 
-TABLES: tuple[RuleTable[Any], ...] = (INTERVAL, IBP, IMPROVED, RELAXATIONS)
+TABLES: tuple[RuleTable[Any], ...] = (INTERVAL, IBP, IMPROVED, FORWARD, RELAXATIONS)
 """The rule tables of all analyses that have one."""
 
 

@@ -1,0 +1,182 @@
+"""Linear bounds propagated forward, for networks with few inputs.
+
+Every value lies between two affine functions of the network inputs x (all inputs, flattened, one after the other),
+
+    A_l x + b_l  <=  value(x)  <=  A_u x + b_u      for every x of the region
+
+and operators take such pairs to such pairs by the rules of `planes` (Xu et al. 2020, "Automatic perturbation analysis
+for scalable certified robustness and beyond", sec. 3). The range of the planes over the region is intersected with the
+interval over the operands tightened so far, at every value, before the next lines are drawn.
+
+The cost is that of evaluating the network on one column for each input and one for the constants, twice. Crown's grows
+with the open neurons instead: it is for networks that take more memory than is allowed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from irverify.errors import UnsupportedError
+from irverify.ir.graph import Graph, Node
+from irverify.ir.ops import Elementwise, Input
+from irverify.passes.ibp import IBP
+from irverify.passes.planes import FORWARD, Planes, Step
+from irverify.passes.propagate import Interval, interval_facts
+from irverify.passes.relaxations import Choice
+from irverify.pipeline.base import Analysis
+from irverify.pipeline.facts import Bounds, Facts
+from irverify.pipeline.state import State
+from irverify.regions import Region
+
+MEGABYTE = 2**20
+COPIES = 8
+"""How many tensors of the size of one plane an operator may hold at once beside what is kept: operands, centre, half
+width and results."""
+
+
+@dataclass(frozen=True)
+class Forward(Analysis):
+    """Linear bounds over the inputs, propagated forward: for networks with few inputs.
+
+    `lower` is the choice of the line below an unstable ReLU (as in crown, crown-zero, fast-lin). Batches are cut so
+    that `memory` megabytes suffice; a single example that needs more is refused.
+    """
+
+    name = "forward"
+    lower: Choice = "adaptive"
+    memory: int = 4096
+
+    def run(self, state: State) -> Facts:
+        regions = state.given_regions(self.name)
+        batch, fit = state.batch, self._examples(state)
+        if batch <= fit:
+            return self._facts(state, regions)
+        parts = []
+        for start in range(0, batch, fit):
+            part = _examples(state, regions, slice(start, start + fit))
+            parts.append(self._facts(part, part.given_regions(self.name)))
+        return Facts({name: _joined([part.bounds[name] for part in parts]) for name in parts[0].bounds})
+
+    def _facts(self, state: State, regions: Sequence[Region]) -> Facts:
+        walk = _Walk(state.graph, regions, self.lower)
+        return Facts(interval_facts(state, IBP, self.name, walk.refine).bounds)
+
+    def _examples(self, state: State) -> int:
+        """How many examples fit into the memory. Raises UnsupportedError where none does."""
+        needed = _bytes(state.graph)
+        fit = self.memory * MEGABYTE // needed
+        if fit < 1:
+            columns = sum(node.type.size for node in state.graph.inputs)
+            raise UnsupportedError(
+                f"forward linear bounds over {columns} inputs take about {needed // MEGABYTE + 1} megabytes for one "
+                f"example, more than the {self.memory} allowed",
+                where=f"graph {state.graph.name!r}",
+                hint="crown gives bounds without this cost; or allow more with forward{memory=...}",
+            )
+        return fit
+
+
+class _Walk:
+    """Refines the intervals of one walk through a graph, and keeps planes as long as somebody will read them."""
+
+    def __init__(self, graph: Graph, regions: Sequence[Region], choice: Choice) -> None:
+        self.choice = choice
+        self.rules = {node.name: rule for node, rule in FORWARD.resolve(graph)}
+        self.regions = {node.name: region for node, region in zip(graph.inputs, regions, strict=True)}
+        self.columns = sum(node.type.size for node in graph.inputs) + 1
+        self.readings = {node.name: len(graph.users(node.name)) for node in graph}
+        self.planes: dict[str, Planes] = {}
+
+    def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
+        """Finds the planes of `node` and meets its interval with their range."""
+        rule = self.rules[node.name]
+        if isinstance(node.op, Input):
+            self.planes[node.name] = self._identity(node, interval)
+        elif rule is not None and not interval.exact:
+            step = self._step(node, interval, results)
+            self.planes[node.name] = rule(step)
+            interval = self._meet(node, interval)
+        self._free(node)
+        return interval
+
+    def _step(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Step:
+        def planes(index: int) -> Planes:
+            name = node.inputs[index]
+            return self.planes[name] if name in self.planes else step.constant(results[name])
+
+        step = Step(node, interval, [results[name] for name in node.inputs], planes, self.columns, self.choice)
+        return step
+
+    def _identity(self, node: Node, interval: Interval) -> Planes:
+        """The value x of an input itself."""
+        start = 0
+        for name, region in self.regions.items():
+            if name == node.name:
+                break
+            start += region.center[0].numel()
+        size = node.type.size
+        plane = interval.lower.new_zeros((1, self.columns, size))
+        plane[:, start : start + size] = torch.eye(size, dtype=plane.dtype, device=plane.device)
+        plane = plane.reshape(1, self.columns, *node.type.shape)
+        return Planes(plane, plane)
+
+    def _meet(self, node: Node, interval: Interval) -> Interval:
+        """The interval and the range of the planes; that of an elementwise function is never tighter than its
+        interval."""
+        if isinstance(node.op, Elementwise):
+            return interval
+        planes = self.planes[node.name]
+        low, high = self._minimum(planes.lower), -self._minimum(-planes.upper)
+        # Comparisons in this sense keep the interval where infinite bounds have made a plane NaN.
+        lower = torch.where(low > interval.lower, low, interval.lower)
+        upper = torch.where(high < interval.upper, high, interval.upper)
+        return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
+
+    def _minimum(self, plane: Tensor) -> Tensor:
+        """The minimum of an affine function over the regions, `[batch, *shape]`."""
+        shape = plane.shape[2:]
+        rows = plane.flatten(2) if shape else plane.unsqueeze(2)
+        total, start = rows[:, -1], 0
+        for region in self.regions.values():
+            stop = start + region.center[0].numel()
+            part = rows[:, start:stop].mT.to(region.dtype)
+            total = total + region.lower_of(part.reshape(*part.shape[:2], *region.shape)).to(plane.dtype)
+            start = stop
+        return total.reshape(-1, *shape)
+
+    def _free(self, node: Node) -> None:
+        for name in node.inputs:
+            self.readings[name] -= 1
+            if not self.readings[name]:
+                self.planes.pop(name, None)
+
+
+def _bytes(graph: Graph) -> int:
+    """What the planes of one example take at most, in bytes: both of every value that is still to be read, and what an
+    operator holds while it works."""
+    columns = sum(node.type.size for node in graph.inputs) + 1
+    size = {node.name: columns * node.type.size * node.type.dtype.itemsize for node in graph}
+    last = {name: node.name for node in graph for name in node.inputs}
+    kept, most = 0, 0
+    for node in graph:
+        kept += 2 * size[node.name]
+        most = max(most, kept + COPIES * max(size[name] for name in (node.name, *node.inputs)))
+        kept -= sum(2 * size[name] for name in set(node.inputs) if last[name] == node.name)
+    return max(1, most)
+
+
+def _examples(state: State, regions: Sequence[Region], index: slice) -> State:
+    """The state of some of the examples."""
+    operands = {name: tensor[index] for name, tensor in state.operands.items()}
+    known = {name: Bounds(each.lower[index], each.upper[index], each.source) for name, each in state.bounds.items()}
+    return State(state.graph, tuple(region.select(index) for region in regions), operands, known)
+
+
+def _joined(parts: Sequence[Bounds]) -> Bounds:
+    lower = torch.cat([part.lower for part in parts])
+    exact = all(part.lower is part.upper for part in parts)
+    return Bounds(lower, lower if exact else torch.cat([part.upper for part in parts]), parts[0].source)
