@@ -12,8 +12,9 @@ from irverify.passes.interval import INTERVAL
 from irverify.passes.planes import FORWARD
 from irverify.passes.relaxations import RELAXATIONS
 from irverify.passes.rules import GIVEN, RuleTable
+from irverify.passes.singleprop import SINGLEPROP
 
-TABLES: tuple[RuleTable[Any], ...] = (INTERVAL, IBP, IMPROVED, FORWARD, RELAXATIONS)
+TABLES: tuple[RuleTable[Any], ...] = (INTERVAL, IBP, IMPROVED, FORWARD, RELAXATIONS, SINGLEPROP)
 """The rule tables of all analyses that have one."""
 
 
