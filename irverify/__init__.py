@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from irverify.frontends import compile as compile
     from irverify.frontends import from_vnnlib as from_vnnlib
     from irverify.ir import Graph as Graph
+    from irverify.passes.coefficients import coefficients as coefficients
     from irverify.pipeline import estimates as estimates
     from irverify.pipeline import margins as margins
     from irverify.pipeline import run as run
@@ -52,6 +53,7 @@ _HOME = {
     "Query": "irverify.properties",
     "all_of": "irverify.properties",
     "any_of": "irverify.properties",
+    "coefficients": "irverify.passes.coefficients",
     "compile": "irverify.frontends",
     "estimates": "irverify.pipeline",
     "formulate": "irverify.backends.milp",

@@ -15,7 +15,7 @@ from irverify.errors import UsageError
 
 if TYPE_CHECKING:
     from irverify.ir.graph import Graph
-    from irverify.pipeline import Pass, State, Timing
+    from irverify.pipeline import Pass, State
 
 OUTPUT_SUFFIXES = (".safetensors", ".dot")
 USUAL = "canonicalize,fold-batchnorm,fuse-linear"
@@ -76,7 +76,7 @@ def compile_model(
     if as_json:
         write(encode("compile", _content(source, state, texts, output)))
         return
-    shown = [*texts, *([_timings(state.timings)] if stats else [])]
+    shown = [*texts, *([_timing_table(state)] if stats else [])]
     for text in shown or [_summary(source, state.graph)]:
         write(text)
     if output is not None:
@@ -120,19 +120,10 @@ def _summary(source: Graph, graph: Graph) -> str:
     return "\n".join(lines)
 
 
-def _timings(timings: list[Timing]) -> str:
-    from irverify.report.tables import table
+def _timing_table(state: State) -> str:
+    from irverify.report.layers import timing_table
 
-    rows = [
-        (
-            timing.step,
-            f"{timing.seconds:.3f}",
-            f"{timing.memory / 2**20:.1f}",
-            ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in timing.statistics.items()),
-        )
-        for timing in timings
-    ]
-    return table(("pass", "seconds", "MiB", "statistics"), rows, ("seconds", "MiB")).render()
+    return timing_table(state.timings)
 
 
 def _content(source: Graph, state: State, texts: list[str], output: Path | None) -> dict[str, object]:

@@ -134,7 +134,7 @@ def _report(state: State, images: DataSet, decided: list[Decided], eps: float) -
     ]  # fmt: skip
     headings = ("digit", "label", "verdict", "method", "margin bound", "seconds")
     parts = [
-        layer_table(layers(state), f"Bounds over {COUNT} digits, eps {eps}; counts over all of them"),
+        layer_table(layers(state), f"Bounds over {COUNT} digits, eps {eps}; counts: the mean over them"),
         table(headings, rows, ("digit", "label", "margin bound", "seconds"), "Verdicts").render(),
         _counterexample(images, decided),
     ]
