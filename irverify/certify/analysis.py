@@ -60,12 +60,15 @@ class ByAnalysis:
     question: Question
     method: str
     settings: Settings = field(default_factory=Settings)
+    name: str = ""
+    """What outcomes call the method, where not by its text."""
 
     def __post_init__(self) -> None:
         last = parse_passes(self.method)[-1]
         if not isinstance(last, Analysis):
             raise UsageError(f"expected a method that ends in an analysis, got the rewrite {last}")
         self._last = last
+        self.name = self.name or self.method
 
     def outcomes(self, indices: Sequence[int]) -> Iterator[list[Outcome]]:
         """The outcomes of the images at these places of the data set, a batch at a time."""
@@ -108,7 +111,7 @@ class ByAnalysis:
     def _decided(self, images: Images) -> list[Outcome]:
         begun = time.perf_counter()
         bounded = self._bounds(images, self._graph)
-        spent = {self.method: (time.perf_counter() - begun) / len(images)}
+        spent = {self.name: (time.perf_counter() - begun) / len(images)}
         if self.settings.dtype == torch.float64:
             return [self._outcome(images, bounded, place, spent) for place in range(len(images))]
         close = (~(bounded.margin.abs() > bounded.tolerance)).nonzero()[:, 0].tolist()
@@ -129,7 +132,7 @@ class ByAnalysis:
         margin, tolerance = float(bounded.margin[place]), float(bounded.tolerance[place])
         return Outcome(
             images.indices[place], int(images.labels[place]), "certified" if certified else "unknown",
-            method=self.method if certified else None, bound=margin if math.isfinite(margin) else None,
+            method=self.name if certified else None, bound=margin if math.isfinite(margin) else None,
             tolerance=tolerance, reason=None if certified else "the bounds are too loose", stages=spent,
         )  # fmt: skip
 

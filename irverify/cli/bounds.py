@@ -20,6 +20,7 @@ from irverify.cli.options import (
     First,
     Index,
     Json,
+    Memory,
     Model,
     Norm,
     Output,
@@ -47,6 +48,7 @@ def bounds(
     passes: Passes = USUAL,
     dtype: Dtype = "float64",
     device: Device = "cpu",
+    memory: Memory = None,
     data: Data = None,
     eps: Eps = None,
     norm: Norm = "inf",
@@ -77,6 +79,7 @@ def bounds(
 
     parse_pipeline(passes)
     check_model(model)
+    numbers = Numbers(dtype, device, memory)
     perturbed = perturbation(data, eps, norm, clip, first, index)
     if property_file is None and perturbed is None:
         raise UsageError("expected a property, or --data and --eps")
@@ -88,9 +91,7 @@ def bounds(
         raise UsageError("--coefficients are too many to print", hint="add --json or --output FILE.npz")
     if given is not None:
         check_file(str(given))
-    numbers = Numbers(dtype, device)
 
-    from irverify.ir.graph import convert
     from irverify.pipeline import run
 
     vouched = {} if given is None else read_bounds(given)
@@ -99,10 +100,9 @@ def bounds(
     assert known is not None
     if coefficients and known.spec is None:
         raise UsageError("--coefficients need a specification over the outputs; rows of this property read inputs")
-    device = numbers.check_device()
-    graph = convert(source, numbers.torch_dtype, device)
+    graph = numbers.placed(source)
     placed = {name: (lower.to(device), upper.to(device)) for name, (lower, upper) in vouched.items()}
-    state = run(graph, passes, known.regions, spec=known.spec, bounds=placed)
+    state = run(graph, numbers.limited(passes), known.regions, spec=known.spec, bounds=placed)
     _tell_what_is_lost(vouched, state)
     linear = _coefficients(state, passes) if coefficients else None
     if output is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,9 +46,11 @@ class _Job:
         if self.method in (None, DRIVER):
             return ByDriver(question, Options(timeout=self.timeout, seed=self.seed))
         assert self.method is not None
-        numbers = self.numbers
-        settings = Settings(numbers.torch_dtype, numbers.check_device(), self.batch, numbers.bytes)
-        return ByAnalysis(question, self.method, settings)
+        dtype, memory = self.numbers.torch_dtype, self.numbers.memory
+        assert dtype is not None
+        half = None if memory is None else max(1, memory // 2)  # for values, and for what the analysis has in flight
+        settings = Settings(dtype, self.numbers.check_device(), self.batch, None if half is None else half * 2**20)
+        return ByAnalysis(question, replace(self.numbers, memory=half).limited(self.method), settings, self.method)
 
     def content(self) -> dict[str, object]:
         """The job for JSON: the counts of one radius beside what was asked, those of several under `runs`."""

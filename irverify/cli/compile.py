@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from irverify.cli.loading import check_file, check_model, load_model
-from irverify.cli.options import Clip, Data, Eps, First, Index, Json, Model, Norm, Output, Passes, PropertyFile
+from irverify.cli.numbers import Numbers
+from irverify.cli.options import (
+    Clip,
+    Data,
+    Device,
+    Eps,
+    First,
+    Index,
+    Json,
+    Memory,
+    Model,
+    Norm,
+    Output,
+    Passes,
+    PropertyFile,
+)  # fmt: skip
 from irverify.cli.regions import perturbation, situation
 from irverify.cli.streams import encode, note, write, write_file
 from irverify.errors import UsageError
@@ -37,6 +52,12 @@ def compile_model(
     check: Annotated[
         bool, typer.Option("--check", help="Compare every rewrite with what it replaced, on random inputs.")
     ] = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="float64|float32", help="Numbers to compute in. [default: the model's]"),
+    ] = None,
+    device: Device = "cpu",
+    memory: Memory = None,
     data: Data = None,
     eps: Eps = None,
     norm: Norm = "inf",
@@ -57,8 +78,9 @@ def compile_model(
     if property_file is not None:
         check_file(property_file)
     perturbed = perturbation(data, eps, norm, clip, first, index)
+    numbers = Numbers(dtype, device, memory)
 
-    source = load_model(model)
+    source = numbers.placed(load_model(model))
     known = situation(source, property_file, perturbed)
     texts: list[str] = []
 
@@ -68,11 +90,11 @@ def compile_model(
 
     from irverify.pipeline import run
 
-    state = run(source, passes, None if known is None else known.regions, check=check, hook=hook)
+    state = run(source, numbers.limited(passes), None if known is None else known.regions, check=check, hook=hook)
     if show:
         texts.append(str(state.graph))
     if output is not None:
-        _save(state.graph, output)
+        _save(state.graph, output, device)
     if as_json:
         write(encode("compile", _content(source, state, texts, output)))
         return
@@ -94,15 +116,16 @@ def _check_moments(passes: str, wanted: dict[str, str | None]) -> None:
             raise UsageError(f"{flag} {name}: expected a pass of the pipeline, or all", hint=hint)
 
 
-def _save(graph: Graph, output: Path) -> None:
+def _save(graph: Graph, output: Path, device: str) -> None:
     if output.suffix == ".dot":
         from irverify.backends.dot import to_dot
 
         write_file(output, to_dot(graph))
     else:
+        from irverify.ir.graph import convert
         from irverify.ir.program import save
 
-        save(graph, output)
+        save(graph if device == "cpu" else convert(graph, device="cpu"), output)
 
 
 def _summary(source: Graph, graph: Graph) -> str:

@@ -104,3 +104,18 @@ def test_errors(
     assert (ran.code, ran.out) == (1, "")
     assert part in ran.err
     assert ran.err.startswith("irverify: error: ")
+
+
+def test_another_element_type(irverify: Irverify, models: Path, tmp_path: Path) -> None:
+    ran = irverify("compile", models / "relu.onnx", "--dtype", "float64", "-o", tmp_path / "out.safetensors", "--print")
+    assert ran.code == 0
+    assert "f64[2]" in ran.out
+    assert "f32" not in ran.out
+    assert irverify("compile", tmp_path / "out.safetensors").code == 0
+
+
+def test_a_device_that_is_not_there(irverify: Irverify, models: Path) -> None:
+    ran = irverify("compile", models / "relu.onnx", "--device", "cuda:77")
+    assert (ran.code, ran.out) == (1, "")
+    assert "--device cuda:77 cannot be used" in ran.err
+    assert "there is cpu" in ran.err
