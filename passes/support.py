@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from irverify.ir.ops import OPERATORS, Operator
+from irverify.passes.dual_layers import DUAL
 from irverify.passes.ibp import IBP
 from irverify.passes.improved_interval import IMPROVED
 from irverify.passes.interval import INTERVAL
@@ -14,7 +15,7 @@ from irverify.passes.relaxations import RELAXATIONS
 from irverify.passes.rules import GIVEN, RuleTable
 from irverify.passes.singleprop import SINGLEPROP
 
-TABLES: tuple[RuleTable[Any], ...] = (INTERVAL, IBP, IMPROVED, FORWARD, RELAXATIONS, SINGLEPROP)
+TABLES: tuple[RuleTable[Any], ...] = (INTERVAL, IBP, IMPROVED, FORWARD, RELAXATIONS, DUAL, SINGLEPROP)
 """The rule tables of all analyses that have one."""
 
 

@@ -147,6 +147,12 @@ CATALOG: dict[str, Entry] = _table(
         "Backward linear bounds of the outputs, intermediate bounds by intervals (paper 2, sec. 5).",
     ),
     Entry(
+        "dual",
+        "analysis",
+        "irverify.passes.dual:Dual",
+        "Bounds by dual networks, graphs of the IR built layer by layer (paper 5, sec. 3.1).",
+    ),
+    Entry(
         "alpha",
         "analysis",
         "irverify.passes.alpha:Alpha",
@@ -174,6 +180,13 @@ CATALOG: dict[str, Entry] = _table(
             Option("lower", "str", "adaptive", ("adaptive", "zero", "same")),
             Option("memory", "int", 4096),
         ),
+    ),
+    Entry(
+        "gap",
+        "analysis",
+        "irverify.passes.gap:Gap",
+        "How far the network is above its linear bounds where these are least (paper 2, eq. 8).",
+        (Option("lines", "str", "crown", ("crown", "crown-zero", "fast-lin")),),
     ),
     Entry(
         "stability",
