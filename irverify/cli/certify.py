@@ -37,6 +37,8 @@ class _Job:
     batch: int | None
     timeout: float | None
     seed: int
+    clip: tuple[float, float] | None = None
+    """The range that inputs are kept in, once the data set is known."""
     sweeps: list[Sweep] = field(default_factory=list)
 
     def certifier(self, question: Question) -> ByAnalysis | ByDriver:
@@ -56,7 +58,7 @@ class _Job:
         """The job for JSON: the counts of one radius beside what was asked, those of several under `runs`."""
         wanted = self.wanted
         asked = {
-            "model": self.model, "data": wanted.data, "norm": wanted.norm, "clip": wanted.clip,
+            "model": self.model, "data": wanted.data, "norm": wanted.norm, "clip": self.clip,
             "method": self.method or DRIVER, "dtype": self.numbers.dtype, "device": self.numbers.device,
         }  # fmt: skip
         runs = [sweep.content() for sweep in self.sweeps]
@@ -105,6 +107,7 @@ def certify(
     if out is not None:
         _make_folder(out)
     question = question_of(load_model(model), job.wanted)
+    job.clip = question.clip
     try:
         _sweep(job, question, radii)
     finally:

@@ -19,6 +19,7 @@ def test_json(irverify: Irverify) -> None:
     assert ran.code == 0
     said = ran.json
     assert said["schema"] == "irverify/certify/1"
+    assert (said["method"], said["clip"], said["eps"]) == ("crown", [0.0, 1.0], 0.03)
     counts = [said[name] for name in ("certified", "falsified", "unknown", "timeout", "error")]
     assert said["n"] == sum(counts) == 12
     assert said["falsified"] == 12 - said["correct"]
