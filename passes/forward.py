@@ -18,13 +18,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from irverify.errors import UnsupportedError
 from irverify.ir.graph import Graph, Node
-from irverify.ir.ops import Elementwise, Input
+from irverify.ir.ops import Cast, Concat, Elementwise, Expand, Gather, Identity, Input, Reshape, Slice, Transpose
 from irverify.passes.ibp import IBP
-from irverify.passes.planes import FORWARD, Planes, Step
+from irverify.passes.planes import FORWARD, Planes, Range, Step
 from irverify.passes.propagate import Interval, interval_facts
 from irverify.passes.relaxations import Choice
 from irverify.pipeline.base import Analysis
@@ -33,6 +32,9 @@ from irverify.pipeline.state import State
 from irverify.regions import Region
 
 MEGABYTE = 2**20
+MET = (Elementwise, Identity, Cast, Reshape, Transpose, Expand, Slice, Gather, Concat)
+"""Whose intervals the range of their planes cannot tighten, since those of their operands have met theirs: each element
+is one of the operands', or a function of one, bounded exactly."""
 COPIES = 8
 """How many tensors of the size of one plane an operator may hold at once beside what is kept: operands, centre, half
 width and results."""
@@ -85,21 +87,21 @@ class _Walk:
 
     def __init__(self, graph: Graph, regions: Sequence[Region], choice: Choice) -> None:
         self.choice = choice
+        self.inputs = graph.inputs
         self.rules = {node.name: rule for node, rule in FORWARD.resolve(graph)}
-        self.regions = {node.name: region for node, region in zip(graph.inputs, regions, strict=True)}
-        self.columns = sum(node.type.size for node in graph.inputs) + 1
         self.readings = {node.name: len(graph.users(node.name)) for node in graph}
         self.planes: dict[str, Planes] = {}
+        self.range = Range(regions)
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """Finds the planes of `node` and meets its interval with their range."""
         rule = self.rules[node.name]
         if isinstance(node.op, Input):
-            self.planes[node.name] = self._identity(node, interval)
+            self.planes[node.name] = self.range.identity(self.inputs.index(node))
         elif rule is not None and not interval.exact:
-            step = self._step(node, interval, results)
-            self.planes[node.name] = rule(step)
-            interval = self._meet(node, interval)
+            self.planes[node.name] = rule(self._step(node, interval, results))
+            if not isinstance(node.op, MET):
+                interval = self._meet(self.planes[node.name], interval)
         self._free(node)
         return interval
 
@@ -108,45 +110,16 @@ class _Walk:
             name = node.inputs[index]
             return self.planes[name] if name in self.planes else step.constant(results[name])
 
-        step = Step(node, interval, [results[name] for name in node.inputs], planes, self.columns, self.choice)
+        operands = [results[name] for name in node.inputs]
+        step = Step(node, interval, operands, planes, self.range.columns, self.choice)
         return step
 
-    def _identity(self, node: Node, interval: Interval) -> Planes:
-        """The value x of an input itself."""
-        start = 0
-        for name, region in self.regions.items():
-            if name == node.name:
-                break
-            start += region.center[0].numel()
-        size = node.type.size
-        plane = interval.lower.new_zeros((1, self.columns, size))
-        plane[:, start : start + size] = torch.eye(size, dtype=plane.dtype, device=plane.device)
-        plane = plane.reshape(1, self.columns, *node.type.shape)
-        return Planes(plane, plane)
-
-    def _meet(self, node: Node, interval: Interval) -> Interval:
-        """The interval and the range of the planes; that of an elementwise function is never tighter than its
-        interval."""
-        if isinstance(node.op, Elementwise):
-            return interval
-        planes = self.planes[node.name]
-        low, high = self._minimum(planes.lower), -self._minimum(-planes.upper)
+    def _meet(self, planes: Planes, interval: Interval) -> Interval:
+        low, high = self.range.of(planes)
         # Comparisons in this sense keep the interval where infinite bounds have made a plane NaN.
         lower = torch.where(low > interval.lower, low, interval.lower)
         upper = torch.where(high < interval.upper, high, interval.upper)
         return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
-
-    def _minimum(self, plane: Tensor) -> Tensor:
-        """The minimum of an affine function over the regions, `[batch, *shape]`."""
-        shape = plane.shape[2:]
-        rows = plane.flatten(2) if shape else plane.unsqueeze(2)
-        total, start = rows[:, -1], 0
-        for region in self.regions.values():
-            stop = start + region.center[0].numel()
-            part = rows[:, start:stop].mT.to(region.dtype)
-            total = total + region.lower_of(part.reshape(*part.shape[:2], *region.shape)).to(plane.dtype)
-            start = stop
-        return total.reshape(-1, *shape)
 
     def _free(self, node: Node) -> None:
         for name in node.inputs:

@@ -15,6 +15,7 @@ Whatever has no lines lies between two constants, the ends of its interval.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -29,44 +30,92 @@ from irverify.passes.interval import spec_rows
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import RELAXATIONS, Choice, Relaxation, Selected
 from irverify.passes.rules import RuleTable
+from irverify.regions import Region
 
 
 @dataclass(frozen=True)
 class Planes:
-    """Two affine functions of the inputs, `[batch, columns, *shape]` each: the coefficient of every input element, then
-    the constant. One and the same tensor where the value is this function; the batch may be 1 where all share it."""
+    """Two affine functions of the inputs, below and above a value: `sides` `[2, batch, columns, *shape]` has the
+    coefficient of every input element and then the constant. The first axis is 1 where the value is the function, the
+    batch 1 where all examples share it."""
 
-    lower: Tensor
-    upper: Tensor
+    sides: Tensor
 
     @property
     def exact(self) -> bool:
-        return self.lower is self.upper
+        return self.sides.shape[0] == 1
 
-    def lines(self, lower_slope: Tensor, upper_slope: Tensor) -> Planes:
-        """The planes of what is at least `lower_slope v` and at most `upper_slope v`, element by element
-        (`[batch, *shape]`), for v between these."""
-        below, above = lower_slope.unsqueeze(1), upper_slope.unsqueeze(1)
+    @property
+    def lower(self) -> Tensor:
+        return self.sides[0]
+
+    @property
+    def upper(self) -> Tensor:
+        return self.sides[-1]
+
+    def lines(self, slopes: Tensor, intercepts: Tensor | None = None) -> Planes:
+        """The planes of what lies between two lines over v, for v between these: slopes and intercepts of the line
+        below and of the line above, `[2, batch, *shape]` each."""
+        steepness = slopes.unsqueeze(2)
         if self.exact:
-            return Planes(below * self.lower, above * self.lower)
-        return Planes(
-            below.clamp(min=0) * self.lower + below.clamp(max=0) * self.upper,
-            above.clamp(min=0) * self.upper + above.clamp(max=0) * self.lower,
-        )
-
-    def plus(self, other: Planes) -> Planes:
-        return Planes(self.lower + other.lower, self.upper + other.upper)
-
-    def shifted(self, lower: Tensor, upper: Tensor) -> Planes:
-        """With constants added, `[batch, *shape]`."""
-        return Planes(_shift(self.lower, lower), _shift(self.upper, upper))
+            sides = steepness * self.sides
+        else:
+            sides = steepness.clamp(min=0) * self.sides + steepness.clamp(max=0) * self.sides.flip(0)
+        return Planes(sides if intercepts is None else _shift(sides, intercepts))
 
 
-def _shift(plane: Tensor, constant: Tensor) -> Tensor:
-    batch = max(plane.shape[0], constant.shape[0])
-    constant = constant.expand(batch, *plane.shape[2:]).unsqueeze(1)
-    columns = plane.expand(batch, *plane.shape[1:])
-    return torch.cat([columns[:, :-1], columns[:, -1:] + constant], dim=1)
+def _shift(sides: Tensor, constants: Tensor) -> Tensor:
+    """Adds to the constants of `sides`, which nobody else holds, in place."""
+    sides[:, :, -1] += constants
+    return sides
+
+
+class Range:
+    """The inputs x, as columns, and the least and greatest values of planes over their regions."""
+
+    def __init__(self, regions: Sequence[Region]) -> None:
+        self.regions = regions
+        self.sizes = [math.prod(region.shape) for region in regions]
+        self.columns = sum(self.sizes) + 1
+        self._box: tuple[Tensor, Tensor] | None = None
+        if all(region.is_box for region in regions):
+            lower, upper = (
+                torch.cat([side.reshape(side.shape[0], 1, -1) for side in sides], dim=2)
+                for sides in zip(*(region.box() for region in regions), strict=True)
+            )
+            self._box = (lower + upper) / 2, (upper - lower) / 2
+
+    def identity(self, index: int) -> Planes:
+        """The planes of input `index` itself."""
+        region, size, start = self.regions[index], self.sizes[index], sum(self.sizes[:index])
+        sides = torch.zeros(1, 1, self.columns, size, dtype=region.dtype, device=region.center.device)
+        sides[0, 0, start : start + size] = torch.eye(size, dtype=region.dtype, device=sides.device)
+        return Planes(sides.reshape(1, 1, self.columns, *region.shape))
+
+    def of(self, planes: Planes) -> tuple[Tensor, Tensor]:
+        """A lower bound of the plane below and an upper bound of the plane above, `[batch, *shape]` each; for boxes,
+        with centre c and radius r, `a . c + b -+ |a| . r`."""
+        sides = planes.sides
+        shape = sides.shape[3:]
+        flat = sides.flatten(3) if shape else sides.unsqueeze(3)
+        coefficients, constants = flat[:, :, :-1], flat[:, :, -1]
+        if self._box is None:
+            low = constants[0] + self._minimum(coefficients[0])
+            high = constants[-1] - self._minimum(-coefficients[-1])
+        else:
+            center, radius = (side.to(sides.dtype) for side in self._box)
+            middle = (center @ coefficients).squeeze(2) + constants
+            reach = (radius @ coefficients.abs()).squeeze(2)
+            low, high = middle[0] - reach[0], middle[-1] + reach[-1]
+        return low.reshape(-1, *shape), high.reshape(-1, *shape)
+
+    def _minimum(self, coefficients: Tensor) -> Tensor:
+        """The minimum of linear functions `[batch, inputs, elements]` over the regions, `[batch, elements]`."""
+        total = coefficients.new_zeros(())
+        for region, part in zip(self.regions, coefficients.mT.split(self.sizes, dim=2), strict=True):
+            rows = part.reshape(*part.shape[:2], *region.shape).to(region.dtype)
+            total = total + region.lower_of(rows).to(coefficients.dtype)
+        return total
 
 
 @dataclass(frozen=True)
@@ -82,10 +131,9 @@ class Step:
 
     def constant(self, interval: Interval) -> Planes:
         """The planes of a value that is only known to lie in an interval."""
-        lower, upper = interval
-        zeros = lower.new_zeros((lower.shape[0], self.columns - 1, *lower.shape[1:]))
-        below = torch.cat([zeros, lower.unsqueeze(1)], dim=1)
-        return Planes(below, below if interval.exact else torch.cat([zeros, upper.unsqueeze(1)], dim=1))
+        ends = torch.stack(interval[:1] if interval.exact else interval)
+        sides = ends.new_zeros((*ends.shape[:2], self.columns, *ends.shape[2:]))
+        return Planes(_shift(sides, ends))
 
 
 ForwardRule: TypeAlias = Callable[[Step], Planes]
@@ -103,38 +151,33 @@ def _affine(step: Step) -> Planes:
     """Centre and half width, or both planes where no entry of the map is negative."""
     op = step.node.op
     assert isinstance(op, LinearOp)
-    planes = [step.planes(index) for index in range(len(step.node.inputs))]
-    batch = max(part.lower.shape[0] for part in planes)
-    exact = all(part.exact for part in planes)
-
-    def mapped(apply: Callable[..., Tensor], parts: list[Tensor]) -> Tensor:
-        flat = [part.expand(batch, *part.shape[1:]).flatten(0, 1) for part in parts]
-        result = apply(*flat)
-        return result.reshape(batch, step.columns, *result.shape[1:])
-
-    if exact or op.nonnegative:
-        lower = mapped(op.apply, [part.lower for part in planes])
-        upper = lower if exact else mapped(op.apply, [part.upper for part in planes])
+    operands = [step.planes(index) for index in range(len(step.node.inputs))]
+    count, batch = (max(part.sides.shape[axis] for part in operands) for axis in (0, 1))
+    parts = [part.sides.expand(count, batch, *part.sides.shape[2:]) for part in operands]
+    if count == 1 or op.nonnegative:
+        sides = _mapped(op.apply, parts)
     else:
-        center = mapped(op.apply, [(part.lower + part.upper) / 2 for part in planes])
-        half = mapped(op.apply_abs, [(part.upper - part.lower) / 2 for part in planes])
-        lower, upper = center - half, center + half
-    offset = op.offset(lower.ndim - 2)
-    if offset is None:
-        return Planes(lower, upper)
-    shifted = _shift(lower, offset.expand(1, *lower.shape[2:]))
-    return Planes(shifted, shifted if exact else _shift(upper, offset.expand(1, *upper.shape[2:])))
+        center = _mapped(op.apply, [part.mean(0, keepdim=True) for part in parts])
+        half = _mapped(op.apply_abs, [(part[1:] - part[:1]) / 2 for part in parts])
+        sides = torch.cat([center - half, center + half])
+    offset = op.offset(sides.ndim - 3)
+    return Planes(sides if offset is None else _shift(sides.clone() if count == 1 else sides, offset))
+
+
+def _mapped(apply: Callable[..., Tensor], parts: list[Tensor]) -> Tensor:
+    """A linear map of values, on all columns."""
+    result = apply(*(part.flatten(0, 2) for part in parts))
+    return result.reshape(*parts[0].shape[:3], *result.shape[1:])
 
 
 @FORWARD.rule(Spec)
 def _spec(step: Step) -> Planes:
     matrix, constant = spec_rows(step.node, *step.intervals[1:])
-    planes, rows = step.planes(0), matrix.mT
-    if planes.exact:
-        lower = _shift(planes.lower @ rows, constant)
-        return Planes(lower, lower)
-    center, half = (planes.lower + planes.upper) / 2 @ rows, (planes.upper - planes.lower) / 2 @ rows.abs()
-    return Planes(center - half, center + half).shifted(constant, constant)
+    sides, rows = step.planes(0).sides, matrix.mT
+    if sides.shape[0] == 1:
+        return Planes(_shift(sides @ rows, constant))
+    center, half = sides.mean(0, keepdim=True) @ rows, (sides[1:] - sides[:1]) / 2 @ rows.abs()
+    return Planes(_shift(torch.cat([center - half, center + half]), constant))
 
 
 @FORWARD.rule(Elementwise)
@@ -144,8 +187,8 @@ def _elementwise(step: Step) -> Planes:
     lines = None if rule is None else rule(step.node, step.intervals, step.choice)
     if not isinstance(lines, Relaxation):
         return constants(step)
-    between = step.planes(0).lines(lines.lower_slope, lines.upper_slope)
-    return between.shifted(lines.lower_intercept, lines.upper_intercept)
+    slopes = torch.stack([lines.lower_slope, lines.upper_slope])
+    return step.planes(0).lines(slopes, torch.stack([lines.lower_intercept, lines.upper_intercept]))
 
 
 @FORWARD.rule(MaxPool)
@@ -155,17 +198,14 @@ def _max_pool(step: Step) -> Planes:
     assert rule is not None
     selected = rule(step.node, step.intervals, step.choice)
     assert isinstance(selected, Selected)
-    index, pool = selected.index.unsqueeze(1), selected.pool
-
-    def chosen(plane: Tensor) -> Tensor:
-        padded = pad_spatial(plane, pool.padding).flatten(3).expand(index.shape[0], *(-1,) * 3)
-        return padded.gather(3, index.flatten(3).expand(-1, step.columns, -1, -1)).reshape(
-            index.shape[0], step.columns, *index.shape[2:]
-        )
-
     planes, ends = step.planes(0), constants(step)
-    certain = selected.certain.unsqueeze(1) > 0
-    return Planes(chosen(planes.lower), torch.where(certain, chosen(planes.upper), ends.upper))
+    padded = pad_spatial(planes.sides, selected.pool.padding).flatten(4)
+    batch, channels, *windows = selected.index.shape
+    index = selected.index.flatten(2)[None, :, None].expand(padded.shape[0], -1, step.columns, -1, -1)
+    padded = padded.expand(-1, batch, -1, -1, -1)
+    sides = padded.gather(4, index).reshape(-1, batch, step.columns, channels, *windows)
+    above = _where(selected.certain > 0, sides[-1], ends.upper)
+    return Planes(torch.stack([sides[0], above]))
 
 
 @FORWARD.rule(Mul)
@@ -178,9 +218,9 @@ def _mul(step: Step) -> Planes:
     (low, high), (other_low, other_high) = step.intervals
     below = _flatter(step.intervals, (other_low, low), (other_high, high))
     above = _flatter(step.intervals, (other_high, low), (other_low, high))
-    first = step.planes(0).lines(below[0], above[0])
-    second = step.planes(1).lines(below[1], above[1])
-    return first.plus(second).shifted(-below[0] * below[1], -above[0] * above[1])
+    first, second = (torch.stack(pair) for pair in zip(below, above, strict=True))
+    total = step.planes(0).lines(first).sides + step.planes(1).lines(second).sides
+    return Planes(_shift(total, -first * second))
 
 
 Slopes: TypeAlias = tuple[Tensor, Tensor]
@@ -200,7 +240,7 @@ def _div(step: Step) -> Planes:
     if not step.intervals[1].exact:
         return constants(step)
     slope = 1 / step.intervals[1].lower
-    return step.planes(0).lines(slope, slope)
+    return step.planes(0).lines(torch.stack([slope, slope]))
 
 
 @FORWARD.rule(Maximum, Minimum)
@@ -216,7 +256,7 @@ def _extreme(step: Step) -> Planes:
     else:
         upper = _where(high <= other_high, first.upper, second.upper)
         lower = _where(high <= other_low, first.lower, _where(other_high <= low, second.lower, ends.lower))
-    return Planes(lower, upper)
+    return Planes(torch.stack([lower, upper]))
 
 
 def _where(condition: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
