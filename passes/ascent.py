@@ -16,6 +16,7 @@ from torch import Tensor
 from irverify.passes.backward import Context, Rows, lower_bounds
 from irverify.passes.freedom import Family, Free, Line
 from irverify.passes.relaxations import Gathered, Relaxation, Relaxed
+from irverify.regions.base import rowwise
 
 DECAY = 0.98
 """What the step size is multiplied by after each step."""
@@ -95,10 +96,10 @@ class _Climber:
         count = rows.owner.shape[0]
         self.shapes = [tuple(family.start.shape[1:]) for family in families]
         self.sizes = [family.start[0].numel() for family in families]
-        self.least = torch.cat([family.least.flatten(1) for family in families], 1)
-        self.most = torch.cat([family.most.flatten(1) for family in families], 1)
+        self.least = torch.cat([rowwise(family.least) for family in families], 1)
+        self.most = torch.cat([rowwise(family.most) for family in families], 1)
         self.range = self.most - self.least
-        self.choices = torch.cat([family.start.flatten(1) for family in families], 1).repeat(
+        self.choices = torch.cat([rowwise(family.start) for family in families], 1).repeat(
             count if self.least.shape[0] == 1 else 1, 1
         )
         self.first, self.second = torch.zeros_like(self.choices), torch.zeros_like(self.choices)
@@ -127,10 +128,10 @@ class _Climber:
                 relaxed[name] = lines.chosen(mine)
             context = Context(self.context.graph, self.context.regions, relaxed, self.context.known)
             bounds = lower_bounds(context, self.target, self.rows)
-            if not gradient:
+            if not bounds.requires_grad:  # nobody asked for gradients, or the rows pass none of the free lines
                 return bounds, torch.zeros_like(bounds, dtype=torch.bool)
             parts = torch.autograd.grad(bounds.sum(), choices, allow_unused=True, materialize_grads=True)
-        self.gradient = torch.cat([part.flatten(1) for part in parts], 1).nan_to_num_(0.0, 0.0, 0.0).mul_(self.range)
+        self.gradient = torch.cat([rowwise(part) for part in parts], 1).nan_to_num_(0.0, 0.0, 0.0).mul_(self.range)
         return bounds.detach(), self.gradient.any(1)
 
     def move(self, size: float) -> None:
@@ -195,7 +196,7 @@ class _Bend(torch.autograd.Function):
             intercept = torch.where(positive, 0.0, top)
         constant = coefficients.new_zeros(coefficients.shape[0])
         if intercept is not None:
-            constant = torch.linalg.vecdot(coefficients.flatten(1), intercept.flatten(1))
+            constant = torch.linalg.vecdot(rowwise(coefficients), rowwise(intercept))
         ctx.save_for_backward(coefficients, positive, slope, intercept)
         return coefficients * slope, constant
 

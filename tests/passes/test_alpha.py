@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from irverify.ir.graph import Graph, GraphBuilder
-from irverify.ir.ops import Abs, Clip, LeakyRelu, Linear, Relu, Sub
+from irverify.ir.ops import Abs, Clip, LeakyRelu, Linear, Operator, Relu, Softmax, Step, Sub
 from irverify.ir.types import TensorType
 from irverify.passes.ascent import _Bend
 from irverify.passes.freedom import FREEDOM
@@ -140,3 +140,22 @@ def test_balls() -> None:
     ball = L2(region.center, 0.5)
     loose, tight = (run(graph, method, ball).bounds["y"] for method in ("crown", "alpha"))
     assert bool((tight.lower >= loose.lower).all() and (tight.upper <= loose.upper).all())
+
+
+@pytest.mark.parametrize("behind", [Softmax(0), Step()], ids=str)
+def test_rows_that_pass_no_free_line(behind: Operator) -> None:
+    builder = GraphBuilder()
+    x = builder.input(TensorType((2,), torch.float64))
+    graph = builder.graph([builder.add(behind, builder.add(Relu(), x), name="y")])
+    one = torch.ones(1, 2).double()
+    tight, loose = (run(graph, name, Box(-one, one)).bounds["y"] for name in (SHORT, "crown"))
+    assert torch.equal(tight.lower, loose.lower) and torch.equal(tight.upper, loose.upper)
+
+
+def test_values_without_axes() -> None:
+    # relu(x) <= (x + 1) / 2 on [-1, 1], and relu(x) - x >= (1 - s)(-x) >= 0 with s = 1.
+    builder = GraphBuilder()
+    x = builder.input(TensorType((), torch.float64))
+    graph = builder.graph([builder.add(Sub(), builder.add(Relu(), x), x, name="y")])
+    bounds = run(graph, "alpha", Box(-torch.ones(1).double(), torch.ones(1).double())).bounds["y"]
+    assert (bounds.lower.item(), bounds.upper.item()) == pytest.approx((0.0, 1.0), abs=1e-9)
