@@ -191,7 +191,7 @@ def test_windows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert windowed is not None
     assert windowed.network.graph["nu.x"].type.shape[1] < 20
     bounds = run(graph, "dual", region).bounds
-    monkeypatch.setattr("irverify.passes.dual.windowed_network", lambda primal, target: None)
+    monkeypatch.setattr("irverify.passes.dual_rows.windowed_network", lambda primal, target: None)
     for name, whole in run(graph, "dual", region).bounds.items():
         torch.testing.assert_close(bounds[name].lower, whole.lower, rtol=0, atol=1e-12)
         torch.testing.assert_close(bounds[name].upper, whole.upper, rtol=0, atol=1e-12)
@@ -208,7 +208,7 @@ def test_windows_of_random_graphs(data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("irverify.passes.dual_windows.WORTH", 100.0)
         windowed = run(graph, "dual", regions).bounds
-        patch.setattr("irverify.passes.dual.windowed_network", lambda primal, target: None)
+        patch.setattr("irverify.passes.dual_rows.windowed_network", lambda primal, target: None)
         whole = run(graph, "dual", regions).bounds
     for name, bounds in whole.items():
         torch.testing.assert_close(windowed[name].lower, bounds.lower, rtol=0, atol=slack(bounds))
