@@ -1,0 +1,133 @@
+"""One cell of the table of bounds: a network, a method and a batch, ours and auto_LiRPA's, in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+import irverify as iv
+from benchmarks import lirpa, measure
+from benchmarks.cases import Case, Problem
+
+STEPS = 20
+"""Steps of gradient ascent on slopes."""
+RELATIVE = 1e-5
+"""A margin is looser if it is smaller by more than this part of the greatest magnitude among its example's."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one cell may take: seconds of interleaved rounds; rounds; seconds of one call of theirs, beyond which it is
+    not run; seconds and GiB of the whole cell, beyond which it is ended."""
+
+    budget: float
+    rounds: int
+    call: float
+    seconds: float
+    gigabytes: float
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one program took and found: seconds (median), peak MiB, margins `[batch, classes - 1]`."""
+
+    seconds: float
+    memory: float
+    margins: Tensor
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network, method and batch. `theirs` is None, with the reason in `note`, where there is nothing to compare."""
+
+    case: str
+    method: str
+    batch: int
+    ours: Side
+    control: float
+    theirs: Side | None
+    note: str
+
+
+def ours(problem: Problem, method: str) -> Tensor:
+    """irverify's margins `[batch, classes - 1]`, without the label's own."""
+    text = f"alpha{{steps={STEPS}}}" if method == "alpha" else method
+    found = iv.margins(problem.graph, problem.region, problem.labels, text).detach()
+    return found[lirpa.others(problem.labels, found.shape[1])].reshape(found.shape[0], -1)
+
+
+def measured(case: Case, method: str, batch: int, data: Path, limits: Limits, *, compare: bool) -> Cell:
+    """Measures one cell, in this process."""
+    problem = case.load(data, batch)
+    first = Problem(problem.graph, problem.region.select(slice(0, 1)), problem.labels[:1])
+    ours(first, method)  # what is loaded on first use
+    _, memory, margins = measure.peak_of(lambda: ours(problem, method))
+    calls: dict[str, Callable[[], object]] = {
+        "ours": lambda: ours(problem, method),
+        "again": lambda: ours(problem, method),
+    }
+    rival, note = _rival(problem, first, method, limits) if compare else (None, "not compared")
+    if rival is not None and rival.side.seconds <= limits.budget:  # beyond it, one call says enough
+        calls["theirs"] = lambda: rival.tool.margins(method)
+    times = measure.interleaved(calls, limits.budget, limits.rounds)
+    mine = Side(times.median("ours"), memory, margins)
+    theirs = None
+    if rival is not None:
+        theirs = replace(rival.side, seconds=times.median("theirs")) if "theirs" in calls else rival.side
+    return Cell(case.name, method, batch, mine, times.median("ours") / times.median("again"), theirs, note)
+
+
+@dataclass(frozen=True)
+class _Rival:
+    tool: lirpa.Lirpa
+    side: Side
+
+
+def _rival(problem: Problem, first: Problem, method: str, limits: Limits) -> tuple[_Rival | None, str]:
+    """auto_LiRPA in its faster mode, with one call measured, and the mode; or None and why not."""
+    batch = problem.labels.shape[0]
+    try:
+        seconds, mode = _faster(first, method, limits)
+        if seconds * batch > limits.call:
+            return None, f"not run: {batch} times {seconds:.1f} s of batch 1"
+        tool = lirpa.Lirpa(problem, mode, STEPS)
+        return _Rival(tool, Side(*measure.peak_of(lambda: tool.margins(method)))), mode
+    except Exception as error:  # whatever it raises: the table says so in its place
+        return None, f"raised {measure.words(error)}"
+
+
+def _faster(first: Problem, method: str, limits: Limits) -> tuple[float, str]:
+    """The faster mode at batch 1, and its seconds."""
+    found: list[tuple[float, str]] = []
+    for mode in lirpa.modes(first):
+        call = partial(lirpa.Lirpa(first, mode, STEPS).margins, method)
+        cold, _ = measure.seconds_of(call)
+        if cold > limits.budget / 2:
+            found.append((cold, mode))
+            break  # the other mode has never been the faster one where this one is slow
+        found.append((measure.seconds_of(call)[0], mode))
+    return min(found)
+
+
+@dataclass(frozen=True)
+class Looseness:
+    """How many margins of ours are looser, by how much at most (relative to the example's greatest), of how many."""
+
+    count: int
+    most: float
+    total: int
+
+
+def looseness(mine: Side, theirs: Side) -> Looseness:
+    """Ours against theirs, image by image. A margin that is NaN on our side is looser."""
+    scale = theirs.margins.abs().amax(1, keepdim=True).clamp(min=1e-6)
+    gap = (theirs.margins - mine.margins) / scale
+    return Looseness(int((~(gap <= RELATIVE)).sum()), max(0.0, float(gap.max())), gap.numel())
+
+
+def certified(side: Side) -> int:
+    return int((side.margins > 0).all(1).sum())

@@ -1,0 +1,117 @@
+"""Measuring: one core, processes of their own, interleaved rounds, medians, peak memory.
+
+A measurement runs in a forked child of a process that has everything imported and has computed nothing, so that cells
+do not disturb each other, and one that takes too long or too much memory can be ended. Linux only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+MIB = 2**20
+
+
+def pin(core: int) -> None:
+    """One core and one thread for this process and its children."""
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+
+
+class MeasurementError(RuntimeError):
+    """A child gave no result; the message says why."""
+
+
+def in_child(work: Callable[[], Result], seconds: float, gigabytes: float) -> Result:
+    """`work()`, computed in a fork of this process within limits. Raises MeasurementError where it gives no result."""
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(work, send, gigabytes))
+    child.start()
+    send.close()
+    try:
+        if not receive.poll(seconds):
+            raise MeasurementError(f"over {seconds:g} s")
+        result, error = receive.recv()
+    except EOFError:
+        raise MeasurementError(f"ended without a result, perhaps over {gigabytes:g} GiB") from None
+    finally:
+        child.kill()
+        child.join()
+    if error is not None:
+        raise MeasurementError(error)
+    return result  # type: ignore[no-any-return]
+
+
+def _child(work: Callable[[], Result], send: Connection, gigabytes: float) -> None:
+    limit = _status("VmSize") + int(gigabytes * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
+        send.send((work(), None))
+    except Exception as error:  # whatever it is, the table says so in its place
+        send.send((None, words(error)))
+
+
+def words(error: Exception) -> str:
+    """An error in one short line."""
+    text = " ".join(str(error).split())
+    full = isinstance(error, MemoryError) or "allocate memory" in text
+    return "out of memory" if full else f"{type(error).__name__}: {text[:120]}"
+
+
+def seconds_of(call: Callable[[], Result]) -> tuple[float, Result]:
+    begun = time.perf_counter()
+    result = call()
+    return time.perf_counter() - begun, result
+
+
+def peak_of(call: Callable[[], Result]) -> tuple[float, float, Result]:
+    """The seconds of a call, by how many MiB it raised the resident memory at its peak, and its result."""
+    ctypes.CDLL(None).malloc_trim(0)  # so that memory freed earlier does not hide what the call takes
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # the peak starts again from the present
+    before = _status("VmRSS")
+    seconds, result = seconds_of(call)
+    return seconds, max(0, _status("VmHWM") - before) / MIB, result
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status, in bytes."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        line = next(line for line in file if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Seconds of each call in every round, by name."""
+
+    seconds: Mapping[str, Sequence[float]]
+
+    def median(self, name: str) -> float:
+        return median(self.seconds[name])
+
+
+def interleaved(calls: Mapping[str, Callable[[], object]], budget: float, most: int) -> Rounds:
+    """Times all calls once a round, the order reversed every other round, for `budget` seconds; 1 to `most` rounds."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    begun = time.perf_counter()
+    for number in range(most):
+        names = list(calls)[:: 1 if number % 2 == 0 else -1]
+        for name in names:
+            found[name].append(seconds_of(calls[name])[0])
+        spent = time.perf_counter() - begun
+        if spent * (number + 2) / (number + 1) > budget:
+            break
+    return Rounds(found)
