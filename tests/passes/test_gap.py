@@ -8,13 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from irverify.errors import UsageError
 from irverify.ir.graph import GraphBuilder
-from irverify.ir.ops import Linear
+from irverify.ir.ops import Linear, Relu
 from irverify.ir.types import TensorType
-from irverify.passes.gap import minimum, relaxed_minimizers
+from irverify.passes.gap import Gap, Gaps, minimum, relaxed_minimizers, row_values
+from irverify.pipeline import run
 from irverify.pipeline.rows import row_state
 from irverify.properties import linear
-from irverify.regions import L1, L2, Linf
+from irverify.regions import L1, L2, Box, Linf
 from tests.passes.test_crown import KINDS, worked_example
 from tests.random_graphs import boxes, graphs
 
@@ -65,4 +67,38 @@ def test_points_attain_the_linear_bound(ball: type[L1 | L2] | None, data: st.Dat
             assert bool(region.contains(point).all())
         values = graph.values({node.name: point for node, point in zip(graph.inputs, points, strict=True)})
         value = torch.cat([values[name].reshape(2, -1) for name in graph.outputs], dim=1) @ rows[index]
+        torch.testing.assert_close(row_values(state, found.points)[:, index], value, rtol=1e-9, atol=1e-9)
         assert bool((value >= torch.maximum(found.bound, below)[:, index] - 1e-9 * value.abs().clamp(min=1)).all())
+
+
+def test_gap_by_hand() -> None:
+    """Fast-Lin on the worked example: y >= x1 >= -1 at x1 = -1, where y(-1, 0) = 0: d = 1; and -y >= -x1 - 2 >= -3 at
+    x1 = 1, where -y(1, 0) = -2: d = 1."""
+    graph, region = worked_example()
+    rows = torch.tensor([[[1.0], [-1.0]]]).double(), torch.zeros(1, 2).double()
+    state = run(graph, "fast-lin,gap{lines=fast-lin}", region, spec=rows)
+    facts = state.require(Gap("fast-lin"))
+    assert isinstance(facts, Gaps)
+    assert facts.bound.tolist() == [[-1.0, -3.0]]
+    assert facts.points[0].tolist() == [[[-1.0, 0.0], [1.0, 0.0]]]
+    assert facts.gap.tolist() == [[1.0, 1.0]]
+    assert state.timings[-1].statistics == {"mean_gap": 1.0, "max_gap": 1.0}
+
+
+def test_gap_is_differentiable() -> None:
+    weight = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).double().requires_grad_()
+    builder = GraphBuilder()
+    hidden = builder.add(Relu(), builder.add(Linear(weight), builder.input(TensorType((2,), torch.float64))))
+    graph = builder.graph([builder.add(Linear(torch.ones(1, 2).double()), hidden)])
+    rows = torch.ones(1, 1, 1).double(), torch.zeros(1, 1).double()
+    state = run(graph, "crown-ibp,gap", Box(-torch.ones(1, 2).double(), torch.full((1, 2), 2.0).double()), spec=rows)
+    facts = state.require("gap")
+    assert isinstance(facts, Gaps)
+    facts.gap.sum().backward()
+    assert weight.grad is not None and bool(weight.grad.isfinite().all())
+
+
+def test_a_graph_without_specification_is_a_usage_error() -> None:
+    graph, region = worked_example()
+    with pytest.raises(UsageError, match=r"expected a specification as the only output, got %y"):
+        run(graph, "crown,gap", region)
