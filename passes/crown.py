@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from irverify.ir.graph import Graph, Node
-from irverify.ir.ops import Elementwise, Input, LinearOp, MaxPool, Spec
+from irverify.ir.ops import Elementwise, Input, LinearOp, Spec
 from irverify.passes.backward import Context, Rows, identity_rows, lower_bounds
 from irverify.passes.ibp import IBP
 from irverify.passes.propagate import Interval, interval_facts
@@ -153,7 +153,7 @@ def _wanted(graph: Graph, intermediate: bool) -> frozenset[str]:
     wanted = set(graph.outputs)
     if intermediate:
         wanted.update(
-            name for node in graph if isinstance(node.op, Elementwise | MaxPool) for name in node.inputs
+            name for node in graph if not isinstance(node.op, LinearOp | Spec) for name in node.inputs
         )
     return frozenset(wanted)
 
@@ -166,7 +166,7 @@ def _open(graph: Graph, node: Node, interval: Interval) -> Tensor:
         return ~open_
     for name in graph.users(node.name):
         op = graph[name].op
-        if isinstance(op, LinearOp):
+        if isinstance(op, LinearOp | Spec):
             continue
         pieces = op.pieces() if isinstance(op, Elementwise) else None
         if pieces is None:

@@ -7,9 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from irverify.errors import UnsupportedError
 from irverify.ir.graph import Graph, GraphBuilder
-from irverify.ir.ops import Abs, Clip, Exp, LeakyRelu, Linear, Relu, Sigmoid, Tanh
+from irverify.ir.ops import Abs, Clip, LeakyRelu, Linear, Relu, Sigmoid, Tanh
 from irverify.ir.types import TensorType
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import RELAXATIONS, Choice, Relaxation
@@ -117,10 +116,3 @@ def test_a_batch_is_its_examples(data: st.DataObject) -> None:
     for name, entry in together.items():
         assert torch.allclose(entry.lower[1:2], alone[name].lower, rtol=1e-9, atol=1e-9)
         assert torch.allclose(entry.upper[1:2], alone[name].upper, rtol=1e-9, atol=1e-9)
-
-
-def test_an_operator_without_lines_is_refused() -> None:
-    builder = GraphBuilder()
-    graph = builder.graph([builder.add(Exp(), builder.input(TensorType((1,))), name="e")])
-    with pytest.raises(UnsupportedError, match="%e = exp"):
-        run(graph, "crown", Box(torch.zeros(1, 1), torch.ones(1, 1)))

@@ -1,0 +1,210 @@
+"""Lines around elementwise functions: with a kink, convex, and S-shaped (Zhang et al. 2018, tables 2 and 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from irverify.ir.graph import Node
+from irverify.ir.ops import Abs, Clip, LeakyRelu, Pow
+from irverify.passes.lines import (
+    Choice,
+    Relaxation,
+    chord_slope,
+    constant_line,
+    either,
+    guarded,
+    select,
+    shifted,
+)
+from irverify.passes.powers import absolute, power
+from irverify.passes.propagate import Interval
+
+BISECTIONS = 40
+"""Steps of the search for a tangent point; each halves an interval, and every intermediate result is already sound."""
+EXP_REACH = 0.99
+"""How far from the lower end exp is touched at most: the tangent at l + 1 would be 0 at l."""
+Function: TypeAlias = Callable[[Tensor], Tensor]
+
+
+def relu(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
+    return kinked(0.0, 1.0, operands[0], choice)
+
+
+def leaky_relu(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
+    assert isinstance(node.op, LeakyRelu)
+    return kinked(node.op.slope, 1.0, operands[0], choice)
+
+
+def absolute_value(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
+    assert isinstance(node.op, Abs)
+    lines = kinked(-1.0, 1.0, operands[0], choice)
+    return guarded(lines, operands[0], lambda: absolute(node, operands[0]))
+
+
+def kinked(left: float, right: float, operand: Interval, choice: Choice) -> Relaxation:
+    """`left x` for x < 0 and `right x` for x >= 0. One side is the chord; the other is a line through the kink at 0
+    with any slope between `left` and `right`."""
+    lower, upper = operand
+    active, unstable = lower >= 0, (lower < 0) & (upper > 0)
+    one_sided = either(active, right, left, lower)
+    width = torch.where(unstable, upper - lower, 1.0)
+    chord = torch.where(unstable, (right * upper - left * lower) / width, one_sided)
+    # The chord meets the function at u: chord u + intercept = right u, written so that no large terms cancel.
+    intercept = torch.where(unstable, (right - left) * upper * (-lower / width), 0.0)
+    if choice == "same":
+        free = chord
+    elif choice == "zero":
+        free = torch.where(unstable, min(left, right, key=abs), one_sided)
+    else:
+        free = torch.where(unstable, either(upper > -lower, right, left, lower), one_sided)
+    zero = torch.zeros_like(intercept)
+    convex = left <= right
+    lines = Relaxation(free, zero, chord, intercept) if convex else Relaxation(chord, intercept, free, zero)
+    return guarded(lines, operand, lambda: _kinked_ends(left, right, operand))
+
+
+def _kinked_ends(left: float, right: float, operand: Interval) -> tuple[Tensor, Tensor]:
+    ends = [torch.where(end < 0, _times(left, end), _times(right, end)) for end in operand]
+    inside = (operand.lower < 0) & (operand.upper > 0)
+    low, high = torch.minimum(*ends), torch.maximum(*ends)
+    return torch.where(inside, low.clamp(max=0), low), torch.where(inside, high.clamp(min=0), high)
+
+
+def _times(slope: float, x: Tensor) -> Tensor:
+    return slope * x if slope else torch.zeros_like(x)  # zero times infinity would be NaN
+
+
+def clip(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
+    """`min(max(x, a), b)`. Where u <= b it is a ReLU above a; where l >= a a mirrored one below b; where both ends are
+    cut, the line above runs from (l, a) to the corner (b, b) or is the constant b, whichever leaves less area, and the
+    line below from the corner (a, a) to (u, b) or is the constant a."""
+    op, (lower, upper) = node.op, operands[0]
+    assert isinstance(op, Clip)
+    low_cut, high_cut = lower < op.lower, upper > op.upper
+    left_only = _cut(0.0, 1.0, op.lower, operands[0], choice)
+    right_only = _cut(1.0, 0.0, op.upper, operands[0], choice)
+    inner = select(low_cut, left_only, right_only)
+    if math.isfinite(op.lower) and math.isfinite(op.upper):
+        both = low_cut & high_cut
+        rise = (op.upper - op.lower) / torch.where(both, op.upper - lower, 1.0)
+        fall = (op.upper - op.lower) / torch.where(both, upper - op.lower, 1.0)
+        steep_up, steep_down = (upper - op.upper) < (op.upper - lower), (op.lower - lower) < (upper - op.lower)
+        cut = Relaxation(
+            torch.where(steep_down, fall, 0.0),
+            torch.where(steep_down, op.lower - fall * op.lower, op.lower),
+            torch.where(steep_up, rise, 0.0),
+            torch.where(steep_up, op.upper - rise * op.upper, op.upper),
+        )
+        outside = (upper <= op.lower) | (lower >= op.upper)
+        constant = either(upper <= op.lower, op.lower, op.upper, lower)
+        flat = Relaxation(torch.zeros_like(lower), constant, torch.zeros_like(lower), constant)
+        inner = select(outside, flat, select(both, cut, inner))
+    return guarded(inner, operands[0], lambda: (op.evaluate(lower), op.evaluate(upper)))
+
+
+def _cut(left: float, right: float, at: float, operand: Interval, choice: Choice) -> Relaxation:
+    """A kink at `at`, where the function is `at`; the identity where there is none."""
+    lower, upper = operand
+    if not math.isfinite(at):
+        return constant_line(lower, 1.0, 0.0)
+    return shifted(kinked(left, right, Interval(lower - at, upper - at), choice), at)
+
+
+def sigmoid(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
+    lines = s_shaped(torch.sigmoid, lambda x: x.sigmoid() * (-x).sigmoid(), operands[0])
+    return guarded(lines, operands[0], lambda: (operands[0].lower.sigmoid(), operands[0].upper.sigmoid()))
+
+
+def tanh(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
+    lines = s_shaped(torch.tanh, lambda x: 1 - x.tanh() ** 2, operands[0])
+    return guarded(lines, operands[0], lambda: (operands[0].lower.tanh(), operands[0].upper.tanh()))
+
+
+def s_shaped(function: Function, slope: Function, operand: Interval) -> Relaxation:
+    """A function that is odd up to a constant, convex below 0 and concave above (Zhang et al. 2018).
+
+    Above: where l >= 0 the tangent at the middle; else the tangent at the smallest d >= 0 that stays above the
+    function at l, or the chord where that d lies beyond u. Below: the mirror image.
+    """
+    above = _line_above(function, slope, *operand)
+    # f(x) - f(0) is odd: a line a x + b above f on [-u, -l] gives a x - b + 2 f(0) below f on [l, u].
+    mirrored_slope, mirrored_intercept = _line_above(function, slope, -operand.upper, -operand.lower)
+    twice = 2 * function(torch.zeros_like(operand.lower))
+    return Relaxation(mirrored_slope, twice - mirrored_intercept, *above)
+
+
+def _line_above(function: Function, slope: Function, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = function(lower), function(upper)
+    touches = torch.where(lower >= 0, (lower + upper) / 2, touching_point(function, slope, lower, upper))
+    reaches = (upper > 0) & (slope(touches) * (lower - touches) + function(touches) >= low)
+    chord = chord_slope(lower, upper, low, high)
+    steepness = torch.where(reaches, slope(touches), chord)
+    # Of the two ends take the larger intercept, so that rounding leaves the chord above both.
+    intercept = torch.where(
+        reaches, function(touches) - steepness * touches, torch.maximum(low - chord * lower, high - chord * upper)
+    )
+    return steepness, intercept
+
+
+def touching_point(function: Function, slope: Function, lower: Tensor, upper: Tensor) -> Tensor:
+    """The smallest point of [max(0, l), u] whose tangent is above the function at l, from above; u where there is
+    none. The condition holds at every point beyond it."""
+    low = function(lower)
+    near, far = lower.clamp(min=0).minimum(upper), upper
+    for _ in range(BISECTIONS):
+        middle = (near + far) / 2
+        holds = slope(middle) * (lower - middle) + function(middle) >= low
+        near, far = torch.where(holds, near, middle), torch.where(holds, middle, far)
+    return far
+
+
+def exponential(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
+    """The chord above; below the tangent at the middle, or nearer to l, so that it stays positive."""
+    lower, upper = operands[0]
+    touches = torch.minimum((lower + upper) / 2, lower + EXP_REACH)
+    lines = convex(torch.exp, torch.exp, operands[0], touches)
+    return guarded(lines, operands[0], lambda: (lower.exp(), upper.exp()))
+
+
+def convex(function: Function, slope: Function, operand: Interval, touches: Tensor) -> Relaxation:
+    """The chord above, the tangent at the point `touches` below."""
+    lower, upper = operand
+    low, high, steepness = function(lower), function(upper), slope(touches)
+    chord = chord_slope(lower, upper, low, high)
+    above = torch.maximum(low - chord * lower, high - chord * upper)
+    return Relaxation(steepness, function(touches) - steepness * touches, chord, above)
+
+
+def powers(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
+    """`x ** p` by curvature: convex for even p > 0; for odd p > 1 concave below 0 and convex above; for p < 0 and
+    fractional p, whose domain has one sign, by the sign of `p (p - 1) x ** (p - 2)`."""
+    op, operand = node.op, operands[0]
+    assert isinstance(op, Pow)
+    lines = _powers(float(op.exponent), operand)
+    return guarded(lines, operands[0], lambda: power(node, operand))
+
+
+def _powers(exponent: float, operand: Interval) -> Relaxation:
+    lower, upper = operand
+    if exponent in (0.0, 1.0):
+        return constant_line(lower, exponent, 1.0 - exponent)
+
+    def function(x: Tensor) -> Tensor:
+        return torch.pow(x, exponent)
+
+    def slope(x: Tensor) -> Tensor:
+        return exponent * torch.pow(x, exponent - 1)
+
+    odd = exponent % 2 == 1
+    if odd and exponent > 0:
+        return s_shaped(lambda x: -function(x), lambda x: -slope(x), operand).mirrored()
+    lines = convex(function, slope, operand, (lower + upper) / 2)
+    reversed_ = convex(lambda x: -function(x), lambda x: -slope(x), operand, (lower + upper) / 2).mirrored()
+    if odd:
+        return select(upper < 0, reversed_, lines)
+    return reversed_ if 0 < exponent < 1 else lines

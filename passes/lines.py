@@ -1,0 +1,161 @@
+"""Nonlinear nodes between linear bounds, and how rows over the result pass them: the forms that relaxations take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from irverify.passes.propagate import Interval
+
+Choice: TypeAlias = Literal["adaptive", "zero", "same"]
+"""Which line is taken where one is free to choose."""
+Gathered: TypeAlias = Callable[[Tensor], Tensor]
+"""Takes a tensor `[batch, ...]` to the rows `[rows, ...]` (or `[1, ...]`), the entry of each row's own example."""
+
+
+def sums(rows: Tensor) -> Tensor:
+    """The sum of each row `[rows, *shape]`, `[rows]`; shapes may be scalar."""
+    return rows.reshape(rows.shape[0], -1).sum(1)
+
+
+class Relaxed(Protocol):
+    """A nonlinear node between linear bounds."""
+
+    def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
+        """For rows `a` `[rows, *shape]` over the result: coefficients over each operand and constants `[rows]` with
+        `a . y >= sum a_i . x_i + c` for all operands within their bounds. Operands at the end may be left out."""
+        ...
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """A line below and a line above, four tensors of the shape of the value `[batch, *shape]`:
+    `lower_slope x + lower_intercept <= y <= upper_slope x + upper_intercept`."""
+
+    lower_slope: Tensor
+    lower_intercept: Tensor
+    upper_slope: Tensor
+    upper_intercept: Tensor
+
+    def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The line below where a coefficient is positive, the line above where it is negative."""
+        positive, negative = coefficients.clamp(min=0), coefficients.clamp(max=0)
+        below, above = gathered(self.lower_slope), gathered(self.upper_slope)
+        constant = positive * gathered(self.lower_intercept) + negative * gathered(self.upper_intercept)
+        return (positive * below + negative * above,), sums(constant)
+
+    def mirrored(self) -> Relaxation:
+        """The lines of `-f`."""
+        return Relaxation(-self.upper_slope, -self.upper_intercept, -self.lower_slope, -self.lower_intercept)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """`first x_1 + second x_2 + constant`, tensors `[batch, *shape]`."""
+
+    first: Tensor
+    second: Tensor
+    constant: Tensor
+
+
+@dataclass(frozen=True)
+class Between:
+    """An elementwise function of two values between a plane below and a plane above."""
+
+    lower: Plane
+    upper: Plane
+
+    def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
+        positive, negative = coefficients.clamp(min=0), coefficients.clamp(max=0)
+        low, high = self.lower, self.upper
+        first = positive * gathered(low.first) + negative * gathered(high.first)
+        second = positive * gathered(low.second) + negative * gathered(high.second)
+        return (first, second), sums(positive * gathered(low.constant) + negative * gathered(high.constant))
+
+
+@dataclass(frozen=True)
+class Enclosed:
+    """A value that is only known to lie in an interval, whatever its operands are."""
+
+    lower: Tensor
+    upper: Tensor
+
+    def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
+        least = torch.where(coefficients > 0, gathered(self.lower), gathered(self.upper))
+        return (), sums(torch.where(coefficients == 0, 0.0, coefficients * least))
+
+
+@dataclass(frozen=True)
+class Unbounded(Relaxation):
+    """Lines of which some are infinite: no line where a coefficient is zero."""
+
+    def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
+        chosen = coefficients > 0
+        slope = torch.where(chosen, gathered(self.lower_slope), gathered(self.upper_slope))
+        intercept = torch.where(chosen, gathered(self.lower_intercept), gathered(self.upper_intercept))
+        return (coefficients * slope,), sums(torch.where(coefficients == 0, 0.0, coefficients * intercept))
+
+
+Ends: TypeAlias = Callable[[], tuple[Tensor, Tensor]]
+"""Bounds of the result, `[batch, *shape]`."""
+
+
+def guarded(lines: Relaxation, operand: Interval, ends: Ends) -> Relaxation:
+    """`lines`; where the width of the operand is not finite, or another overflow left none, the constants at the
+    `ends`."""
+    width = operand.upper - operand.lower
+    total = width + lines.lower_slope + lines.lower_intercept + lines.upper_slope + lines.upper_intercept
+    if math.isfinite(float(total.detach().sum())):
+        return lines
+    low, high = ends()
+    bounded = width.isfinite()
+    below = bounded & lines.lower_slope.isfinite() & lines.lower_intercept.isfinite()
+    above = bounded & lines.upper_slope.isfinite() & lines.upper_intercept.isfinite()
+    return Unbounded(
+        torch.where(below, lines.lower_slope, 0.0),
+        torch.where(below, lines.lower_intercept, low),
+        torch.where(above, lines.upper_slope, 0.0),
+        torch.where(above, lines.upper_intercept, high),
+    )
+
+
+def either(condition: Tensor, chosen: float, other: float, like: Tensor) -> Tensor:
+    """One of two numbers, in the type of `like` (torch.where of two Python numbers would round them to float32)."""
+    return torch.where(condition, torch.full_like(like, chosen), torch.full_like(like, other))
+
+
+def chord_slope(lower: Tensor, upper: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The slope of the chord, 0 on a point."""
+    width = upper - lower
+    point = ~(width > 0)
+    return torch.where(point, 0.0, (high - low) / torch.where(point, 1.0, width))
+
+
+def shifted(relaxation: Relaxation, by: float) -> Relaxation:
+    """The relaxation of `f(x - by) + by` from that of f."""
+    return Relaxation(
+        relaxation.lower_slope,
+        relaxation.lower_intercept + by - relaxation.lower_slope * by,
+        relaxation.upper_slope,
+        relaxation.upper_intercept + by - relaxation.upper_slope * by,
+    )
+
+
+def constant_line(like: Tensor, slope: float, intercept: float) -> Relaxation:
+    """The same line below and above everywhere."""
+    slopes, intercepts = torch.full_like(like, slope), torch.full_like(like, intercept)
+    return Relaxation(slopes, intercepts, slopes, intercepts)
+
+
+def select(condition: Tensor, chosen: Relaxation, other: Relaxation) -> Relaxation:
+    return Relaxation(
+        torch.where(condition, chosen.lower_slope, other.lower_slope),
+        torch.where(condition, chosen.lower_intercept, other.lower_intercept),
+        torch.where(condition, chosen.upper_slope, other.upper_slope),
+        torch.where(condition, chosen.upper_intercept, other.upper_intercept),
+    )

@@ -1,0 +1,104 @@
+"""Linear bounds of maxima and minima: over windows, and of two values."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from irverify.ir.graph import Node
+from irverify.ir.ops import MaxPool
+from irverify.ir.ops.conv import pad_spatial
+from irverify.ir.ops.pooling import MAX_POOL
+from irverify.passes.curves import kinked
+from irverify.passes.lines import Between, Choice, Enclosed, Gathered, Plane, Relaxed, sums
+from irverify.passes.propagate import Interval
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A maximum over windows: `y >= x_i` for the element i with the largest lower bound; where that lower bound is at
+    least every other upper bound `y = x_i`, elsewhere `y <= ceiling`, the largest upper bound."""
+
+    pool: MaxPool
+    operand: tuple[int, ...]
+    index: Tensor
+    """Place of i in the padded plane, `[batch, channels, *windows]`."""
+    certain: Tensor
+    ceiling: Tensor
+
+    def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
+        positive, negative = coefficients.clamp(min=0), coefficients.clamp(max=0)
+        certain = gathered(self.certain)
+        passed = positive + negative * certain
+        open_ = torch.where(certain > 0, 0.0, negative)
+        constant = sums(torch.where(open_ < 0, open_ * gathered(self.ceiling), 0.0))
+        channels, *extents = self.operand
+        padded = [
+            extent + before + after for extent, (before, after) in zip(extents, self.pool.padding, strict=True)
+        ]
+        index = gathered(self.index).flatten(2).expand(coefficients.shape[0], -1, -1)
+        plane = coefficients.new_zeros(coefficients.shape[0], channels, math.prod(padded))
+        spread = plane.scatter_add(2, index, passed.flatten(2)).reshape(-1, channels, *padded)
+        crop = tuple((-before, -after) for before, after in self.pool.padding)
+        return (pad_spatial(spread, crop),), constant
+
+
+def max_pool(node: Node, operands: Sequence[Interval], choice: Choice) -> Selected:
+    pool, operand = node.op, operands[0]
+    assert isinstance(pool, MaxPool)
+    low = pad_spatial(operand.lower, pool.padding, -math.inf)
+    largest, index = MAX_POOL[len(pool.kernel)](
+        low, pool.kernel, pool.stride, 0, pool.dilation, return_indices=True
+    )
+    high = pad_spatial(operand.upper, pool.padding, -math.inf)
+    chosen = high.flatten(2).gather(2, index.flatten(2)).reshape(index.shape)
+    rivals = _count_above(pool, high, largest) - (chosen > largest).to(low.dtype)
+    certain = (rivals == 0).to(low.dtype)
+    return Selected(pool, tuple(operand.lower.shape[1:]), index, certain, pool.evaluate(operand.upper))
+
+
+def _count_above(pool: MaxPool, padded: Tensor, threshold: Tensor) -> Tensor:
+    """How many elements of each window of a padded plane exceed its threshold `[batch, channels, *windows]`."""
+    count = torch.zeros_like(threshold)
+    for place in itertools.product(*map(range, pool.kernel)):
+        ends = zip(place, pool.dilation, pool.stride, threshold.shape[2:], strict=True)
+        axes: list[slice] = [
+            slice(k * dilation, k * dilation + (n - 1) * stride + 1, stride) for k, dilation, stride, n in ends
+        ]
+        count = count + (padded[(slice(None), slice(None), *axes)] > threshold).to(count.dtype)
+    return count
+
+
+def maximum(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxed:
+    """`max(x_1, x_2) = x_2 + relu(x_1 - x_2)`, the difference bounded by the intervals of the two."""
+    first, second = operands
+    difference = Interval(first.lower - second.upper, first.upper - second.lower)
+    lines = kinked(0.0, 1.0, difference, choice)
+    if not _finite(first, second):
+        return Enclosed(torch.maximum(first.lower, second.lower), torch.maximum(first.upper, second.upper))
+    return Between(
+        Plane(lines.lower_slope, 1 - lines.lower_slope, lines.lower_intercept),
+        Plane(lines.upper_slope, 1 - lines.upper_slope, lines.upper_intercept),
+    )
+
+
+def minimum(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxed:
+    """`min(x_1, x_2) = x_2 - relu(x_2 - x_1)`, likewise."""
+    first, second = operands
+    difference = Interval(second.lower - first.upper, second.upper - first.lower)
+    lines = kinked(0.0, 1.0, difference, choice)
+    if not _finite(first, second):
+        return Enclosed(torch.minimum(first.lower, second.lower), torch.minimum(first.upper, second.upper))
+    return Between(
+        Plane(lines.upper_slope, 1 - lines.upper_slope, -lines.upper_intercept),
+        Plane(lines.lower_slope, 1 - lines.lower_slope, -lines.lower_intercept),
+    )
+
+
+def _finite(*operands: Interval) -> bool:
+    return all(math.isfinite(float(side.detach().sum())) for operand in operands for side in operand)
