@@ -113,20 +113,21 @@ def dual_network(primal: Graph, target: str) -> DualNetwork:
 
 def layer_operands(node: Node, own: Interval, operands: Sequence[Interval]) -> dict[str, Tensor]:
     """The runtime operands `[batch, *shape]` that the dual layer of `node` takes, by name: from the bounds of its
-    operands, or its `own` value where that is known exactly."""
-    if own.exact:
-        return {f"{node.name}.value": own.lower}
+    operands; and its `own` value where that is known exactly."""
+    # A value may be known exactly and have layers behind it all the same: x - x, or a function of an input that is one
+    # point. Whether its value or its layer is asked for, only the dual network knows.
+    exactly = {f"{node.name}.value": own.lower} if own.exact else {}
     if isinstance(node.op, Elementwise):
         lines = parallel_lines(node.op, *operands[0])
         found = {"slope": lines.slope, "middle": lines.middle, "radius": lines.radius}
         if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
             message = f"the bounds of %{node.inputs[0]} are infinite (an overflow), and no parallel lines fit them"
             raise UnsupportedError(message, where=str(node), hint="make the region smaller")
-        return {f"{node.name}.{part}": tensor for part, tensor in found.items()}
+        return exactly | {f"{node.name}.{part}": tensor for part, tensor in found.items()}
     if isinstance(node.op, Spec):
         matrix, offset = spec_rows(node, *operands[1:])
         return {f"{node.name}.rows": matrix, f"{node.name}.offset": offset}
-    return {}
+    return exactly
 
 
 def _perturbed(graph: Graph) -> frozenset[str]:

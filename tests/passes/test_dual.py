@@ -24,6 +24,7 @@ from irverify.ir.ops import (
     Reshape,
     Sigmoid,
     Slice,
+    Sub,
 )
 from irverify.ir.text import named_parameters, parse_graph, print_graph
 from irverify.ir.types import TensorType
@@ -259,3 +260,14 @@ def test_infinite_bounds_are_refused() -> None:
     region = Box(-torch.ones(1, 1), torch.ones(1, 1))
     with pytest.raises(UnsupportedError, match="infinite"):
         run(builder.graph([x]), "dual", region)
+
+
+def test_values_that_intervals_know_exactly() -> None:
+    """relu(x0 - x0) = 0 and relu(x1) = 2 for a point x1, although both depend on an input as far as the graph tells."""
+    builder = GraphBuilder()
+    x0, x1 = (builder.input(TensorType((1,), torch.float64), name=name) for name in ("x0", "x1"))
+    nothing = builder.add(Relu(), builder.add(Sub(), x0, x0))
+    graph = builder.graph([builder.add(Add(), builder.add(Relu(), x0), nothing, builder.add(Relu(), x1), name="y")])
+    one, two = torch.ones(1, 1).double(), torch.full((1, 1), 2.0).double()
+    bounds = run(graph, "dual", (Box(-one, one), Box(two, two))).bounds["y"]
+    assert (bounds.lower.item(), bounds.upper.item()) == pytest.approx((2.0, 3.0), abs=1e-12)
