@@ -17,6 +17,22 @@ from irverify.passes.singleprop import SINGLEPROP
 
 TABLES: tuple[RuleTable[Any], ...] = (INTERVAL, IBP, IMPROVED, FORWARD, RELAXATIONS, DUAL, SINGLEPROP)
 """The rule tables of all analyses that have one."""
+METHODS: dict[str, RuleTable[Any]] = {
+    "interval": INTERVAL,
+    "ibp": IBP,
+    "improved-interval": IMPROVED,
+    "forward": FORWARD,
+    "crown": RELAXATIONS,
+    "crown-zero": RELAXATIONS,
+    "crown-ibp": RELAXATIONS,
+    "fast-lin": RELAXATIONS,
+    "alpha": RELAXATIONS,
+    "gap": RELAXATIONS,
+    "dual": DUAL,
+    "singleprop-zero": SINGLEPROP,
+    "singleprop-fastlin": SINGLEPROP,
+}
+"""The table that says which operators a pass takes. Stability has none: it labels what is piecewise linear."""
 
 
 def support(
@@ -31,23 +47,3 @@ def _cell(table: RuleTable[Any], operator: type[Operator]) -> str:
         return "given"
     refusal = table.refusal(operator)
     return "rule" if refusal is None else refusal
-
-
-def support_table() -> str:
-    """The table as Markdown, with the refusals as footnotes."""
-    rows, notes = support(), list[str]()
-    names = [table.analysis for table in TABLES]
-    lines = [f"| operator | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
-    for word, cells in rows.items():
-        marks = [_mark(cells[name], notes) for name in names]
-        lines.append(f"| {word} | {' | '.join(marks)} |")
-    footnotes = [f"[{number}] {note}" for number, note in enumerate(notes, start=1)]
-    return "\n".join([*lines, *([""] if footnotes else []), *footnotes, ""])
-
-
-def _mark(cell: str, notes: list[str]) -> str:
-    if cell in ("rule", "given"):
-        return {"rule": "yes", "given": "given"}[cell]
-    if cell not in notes:
-        notes.append(cell)
-    return f"no [{notes.index(cell) + 1}]"

@@ -28,9 +28,16 @@ def _opsets() -> tuple[str, ...]:
     return tuple(map(str, OPSETS))
 
 
+def _analyses() -> tuple[str, ...]:
+    from irverify.report.support import support_table
+
+    return (support_table(),)
+
+
 ANSWERS: dict[str, Callable[[], tuple[str, ...]]] = {
     "name": lambda: ("irverify",),
     "version": lambda: (__version__,),
+    "analyses": _analyses,
     "onnx-operators": _operators,
     "onnx-opset-versions": _opsets,
     "onnx-element-types": lambda: ELEMENT_TYPES,
@@ -49,6 +56,9 @@ ANSWERS: dict[str, Callable[[], tuple[str, ...]]] = {
 def supports(
     name: Annotated[bool, typer.Option("--name", help="The name of the solver.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Its version.")] = False,
+    analyses: Annotated[
+        bool, typer.Option("--analyses", help="The table operator x analysis, and why the rest is refused.")
+    ] = False,
     onnx_operators: Annotated[bool, typer.Option("--onnx-operators", help="ONNX operators that are imported.")] = False,
     onnx_opset_versions: Annotated[
         bool, typer.Option("--onnx-opset-versions", help="The oldest and the newest opset.")

@@ -22,7 +22,7 @@ def test_passes_as_json(irverify: Irverify) -> None:
     assert (listed["schema"], [entry["name"] for entry in listed["passes"]]) == ("irverify/passes/1", list(CATALOG))
 
 
-@pytest.mark.parametrize("flag", ANSWERS)
+@pytest.mark.parametrize("flag", [flag for flag in ANSWERS if flag != "analyses"])
 def test_every_answer_of_supports_is_words_on_lines(irverify: Irverify, flag: str) -> None:
     ran = irverify("supports", f"--{flag}")
     assert (ran.code, ran.err) == (0, "")
@@ -37,6 +37,10 @@ def test_supports_in_the_words_of_the_standard(irverify: Irverify) -> None:
     assert irverify("supports", "--vnnlib-versions").out == "1.0\n2.0\n"
     assert irverify("supports", "--onnx-opset-versions").out == "8\n26\n"
     assert irverify("supports", "--serialise-assignments").out == "true\n"
+
+
+def test_the_table_of_analyses(irverify: Irverify) -> None:
+    assert irverify("supports", "--analyses").out.startswith("| operator | interval | ibp |")
 
 
 @pytest.mark.parametrize("flags", [(), ("--name", "--version"), ("--colour",)])
