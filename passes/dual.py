@@ -2,7 +2,9 @@
 
 The bounds of each value that a nonlinear operator reads come from the dual network of that value, whose layers rest on
 the bounds found before; then the outputs have theirs. The dual networks are graphs in the IR
-(`irverify.passes.dual_network`) and are what is evaluated here.
+(`irverify.passes.dual_network`) and are what is evaluated here. Beyond the paper, every value is first bounded by an
+interval over its operands: only elements that this leaves open are asked for, and the two are intersected. The first
+affine layer over a box needs no dual network: its intervals are exact.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import Elementwise, Input, LinearOp
@@ -55,11 +58,10 @@ class _Walk:
         if isinstance(node.op, Input):
             return interval
         self.duals.operands.update(layer_operands(node, interval, [results[name] for name in node.inputs]))
-        users = [self.graph[name].op for name in self.graph.users(node.name)]
-        wanted = node.name in self.graph.outputs or any(isinstance(op, Elementwise) for op in users)
-        if interval.exact or not wanted or self._exact_already(node):
+        if interval.exact or self._exact_already(node):
             return interval
-        return self._bounded(node, interval)
+        asked = self._open(node, interval).reshape(interval.lower.shape[0], -1)
+        return self._bounded(node, interval, asked) if bool(asked.any()) else interval
 
     def _exact_already(self, node: Node) -> bool:
         """An affine map of boxes, each read once: no bound is tighter than its interval."""
@@ -67,9 +69,21 @@ class _Walk:
         boxes = all(region is not None and region.is_box for region in read)
         return isinstance(node.op, LinearOp) and boxes and len(set(node.inputs)) == len(node.inputs)
 
-    def _bounded(self, node: Node, interval: Interval) -> Interval:
+    def _open(self, node: Node, interval: Interval) -> Tensor:
+        """The elements `[batch, *shape]` to be bounded: all of an output, and those on which an activation has a
+        breakpoint strictly within its interval."""
+        if node.name in self.graph.outputs:
+            return torch.ones_like(interval.lower, dtype=torch.bool)
+        users = {self.graph[name].op for name in self.graph.users(node.name)}
+        pieces = [op.pieces() for op in users if isinstance(op, Elementwise)]
+        breakpoints = {kink for found in pieces if found is not None for kink in found.breakpoints}
+        open_ = torch.zeros_like(interval.lower, dtype=torch.bool)
+        for kink in breakpoints:
+            open_ = open_ | ((interval.lower < kink) & (kink < interval.upper))
+        return open_
+
+    def _bounded(self, node: Node, interval: Interval, asked: Tensor) -> Interval:
         lower, upper = (side.reshape(side.shape[0], -1) for side in interval)
-        asked = torch.ones_like(lower, dtype=torch.bool)
         self.rows += int(asked.sum())
         low, high = self.duals.of(node.name, asked, lower.new_ones(()))
         lower = lower.masked_scatter(asked, torch.maximum(low, lower[asked]))
