@@ -149,18 +149,26 @@ def _ordered(lower: Tensor, upper: Tensor) -> Interval:
 
 
 def _wanted(graph: Graph, intermediate: bool) -> frozenset[str]:
-    """The values that backward bounds are asked for: the outputs, and what nonlinear operators read."""
+    """The values that backward bounds are asked for: the outputs, and what nonlinear operators read. What they read from
+    elementwise operators is bounded by what these read, and rows over it are never tighter."""
     wanted = set(graph.outputs)
     if intermediate:
-        wanted.update(
-            name for node in graph if not isinstance(node.op, LinearOp | Spec) for name in node.inputs
-        )
+        for node in graph:
+            if not isinstance(node.op, LinearOp | Spec):
+                wanted.update(_behind(graph, name) for name in node.inputs)
     return frozenset(wanted)
+
+
+def _behind(graph: Graph, name: str) -> str:
+    while isinstance(graph[name].op, Elementwise):
+        (name,) = graph[name].inputs
+    return name
 
 
 def _open(graph: Graph, node: Node, interval: Interval) -> Tensor:
     """The elements `[batch, *shape]` whose tighter bounds matter: all of an output and of what a smooth or a maximum
-    operator reads; for piecewise linear readers those with a breakpoint strictly inside their interval."""
+    operator reads; for piecewise linear readers those with a breakpoint strictly inside their interval, and those that
+    a further nonlinear operator reads behind them and that are not constant there."""
     open_ = torch.zeros_like(interval.lower, dtype=torch.bool)
     if node.name in graph.outputs:
         return ~open_
@@ -173,4 +181,6 @@ def _open(graph: Graph, node: Node, interval: Interval) -> Tensor:
             return ~open_
         for breakpoint_ in pieces.breakpoints:
             open_ = open_ | ((interval.lower < breakpoint_) & (breakpoint_ < interval.upper))
+        if any(not isinstance(graph[further].op, LinearOp | Spec) for further in graph.users(name)):
+            open_ = open_ | (op.evaluate(interval.lower) != op.evaluate(interval.upper))
     return open_
