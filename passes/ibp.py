@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from irverify.ir.graph import Node
 from irverify.ir.ops import ConstMatMul, Conv, ConvTranspose, Linear, LinearOp, Spec
 from irverify.passes.interval import INTERVAL, ends, product, spec_rows
@@ -41,14 +44,21 @@ def affine(node: Node, *operands: Interval) -> Interval:
     assert isinstance(op, LinearOp)
     if op.nonnegative:
         return ends(node, *operands)
-    center = op.evaluate(*((lower + upper) / 2 for lower, upper in operands))
-    radius = op.apply_abs(*((upper - lower) / 2 for lower, upper in operands))
+    centers = [middle(operand) for operand in operands]
+    radius = op.apply_abs(*(operand.upper - center for operand, center in zip(operands, centers, strict=True)))
+    center = op.evaluate(*centers)
     return Interval(center - radius, center + radius)
+
+
+def middle(interval: Interval) -> Tensor:
+    """The centre; `upper - middle` is the radius, up to rounding."""
+    return torch.lerp(interval.lower, interval.upper, 0.5)
 
 
 @IBP.rule(Spec)
 def _spec(node: Node, operand: Interval, rows: Interval, offset: Interval) -> Interval:
     matrix, constant = spec_rows(node, rows, offset)
-    center = product(matrix, (operand.lower + operand.upper) / 2) + constant
-    radius = product(matrix.abs(), (operand.upper - operand.lower) / 2)
+    center = middle(operand)
+    radius = product(matrix.abs(), operand.upper - center)
+    center = product(matrix, center) + constant
     return Interval(center - radius, center + radius)

@@ -56,7 +56,7 @@ def propagate(
         else:
             operands = [results[name] for name in node.inputs]
             interval = _applied(node, rule, operands)
-        if node.name in known and not interval.exact:
+        if interval.lower is not interval.upper and node.name in known:
             met = Bounds(*interval, table.analysis).meet(known[node.name], node.name)
             interval = Interval(met.lower, met.upper)
         results[node.name] = interval if refine is None else refine(node, interval, results)
@@ -69,10 +69,11 @@ def _constant(node: Node, batch: int) -> Interval:
 
 
 def _applied(node: Node, rule: IntervalRule, operands: list[Interval]) -> Interval:
-    if all(operand.exact for operand in operands):
-        tensor = node.op.evaluate(*(operand.lower for operand in operands))
-        return Interval(tensor, tensor)
-    return rule(node, *operands)
+    for operand in operands:
+        if operand.lower is not operand.upper:
+            return rule(node, *operands)
+    tensor = node.op.evaluate(*(operand.lower for operand in operands))
+    return Interval(tensor, tensor)
 
 
 def interval_facts(
@@ -81,25 +82,25 @@ def interval_facts(
     """The facts of an analysis that is a walk with one table."""
     given = {name: Interval(tensor, tensor) for name, tensor in state.operands.items()}
     for node, region in zip(state.graph.inputs, state.given_regions(source), strict=True):
-        given[node.name] = Interval(*region.box())
+        box = state.bounds.get(node.name)
+        given[node.name] = Interval(*region.box()) if box is None else Interval(box.lower, box.upper)
     intervals = propagate(state.graph, table, given, state.bounds, refine)
-    _check_finite(state.graph, intervals)
-    computed = (node.name for node in state.graph if not isinstance(node.op, Input))
-    return Facts(bounds={name: Bounds(*intervals[name], source) for name in computed})
+    computed = [node for node in state.graph if not isinstance(node.op, Input)]
+    bounds = {node.name: Bounds(*intervals[node.name], source) for node in computed}
+    for node in computed:
+        if not bounds[node.name].ordered:
+            _check_finite(node, intervals)
+            break
+    return Facts(bounds)
 
 
-def _check_finite(graph: Graph, intervals: Mapping[str, Interval]) -> None:
+def _check_finite(node: Node, intervals: Mapping[str, Interval]) -> None:
     """NaN that comes from an infinite bound (an overflow) is the network's and region's doing, not a fault."""
-    for node in graph:
-        interval = intervals[node.name]
-        if bool((interval.lower <= interval.upper).all()):
-            continue
-        infinite = [name for name in node.inputs if not all(bool(side.isfinite().all()) for side in intervals[name])]
-        if infinite:
-            raise UnsupportedError(
-                f"the bounds of {', '.join('%' + name for name in infinite)} are infinite (an overflow in "
-                f"{interval.lower.dtype}), which gives none for it",
-                where=str(node),
-                hint="make the region smaller",
-            )
-        return
+    infinite = [name for name in node.inputs if not all(bool(side.isfinite().all()) for side in intervals[name])]
+    if infinite:
+        raise UnsupportedError(
+            f"the bounds of {', '.join('%' + name for name in infinite)} are infinite (an overflow in "
+            f"{intervals[node.name].lower.dtype}), which gives none for it",
+            where=str(node),
+            hint="make the region smaller",
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from irverify.errors import UnsupportedError
 from irverify.ir.graph import Graph, Node
@@ -41,6 +42,7 @@ class RuleTable(Generic[Rule]):
         self._base = base
         self._rules: dict[type, _Entry[Rule]] = {}
         self._refusals: dict[type, str] = {}
+        self._plans: WeakKeyDictionary[Graph, tuple[int, list[tuple[Node, Rule | None]]]] = WeakKeyDictionary()
 
     def rule(self, *operators: type, when: Condition | None = None) -> Callable[[Rule], Rule]:
         """Decorator: the rule for these operators or families; with `when` only for the operators that it holds for."""
@@ -95,10 +97,20 @@ class RuleTable(Generic[Rule]):
         return f"no rule of {self.analysis} fits; decompose it into operators that have one"
 
     def resolve(self, graph: Graph) -> list[tuple[Node, Rule | None]]:
-        """The rule for each node of a graph, in order (None for values that are given).
+        """The rule for each node of a graph, in order (None for values that are given). Kept as long as the graph is.
 
         Raises UnsupportedError that lists every node without a rule, with its place in the source model and the reason.
         """
+        size, plan = self._plans.get(graph, (0, []))
+        if size != self._size():
+            size, plan = self._plans[graph] = self._size(), self._plan(graph)
+        return plan
+
+    def _size(self) -> int:
+        """How much has been registered: a plan made before the latest rule is made again."""
+        return len(self._rules) + len(self._refusals) + (0 if self._base is None else self._base._size())
+
+    def _plan(self, graph: Graph) -> list[tuple[Node, Rule | None]]:
         rules = {cls: self.find(cls) for cls in {type(node.op) for node in graph} if not issubclass(cls, GIVEN)}
         missing = [node for node in graph if rules.get(type(node.op), self) is None]
         if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -29,6 +30,33 @@ def check(graph: Graph, *, dead_values: bool = False) -> None:
         if problems:
             listing = problems[0] if len(problems) == 1 else "".join(f"\n  - {problem}" for problem in problems)
             raise GraphError(listing, where=f"graph {graph.name!r}")
+
+
+def check_again(graph: Graph) -> None:
+    """`check` with dead values allowed, for a graph that may have been checked before: structure cannot change, and
+    parameters are looked at again once one of them was written to.
+
+    A write through `parameter.data` leaves no trace and is not noticed here. NaN that it brings shows in the bounds,
+    which are checked whenever they are computed.
+    """
+    stamp = _stamp(graph)
+    if stamp is None or _CHECKED.get(graph) != stamp:
+        check(graph, dead_values=True)
+        if stamp is not None:
+            _CHECKED[graph] = stamp
+
+
+_Stamp = tuple[tuple[object, ...], ...]
+_CHECKED: WeakKeyDictionary[Graph, _Stamp] = WeakKeyDictionary()
+"""What the parameters of a graph were when it was checked."""
+
+
+def _stamp(graph: Graph) -> _Stamp | None:
+    """What changes when a parameter is written to, moved or replaced; None where that cannot be told."""
+    try:
+        return tuple((leaf.data_ptr(), leaf._version, leaf.dtype, leaf.shape) for leaf in graph.leaves)
+    except RuntimeError:  # tensors of inference mode have no versions, those under a function transform no addresses
+        return None
 
 
 def _names(graph: Graph) -> Iterator[str]:

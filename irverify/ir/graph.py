@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from irverify.errors import GraphError, IRVerifyError, ShapeError
 from irverify.ir.ops import Constant, Input, Operand, Operator
-from irverify.ir.params import Param
+from irverify.ir.params import Param, leaves
 from irverify.ir.types import TensorType
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Graph:
             for operand in node.inputs:
                 users.setdefault(operand, []).append(node.name)
         self._users = {operand: tuple(names) for operand, names in users.items()}
+        self._inputs = tuple(node for node in self.nodes if isinstance(node.op, Input))
+        self._operands = tuple(node for node in self.nodes if isinstance(node.op, Operand))
         if len(self._by_name) != len(self.nodes):
             seen: set[str] = set()
             twice = [node.name for node in self.nodes if node.name in seen or seen.add(node.name)]  # type: ignore[func-returns-value]
@@ -96,7 +99,7 @@ class Graph:
     @property
     def inputs(self) -> tuple[Node, ...]:
         """The network inputs, in order."""
-        return tuple(node for node in self.nodes if isinstance(node.op, Input))
+        return self._inputs
 
     @property
     def has_batch_axis(self) -> bool:
@@ -107,7 +110,7 @@ class Graph:
     @property
     def operands(self) -> tuple[Node, ...]:
         """The runtime operands, in order."""
-        return tuple(node for node in self.nodes if isinstance(node.op, Operand))
+        return self._operands
 
     def users(self, name: str) -> tuple[str, ...]:
         """The nodes that read a value, one entry for each reading."""
@@ -191,6 +194,12 @@ class Graph:
             for node in self.nodes
             for field, parameter in node.op.parameters().items()
         }
+
+    @cached_property
+    def leaves(self) -> tuple[Tensor, ...]:
+        """The live tensors that all parameters are, or are derived from, each once."""
+        found = {id(leaf): leaf for parameter in self.parameters().values() for leaf in leaves(parameter)}
+        return tuple(found.values())
 
     def to_networkx(self) -> networkx.DiGraph[str]:
         """The DAG as a `networkx.DiGraph`: nodes by name with attribute `node`, an edge for each reading."""

@@ -7,7 +7,7 @@ promise: it stores a `Derived`, which recomputes its value whenever one of its s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import torch
@@ -48,6 +48,15 @@ Param: TypeAlias = Tensor | Derived
 def value(parameter: Param) -> Tensor:
     """The tensor a parameter stands for now."""
     return parameter if isinstance(parameter, Tensor) else parameter.value()
+
+
+def leaves(parameter: Param) -> Iterator[Tensor]:
+    """The live tensors that a parameter is, or is derived from."""
+    if isinstance(parameter, Tensor):
+        yield parameter
+    else:
+        for source in parameter.sources:
+            yield from leaves(source)
 
 
 def is_param(candidate: object) -> bool:

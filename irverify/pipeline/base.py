@@ -8,6 +8,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from irverify.errors import UsageError
@@ -37,7 +38,12 @@ class Pass(ABC):
         return Step(self.name, tuple(options))
 
     def __str__(self) -> str:
-        return str(self.step())
+        return _text(self)
+
+
+@lru_cache(maxsize=1024)
+def _text(step: Pass) -> str:
+    return str(step.step())
 
 
 @dataclass(frozen=True)
@@ -108,12 +114,17 @@ def create(step: Step) -> Pass:
 def parse_passes(pipeline: str | Pass | Sequence[Pass]) -> tuple[Pass, ...]:
     """The passes of a pipeline text (or those given), in order."""
     if isinstance(pipeline, str):
-        return tuple(create(step) for step in parse_pipeline(pipeline))
+        return _created(pipeline)
     given = (pipeline,) if isinstance(pipeline, Pass) else tuple(pipeline)
     for step in given:
         if not isinstance(step, Pass):
             raise UsageError(f"expected a pipeline text or passes, got {step!r}")
     return given
+
+
+@lru_cache(maxsize=1024)
+def _created(pipeline: str) -> tuple[Pass, ...]:
+    return tuple(create(step) for step in parse_pipeline(pipeline))
 
 
 def option_name(field: str) -> str:

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from irverify.errors import UsageError
 from irverify.ir.check import check as check_graph
-from irverify.ir.check import same_function
+from irverify.ir.check import check_again, same_function
 from irverify.ir.graph import Graph
-from irverify.ir.params import value
 from irverify.pipeline.base import Analysis, Pass, Rewrite, parse_passes
 from irverify.pipeline.facts import Bounds, Facts
 from irverify.pipeline.spec import SpecRows, spec_operands, with_spec
@@ -46,7 +45,7 @@ class PassManager:
 
     def run(self, state: State) -> State:
         """Runs every pass on `state`, which is changed, and returns it."""
-        check_graph(state.graph, dead_values=True)
+        check_again(state.graph)
         state.execute = self._analyse
         for step in self.passes:
             if isinstance(step, Analysis):
@@ -159,7 +158,7 @@ def fitted(graph: Graph, region: Given) -> tuple[Region, ...]:
     """A region for each input, on the graph's device and of the input's element type (narrower: rounded outward)."""
     inputs = graph.inputs
     regions = regions_for(region, [node.name for node in inputs], [node.type.shape for node in inputs])
-    device = next((value(parameter).device for parameter in graph.parameters().values()), None)
+    device = graph.leaves[0].device if graph.leaves else None
     return tuple(part.to(dtype=node.type.dtype, device=device) for part, node in zip(regions, inputs, strict=True))
 
 
@@ -175,7 +174,7 @@ def _operands(state: State, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     unknown = sorted(set(given) - set(nodes))
     if unknown:
         raise UsageError(f"expected operands {sorted(nodes)}, got {unknown}", where=f"graph {state.graph.name!r}")
-    device = state.regions[0].center.device if state.regions else None
+    device = state.regions[0].device if state.regions else None
     result = {}
     for name, tensor in given.items():
         expected = (state.batch, *nodes[name].type.shape)

@@ -55,7 +55,7 @@ def estimates(
 def margin_rows(graph: Graph, regions: Sequence[Region], labels: Tensor | Sequence[int] | int) -> SpecRows:
     """The rows `logit_y - logit_j` of each example, `[batch, classes, classes]`, and their zeros; labels checked."""
     classes = sum(graph[name].type.size for name in graph.outputs)
-    targets = torch.as_tensor(labels, dtype=torch.long).reshape(-1).to(regions[0].center.device)
+    targets = torch.as_tensor(labels, dtype=torch.long).reshape(-1).to(regions[0].device)
     if targets.shape[0] not in (1, regions[0].batch):
         raise PropertyError(f"expected a label for each of {regions[0].batch} examples, got {targets.shape[0]}")
     if not bool(((targets >= 0) & (targets < classes)).all()):

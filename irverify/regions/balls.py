@@ -99,6 +99,10 @@ class Ball(Region):
     def dtype(self) -> torch.dtype:
         return self.x.dtype
 
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
     def box(self) -> tuple[Tensor, Tensor]:
         return round_down(self._hull[0], self.dtype), round_up(self._hull[1], self.dtype)
 
@@ -111,6 +115,8 @@ class Ball(Region):
         return replace(self, x=self.x.unsqueeze(0), eps=self._eps.unsqueeze(0), clip=clip)
 
     def _on(self, device: torch.device | str | None) -> Ball:
+        if device is None or self.device == torch.device(device):
+            return self
         clip = None if self.clip is None else (self.clip[0].to(device), self.clip[1].to(device))
         return replace(self, x=self.x.to(device), eps=self._eps.to(device), clip=clip)
 

@@ -44,6 +44,10 @@ class Region(ABC):
     def dtype(self) -> torch.dtype:
         return self.center.dtype
 
+    @property
+    def device(self) -> torch.device:
+        return self.center.device
+
     @abstractmethod
     def box(self) -> tuple[Tensor, Tensor]:
         """The box hull (lower, upper), rounded outward: every point of the region lies in it."""
@@ -118,6 +122,24 @@ class Box(Region):
     def center(self) -> Tensor:
         return torch.clamp(self.lower / 2 + self.upper / 2, self.lower, self.upper)
 
+    # What the base class reads off the centre, without computing it.
+
+    @property
+    def batch(self) -> int:
+        return int(self.lower.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.lower.shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.lower.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.lower.device
+
     def box(self) -> tuple[Tensor, Tensor]:
         return self.lower, self.upper
 
@@ -142,6 +164,8 @@ class Box(Region):
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Box:
         kind = dtype or self.dtype
+        if kind == self.dtype and (device is None or self.device == torch.device(device)):
+            return self
         return Box(round_down(self.lower.to(device=device), kind), round_up(self.upper.to(device=device), kind))
 
     def inner(self, dtype: torch.dtype, *, nearest: bool = False) -> Box:
