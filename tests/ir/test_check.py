@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from irverify.errors import GraphError
-from irverify.ir.check import check, deviation, same_function
+from irverify.ir.check import check, check_again, deviation, same_function
 from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import BatchNorm, Input, LeakyRelu, Linear, Operator, Relu, Reshape
+from irverify.ir.params import Derived
 from irverify.ir.text import parse_graph
 from irverify.ir.types import TensorType
 
@@ -84,6 +85,38 @@ def test_parameters_are_finite(bad: float) -> None:
 def test_parameters_have_the_type_of_the_value() -> None:
     node = Node("y", Linear(torch.ones(1, 2, dtype=torch.float64)), ("x",), TensorType((1,)))
     assert "expected weight of type torch.float32, got torch.float64" in complaint(Graph([X, node], ["y"]))
+
+
+def test_a_parameter_that_was_written_to_is_checked_again() -> None:
+    weight = torch.nn.Parameter(torch.eye(2))
+    graph = Graph([X, Node("y", Linear(Derived(torch.neg, weight)), ("x",), PAIR)], ["y"])
+    check_again(graph)
+    check_again(graph)
+    with torch.no_grad():
+        weight[0, 0] = float("nan")
+    with pytest.raises(GraphError, match="1 that are NaN or infinite"):
+        check_again(graph)
+    weight.data = torch.eye(2)
+    check_again(graph)
+    weight.data = torch.eye(2).double()
+    with pytest.raises(GraphError, match="weight of type torch.float32, got torch.float64"):
+        check_again(graph)
+
+
+def test_a_bad_graph_stays_bad() -> None:
+    for _ in range(2):
+        with pytest.raises(GraphError, match="expected an output"):
+            check_again(Graph([X], []))
+
+
+def test_parameters_without_versions_are_checked_every_time() -> None:
+    with torch.inference_mode():
+        weight = torch.eye(2)
+        graph = Graph([X, Node("y", Linear(weight), ("x",), PAIR)], ["y"])
+        check_again(graph)
+        weight[0, 0] = float("inf")
+        with pytest.raises(GraphError, match="1 that are NaN or infinite"):
+            check_again(graph)
 
 
 def test_variances_are_positive() -> None:

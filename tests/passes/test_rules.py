@@ -10,6 +10,7 @@ import torch
 from irverify.errors import UnsupportedError
 from irverify.ir.graph import GraphBuilder
 from irverify.ir.ops import Elementwise, Input, Linear, LinearOp, Neg, Operator, Relu, Sin
+from irverify.ir.text import parse_graph
 from irverify.ir.types import TensorType
 from irverify.passes.rules import RuleTable, increasing
 from irverify.passes.support import TABLES, support
@@ -49,6 +50,17 @@ def test_a_table_over_another() -> None:
     assert over.find(Linear) == "own"
     assert over.find(Neg) == "neg"
     assert over.find(Relu) == "monotone"
+
+
+def test_a_rule_that_comes_later_counts() -> None:
+    below = RuleTable[str]("below")
+    below.rule(Elementwise)("family")
+    above = RuleTable[str]("above", base=below)
+    graph = parse_graph('graph "t" {\n%x: f64[2] = input()\n%y = relu(%x)\nreturn %y\n}')
+    assert [rule for _, rule in above.resolve(graph)] == [None, "family"]
+    assert above.resolve(graph) is above.resolve(graph)
+    below.rule(Relu)("own")
+    assert [rule for _, rule in above.resolve(graph)] == [None, "own"]
 
 
 def test_registering_twice_is_an_error() -> None:

@@ -67,6 +67,14 @@ def test_crossed_and_nan_bounds_are_a_fault(bad: Bounds) -> None:
         bad.meet(bounds([-5], [5], "crown"), "y")
 
 
+def test_equal_infinities_are_in_order() -> None:
+    infinity = float("inf")
+    assert bounds([-infinity, infinity, -infinity], [-infinity, infinity, infinity]).ordered
+    assert not bounds([infinity], [-infinity]).ordered
+    assert not bounds([0, float("nan")], [infinity, float("nan")]).ordered
+    assert Bounds(torch.zeros(0, 2), torch.zeros(0, 2), "ibp").ordered
+
+
 def test_infinite_bounds_are_legal() -> None:
     wide = bounds([-float("inf")], [float("inf")])
     wide.check("y")
