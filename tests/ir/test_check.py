@@ -99,7 +99,7 @@ def test_a_parameter_that_was_written_to_is_checked_again() -> None:
     weight.data = torch.eye(2)
     check_again(graph)
     weight.data = torch.eye(2).double()
-    with pytest.raises(GraphError, match="weight of type torch.float32, got torch.float64"):
+    with pytest.raises(GraphError, match=r"weight of type torch\.float32, got torch\.float64"):
         check_again(graph)
 
 
