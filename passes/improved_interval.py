@@ -41,8 +41,9 @@ from irverify.ir.ops import Div, Elementwise, LinearOp, Maximum, MaxPool, Minimu
 from irverify.ir.ops.base import Pieces
 from irverify.passes.crown import LinearBounds
 from irverify.passes.ibp import IBP
+from irverify.passes.lines import Between, Choice, Enclosed, Plane, Relaxation, Relaxed
 from irverify.passes.propagate import Interval
-from irverify.passes.relaxations import RELAXATIONS, Choice, Gathered, Relaxation, Relaxed, RelaxRule, sums
+from irverify.passes.relaxations import RELAXATIONS, RelaxRule
 from irverify.passes.rules import RuleTable
 from irverify.passes.stability import stability
 from irverify.pipeline.facts import Bounds
@@ -58,25 +59,10 @@ class ImprovedInterval(LinearBounds):
     rules = IMPROVED
 
 
-@dataclass(frozen=True)
-class Split:
-    """A value of several operands as `y = sum_i slopes_i * x_i + rest`, element by element, with `lower <= rest <=
-    upper`, all `[batch, *shape]`; no operand counts where there are no slopes."""
-
-    slopes: tuple[Tensor, ...]
-    lower: Tensor
-    upper: Tensor
-
-    def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
-        positive, negative = coefficients.clamp(min=0), coefficients.clamp(max=0)
-        constant = sums(positive * gathered(self.lower) + negative * gathered(self.upper))
-        return tuple(coefficients * gathered(slope) for slope in self.slopes), constant
-
-
 @IMPROVED.rule(Operator)
 def boxed(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxed:
     """Whatever else it is: the interval."""
-    return Split((), *_interval(node, operands))
+    return Enclosed(*_interval(node, operands))
 
 
 @IMPROVED.rule(LinearOp, Spec, MaxPool)
@@ -126,7 +112,7 @@ def _chosen(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxed
         takes_first, takes_second = first.upper <= second.lower, second.upper <= first.lower
     takes_second = takes_second & ~takes_first
     lower, upper = (torch.where(takes_first | takes_second, 0.0, side) for side in _interval(node, operands))
-    return Split((takes_first.to(lower.dtype), takes_second.to(lower.dtype)), lower, upper)
+    return _split(takes_first.to(lower.dtype), takes_second.to(lower.dtype), Interval(lower, upper))
 
 
 @IMPROVED.rule(Mul, Div)
@@ -136,10 +122,15 @@ def _scaled(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxed
     zero = torch.zeros_like(first.lower)
     if second.exact:
         factor = second.lower if isinstance(node.op, Mul) else 1 / second.lower
-        return Split((factor, zero), zero, zero)
+        return _split(factor, zero, Interval(zero, zero))
     if first.exact and isinstance(node.op, Mul):
-        return Split((zero, first.lower), zero, zero)
+        return _split(zero, first.lower, Interval(zero, zero))
     return boxed(node, operands, choice)
+
+
+def _split(first: Tensor, second: Tensor, rest: Interval) -> Between:
+    """`first x_1 + second x_2` and what lies in the interval `rest`."""
+    return Between(Plane(first, second, rest.lower), Plane(first, second, rest.upper))
 
 
 def _interval(node: Node, operands: Sequence[Interval]) -> Interval:

@@ -10,7 +10,7 @@ and for lines `p v + q <= f(v) <= r v + s` around a nonlinear function, from the
 
     p+ L + p- U + q  <=  f(v)  <=  r+ U + r- L + s
 
-Whatever has no lines lies between two constants, the ends of its interval.
+and likewise, term by term, for planes over two values. Whatever has none lies between the ends of its interval.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ import torch
 from torch import Tensor
 
 from irverify.ir.graph import Node
-from irverify.ir.ops import Div, Elementwise, LinearOp, Maximum, MaxPool, Minimum, Mul, Operator, Spec
+from irverify.ir.ops import LinearOp, Operator, Spec
 from irverify.ir.ops.conv import pad_spatial
 from irverify.passes.interval import spec_rows
+from irverify.passes.lines import Between, Choice, Relaxation
+from irverify.passes.maxima import Selected
 from irverify.passes.propagate import Interval
-from irverify.passes.relaxations import RELAXATIONS, Choice, Relaxation, Selected
+from irverify.passes.relaxations import RELAXATIONS
 from irverify.passes.rules import RuleTable
 from irverify.regions import Region
 
@@ -140,12 +142,6 @@ ForwardRule: TypeAlias = Callable[[Step], Planes]
 FORWARD: RuleTable[ForwardRule] = RuleTable("forward")
 
 
-@FORWARD.rule(Operator)
-def constants(step: Step) -> Planes:
-    """Whatever else it is: the two ends of its interval."""
-    return step.constant(step.interval)
-
-
 @FORWARD.rule(LinearOp)
 def _affine(step: Step) -> Planes:
     """Centre and half width, or both planes where no entry of the map is negative."""
@@ -180,84 +176,32 @@ def _spec(step: Step) -> Planes:
     return Planes(_shift(torch.cat([center - half, center + half]), constant))
 
 
-@FORWARD.rule(Elementwise)
-def _elementwise(step: Step) -> Planes:
-    """Between the lines of the table of relaxations, where it has some."""
+@FORWARD.rule(Operator)
+def _between(step: Step) -> Planes:
+    """Between the lines or planes of the table of relaxations; without any, between the ends of its interval."""
     rule = RELAXATIONS.find(type(step.node.op))
-    lines = None if rule is None else rule(step.node, step.intervals, step.choice)
-    if not isinstance(lines, Relaxation):
-        return constants(step)
-    slopes = torch.stack([lines.lower_slope, lines.upper_slope])
-    return step.planes(0).lines(slopes, torch.stack([lines.lower_intercept, lines.upper_intercept]))
+    assert rule is not None  # it has one for every operator
+    relaxed = rule(step.node, step.intervals, step.choice)
+    if isinstance(relaxed, Relaxation):
+        slopes = torch.stack([relaxed.lower_slope, relaxed.upper_slope])
+        return step.planes(0).lines(slopes, torch.stack([relaxed.lower_intercept, relaxed.upper_intercept]))
+    if isinstance(relaxed, Between):
+        low, high = relaxed.lower, relaxed.upper
+        total = step.planes(0).lines(torch.stack([low.first, high.first])).sides
+        total = total + step.planes(1).lines(torch.stack([low.second, high.second])).sides
+        return Planes(_shift(total, torch.stack([low.constant, high.constant])))
+    if isinstance(relaxed, Selected):
+        return _selected(step, relaxed)
+    return step.constant(step.interval)
 
 
-@FORWARD.rule(MaxPool)
-def _max_pool(step: Step) -> Planes:
+def _selected(step: Step, maxima: Selected) -> Planes:
     """The planes of the element with the largest lower bound; above, where another one may be larger, the interval."""
-    rule = RELAXATIONS.find(MaxPool)
-    assert rule is not None
-    selected = rule(step.node, step.intervals, step.choice)
-    assert isinstance(selected, Selected)
-    planes, ends = step.planes(0), constants(step)
-    padded = pad_spatial(planes.sides, selected.pool.padding).flatten(4)
-    batch, channels, *windows = selected.index.shape
-    index = selected.index.flatten(2)[None, :, None].expand(padded.shape[0], -1, step.columns, -1, -1)
+    padded = pad_spatial(step.planes(0).sides, maxima.pool.padding).flatten(4)
+    batch, channels, *windows = maxima.index.shape
+    index = maxima.index.flatten(2)[None, :, None].expand(padded.shape[0], -1, step.columns, -1, -1)
     padded = padded.expand(-1, batch, -1, -1, -1)
     sides = padded.gather(4, index).reshape(-1, batch, step.columns, channels, *windows)
-    above = _where(selected.certain > 0, sides[-1], ends.upper)
+    ceiling = step.constant(step.interval).upper
+    above = torch.where(maxima.certain.unsqueeze(1) > 0, sides[-1], ceiling)
     return Planes(torch.stack([sides[0], above]))
-
-
-@FORWARD.rule(Mul)
-def _mul(step: Step) -> Planes:
-    """McCormick's planes, of each two the flatter:
-
-    below `l_2 x_1 + l_1 x_2 - l_1 l_2` and `u_2 x_1 + u_1 x_2 - u_1 u_2`,
-    above `u_2 x_1 + l_1 x_2 - l_1 u_2` and `l_2 x_1 + u_1 x_2 - u_1 l_2`.
-    """
-    (low, high), (other_low, other_high) = step.intervals
-    below = _flatter(step.intervals, (other_low, low), (other_high, high))
-    above = _flatter(step.intervals, (other_high, low), (other_low, high))
-    first, second = (torch.stack(pair) for pair in zip(below, above, strict=True))
-    total = step.planes(0).lines(first).sides + step.planes(1).lines(second).sides
-    return Planes(_shift(total, -first * second))
-
-
-Slopes: TypeAlias = tuple[Tensor, Tensor]
-
-
-def _flatter(intervals: Sequence[Interval], one: Slopes, other: Slopes) -> Slopes:
-    """Of two pairs of slopes the one that varies less over the intervals, element by element."""
-    width, other_width = (upper - lower for lower, upper in intervals)
-    variation = [pair[0].abs() * width + pair[1].abs() * other_width for pair in (one, other)]
-    first = variation[0] <= variation[1]
-    return torch.where(first, one[0], other[0]), torch.where(first, one[1], other[1])
-
-
-@FORWARD.rule(Div)
-def _div(step: Step) -> Planes:
-    """Linear in the numerator where the denominator is known exactly."""
-    if not step.intervals[1].exact:
-        return constants(step)
-    slope = 1 / step.intervals[1].lower
-    return step.planes(0).lines(torch.stack([slope, slope]))
-
-
-@FORWARD.rule(Maximum, Minimum)
-def _extreme(step: Step) -> Planes:
-    """A maximum is at least the operand with the larger lower bound, and is it where that is certain; above, elsewhere,
-    its interval. A minimum mirrored."""
-    (low, high), (other_low, other_high) = step.intervals
-    first, second = step.planes(0), step.planes(1)
-    ends = constants(step)
-    if isinstance(step.node.op, Maximum):
-        lower = _where(low >= other_low, first.lower, second.lower)
-        upper = _where(low >= other_high, first.upper, _where(other_low >= high, second.upper, ends.upper))
-    else:
-        upper = _where(high <= other_high, first.upper, second.upper)
-        lower = _where(high <= other_low, first.lower, _where(other_high <= low, second.lower, ends.lower))
-    return Planes(torch.stack([lower, upper]))
-
-
-def _where(condition: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
-    return torch.where(condition.unsqueeze(1), chosen, other)

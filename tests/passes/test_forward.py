@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irverify.errors import UnsupportedError
-from irverify.ir.graph import Graph, GraphBuilder
+from irverify.ir.graph import GraphBuilder
 from irverify.ir.ops import (
     Add,
     Constant,
@@ -65,6 +65,7 @@ def test_where_forward_and_backward_differ() -> None:
 
 
 @pytest.mark.parametrize(("lower", "analysis"), [("adaptive", "crown"), ("zero", "crown-zero"), ("same", "fast-lin")])
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), ball=st.sampled_from((Linf, L2, L1)))
 def test_crown_on_one_hidden_layer(lower: str, analysis: str, seed: int, ball: type[Linf | L2 | L1]) -> None:
     """With one nonlinear layer between two affine maps both directions compose the same lines. (Over l2 and l1 balls
@@ -87,12 +88,14 @@ def test_crown_on_one_hidden_layer(lower: str, analysis: str, seed: int, ball: t
 
 
 @pytest.mark.parametrize("lower", ["adaptive", "zero", "same"])
+@settings(max_examples=30)
 @given(data=st.data())
 def test_sampled_values_lie_inside(lower: str, data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=EVERYTHING))
     check(graph, data.draw(boxes(graph)), f"forward{{lower={lower}}}")
 
 
+@settings(max_examples=30)
 @given(data=st.data())
 def test_in_single_precision(data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=AFFINE + MONOTONE, dtype=torch.float32, max_nodes=6))
@@ -100,6 +103,7 @@ def test_in_single_precision(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("ball", [L1, L2])
+@settings(max_examples=30)
 @given(data=st.data())
 def test_balls(ball: type[L1 | L2], data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=EVERYTHING, inputs=1))
@@ -109,6 +113,7 @@ def test_balls(ball: type[L1 | L2], data: st.DataObject) -> None:
         assert_contains(state.bounds, graph.values(inputs))
 
 
+@settings(max_examples=30)
 @given(data=st.data())
 def test_never_looser_than_ibp(data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=EVERYTHING))
@@ -120,6 +125,7 @@ def test_never_looser_than_ibp(data: st.DataObject) -> None:
         assert bool((entry.upper <= loose[name].upper + allowed).all())
 
 
+@settings(max_examples=30)
 @given(data=st.data())
 def test_affine_graphs_are_bounded_exactly(data: st.DataObject) -> None:
     """Without nonlinear operators the planes are the values, and a box's bounds are attained at corners: backward rows
@@ -133,6 +139,7 @@ def test_affine_graphs_are_bounded_exactly(data: st.DataObject) -> None:
         torch.testing.assert_close(forward[name].upper, crown[name].upper, rtol=0, atol=allowed)
 
 
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_batch_in_parts_is_its_examples(data: st.DataObject) -> None:
     """Cut by memory (a megabyte holds few of these examples), and one by one."""
@@ -164,16 +171,13 @@ def test_margins_of_few_inputs() -> None:
     assert margins(graph, interval(-1, 1), 0, method="forward").tolist() == [[0.0, 0.0]]
 
 
-def unary_product() -> Graph:
-    builder = GraphBuilder()
-    x = builder.input(TensorType((1,), DOUBLE))
-    return builder.graph([builder.add(Add(), builder.add(Mul(), x, x), builder.add(Neg(), x), name="y")])
-
-
 def test_products_lie_between_planes() -> None:
-    """y = x x - x on [1, 2]: x x >= 2 x - 1 (the tangent at 1) gives y >= x - 1 >= 0; above x x <= 3 x - 2 gives
-    y <= 2 x - 2 <= 2. Intervals say [-1, 3]."""
-    bounds = run(unary_product(), "forward", interval(1, 2)).bounds["y"]
+    """y = x z - x on [1, 2]^2: x z >= x + z - 1 gives y >= z - 1 >= 0; above x z <= 2 x + z - 2 (or x + 2 z - 2)
+    gives y <= x + z - 2 <= 2. Intervals say [-1, 3]."""
+    builder = GraphBuilder()
+    x, z = (builder.input(TensorType((1,), DOUBLE)) for _ in range(2))
+    graph = builder.graph([builder.add(Add(), builder.add(Mul(), x, z), builder.add(Neg(), x), name="y")])
+    bounds = run(graph, "forward", [interval(1, 2), interval(1, 2)]).bounds["y"]
     assert (bounds.lower.item(), bounds.upper.item()) == (0.0, 2.0)
 
 

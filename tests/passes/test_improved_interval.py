@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -75,6 +75,7 @@ def reference(layers: list[tuple[Tensor, Tensor]], low: Tensor, high: Tensor) ->
     return found
 
 
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), depth=st.integers(2, 5))
 def test_the_recurrence_of_the_paper(seed: int, depth: int) -> None:
     """Where intervals add nothing (they never do on eq. 9), elements left open have the bounds of eq. 9."""
@@ -95,12 +96,14 @@ def test_the_recurrence_of_the_paper(seed: int, depth: int) -> None:
         torch.testing.assert_close(bounds.upper[0][~closed], upper[~closed])
 
 
+@settings(max_examples=40)
 @given(data=st.data())
 def test_sampled_values_lie_inside(data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=EVERYTHING))
     check(graph, data.draw(boxes(graph)), "improved-interval")
 
 
+@settings(max_examples=40)
 @given(data=st.data())
 def test_in_single_precision(data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=AFFINE + MONOTONE, dtype=torch.float32, max_nodes=6))
@@ -108,6 +111,7 @@ def test_in_single_precision(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("ball", [L1, L2])
+@settings(max_examples=40)
 @given(data=st.data())
 def test_balls(ball: type[L1 | L2], data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=AFFINE + MONOTONE, inputs=1))
@@ -117,6 +121,7 @@ def test_balls(ball: type[L1 | L2], data: st.DataObject) -> None:
         assert_contains(state.bounds, graph.values(inputs))
 
 
+@settings(max_examples=40)
 @given(data=st.data())
 def test_never_looser_than_interval(data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=EVERYTHING))
@@ -128,6 +133,7 @@ def test_never_looser_than_interval(data: st.DataObject) -> None:
         assert bool((entry.upper <= loose[name].upper + allowed).all())
 
 
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_batch_is_its_examples(data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=AFFINE + MONOTONE))
