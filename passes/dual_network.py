@@ -118,16 +118,25 @@ def layer_operands(node: Node, own: Interval, operands: Sequence[Interval]) -> d
     # point. Whether its value or its layer is asked for, only the dual network knows.
     exactly = {f"{node.name}.value": own.lower} if own.exact else {}
     if isinstance(node.op, Elementwise):
-        lines = parallel_lines(node.op, *operands[0])
-        found = {"slope": lines.slope, "middle": lines.middle, "radius": lines.radius}
-        if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
-            message = f"the bounds of %{node.inputs[0]} are infinite (an overflow), and no parallel lines fit them"
-            raise UnsupportedError(message, where=str(node), hint="make the region smaller")
-        return exactly | {f"{node.name}.{part}": tensor for part, tensor in found.items()}
-    if isinstance(node.op, Spec):
-        matrix, offset = spec_rows(node, *operands[1:])
-        return {f"{node.name}.rows": matrix, f"{node.name}.offset": offset}
-    return exactly
+        return exactly | line_operands(node, *operands[0])
+    return exactly | (rows_operands(node, *operands[1:]) if isinstance(node.op, Spec) else {})
+
+
+def line_operands(node: Node, lower: Tensor, upper: Tensor) -> dict[str, Tensor]:
+    """Slope, middle and radius of an activation that reads values within `[lower, upper]`."""
+    assert isinstance(node.op, Elementwise)
+    lines = parallel_lines(node.op, lower, upper)
+    found = {"slope": lines.slope, "middle": lines.middle, "radius": lines.radius}
+    if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
+        message = f"the bounds of %{node.inputs[0]} are infinite (an overflow), and no parallel lines fit them"
+        raise UnsupportedError(message, where=str(node), hint="make the region smaller")
+    return {f"{node.name}.{part}": tensor for part, tensor in found.items()}
+
+
+def rows_operands(node: Node, rows: Interval, offset: Interval) -> dict[str, Tensor]:
+    """Rows and offset of a specification."""
+    matrix, constant = spec_rows(node, rows, offset)
+    return {f"{node.name}.rows": matrix, f"{node.name}.offset": constant}
 
 
 def _perturbed(graph: Graph) -> frozenset[str]:

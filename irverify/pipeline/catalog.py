@@ -157,7 +157,20 @@ CATALOG: dict[str, Entry] = _table(
         "analysis",
         "irverify.passes.alpha:Alpha",
         "Backward linear bounds whose lines are optimised by gradient ascent, from those of crown (Xu et al. 2021).",
-        (Option("steps", "int", 20), Option("lr", "float", 0.5), Option("stop-above", "float", None, optional=True)),
+        (Option("steps", "int", 20), Option("lr", "float", 0.5), Option("intermediate", "int", 0), Option("stop-above", "float", None, optional=True)),
+    ),
+    Entry(
+        "dual-proj",
+        "estimator",
+        "irverify.passes.projections:DualProj",
+        "Estimate of dual bounds from k random projections (paper 5, sec. 3.2, alg. 1); no certificate.",
+        (
+            Option("k", "int", 50),
+            Option("estimator", "str", "median", ("median", "geometric")),
+            Option("seed", "int", 0),
+            Option("delta", "float", 0.01),
+            Option("last", "str", "exact", ("exact", "projected")),
+        ),
     ),
     Entry(
         "singleprop-zero",

@@ -1,0 +1,109 @@
+"""Random columns passed forward through the transpose of a dual network (paper 5, alg. 1).
+
+For rows c over a value z the dual network gives `nu_i = -G_i^T c` at an earlier value z_i, where G_i is the linear map
+from z_i to z in which every activation is its slope D. Passing a matrix R forward, `G_i R`, gives `-nu_i^T R` for all
+elements of z at once, at the price of one evaluation for each column of R.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from irverify.ir.graph import Graph, Node
+from irverify.ir.ops import Elementwise, LinearOp, Spec
+from irverify.passes.interval import product
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Projected columns at one value: `tensor` `[batch, sources * k, *shape]`, k columns for each source (an input or
+    an activation) in the order of `sources`."""
+
+    sources: tuple[str, ...]
+    tensor: Tensor
+
+    def of(self, source: str) -> Tensor:
+        """The columns of one source, `[batch, k, *shape]`."""
+        each = self.tensor.shape[1] // len(self.sources)
+        start = self.sources.index(source) * each
+        return self.tensor[:, start : start + each]
+
+    def within(self, sources: tuple[str, ...]) -> Tensor:
+        """The tensor with zeros for the `sources` that this value has none from."""
+        if sources == self.sources:
+            return self.tensor
+        zeros = torch.zeros_like(self.tensor[:, :1])
+        each = self.tensor.shape[1] // len(self.sources)
+        return torch.cat(
+            [self.of(source) if source in self.sources else zeros.repeat_interleave(each, 1) for source in sources], 1
+        )
+
+    def joined(self, source: str, tensor: Tensor) -> Columns:
+        """These columns and those of one more source."""
+        return Columns((*self.sources, source), torch.cat([self.tensor, tensor], 1))
+
+
+@dataclass
+class Passing:
+    """Columns on their way through a graph, node by node.
+
+    `operands` are the runtime operands of dual networks. `found` holds the columns of values that are yet to be read.
+    """
+
+    graph: Graph
+    operands: Mapping[str, Tensor]
+    found: dict[str, Columns] = field(default_factory=dict)
+    _unread: dict[str, int] = field(default_factory=dict)
+
+    def start(self, name: str, columns: Columns) -> None:
+        """Sets the columns of a value that nothing has been passed to yet."""
+        self.found[name] = columns
+        self._unread[name] = len(self.graph.users(name))
+
+    def step(self, node: Node) -> Columns | None:
+        """Passes the columns of its operands through a node; None where it depends on no source."""
+        parts = [self.found.get(name) for name in node.inputs]
+        present = [part for part in parts if part is not None]
+        columns = None
+        if present:
+            columns = self._through(node, parts, tuple(dict.fromkeys(s for part in present for s in part.sources)))
+            self.start(node.name, columns)
+        for name, part in zip(node.inputs, parts, strict=True):
+            if part is not None:
+                self._read(name)
+        return columns
+
+    def _read(self, name: str) -> None:
+        self._unread[name] -= 1
+        if self._unread[name] == 0:
+            del self.found[name]
+
+    def _through(self, node: Node, parts: Sequence[Columns | None], sources: tuple[str, ...]) -> Columns:
+        if isinstance(node.op, Elementwise):
+            (only,) = parts
+            assert only is not None
+            return Columns(sources, only.tensor * self.operands[f"{node.name}.slope"].unsqueeze(1))
+        if isinstance(node.op, Spec):
+            first = parts[0]
+            assert first is not None
+            matrix = self.operands[f"{node.name}.rows"]
+            return Columns(sources, product(matrix.unsqueeze(1), first.tensor))
+        assert isinstance(node.op, LinearOp)
+        like = next(part.tensor for part in parts if part is not None)
+        batch, count = like.shape[0], len(sources) * _columns_each(parts)
+        flat = [
+            like.new_zeros(batch * count, *self.graph[name].type.shape)
+            if part is None
+            else part.within(sources).reshape(batch * count, *self.graph[name].type.shape)
+            for name, part in zip(node.inputs, parts, strict=True)
+        ]
+        return Columns(sources, node.op.apply(*flat).reshape(batch, count, *node.type.shape))
+
+
+def _columns_each(parts: Sequence[Columns | None]) -> int:
+    """How many columns each source has."""
+    return next(part.tensor.shape[1] // len(part.sources) for part in parts if part is not None)

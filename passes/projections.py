@@ -1,0 +1,254 @@
+"""Random projections: estimates of dual bounds at a cost that is linear in the network's size (paper 5, sec. 3.2).
+
+With the parallel lines of the dual layers, the bounds of every element of a value z are
+
+    z_center -+ ( |diag(radius_1) nu_1|_1 + sum_i |diag(radius_i) nu_i|_1 )
+
+over the inputs (their radius is that of a box; for an l2 ball the term is `eps |nu_1|_2`) and the activations i, where
+z_center is the value of the network in which every activation is `slope z + middle`. For a ReLU the second sum is that
+of eq. 13, `sum_j l_j [nu_j]_+ = (-|diag(d) nu|_1 + d^T nu) / 2` with d_j = l_j for unstable j and 0 otherwise, applied
+after D (the text has the two cases, and the value, otherwise). The norms are estimated from k random columns that are
+passed forward (alg. 1): Cauchy for an l1 norm, which the ReLU term is whatever the norm of the region, normal for l2.
+
+These are estimates. With `estimator=median` nothing is known about a single one. With `estimator=geometric` (which the
+paper's app. E.1 names; Li, Hastie and Church 2007) every norm is multiplied by a factor that makes all of them together
+upper bounds with probability `1 - delta` for each example: delta is split evenly over all norms that are estimated, and
+each value gets fresh columns, since the lines that it rests on depend on the earlier ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from irverify.errors import UnsupportedError, UsageError
+from irverify.ir.graph import Graph, Node
+from irverify.ir.ops import Elementwise, Input, Spec
+from irverify.passes import norm_estimators as norms
+from irverify.passes.dual_layers import DUAL
+from irverify.passes.dual_network import line_operands, rows_operands
+from irverify.passes.dual_rows import DualBounds
+from irverify.passes.projected import Columns, Passing
+from irverify.passes.propagate import Interval
+from irverify.pipeline.base import Estimator
+from irverify.pipeline.facts import Estimate, Facts
+from irverify.pipeline.state import State
+from irverify.regions import L2, Region
+
+MEMORY = 2**29
+"""How many bytes the columns at the widest value may take; a batch is estimated in parts."""
+
+
+@dataclass(frozen=True)
+class DualProj(Estimator):
+    """Estimate of dual bounds from k random projections (paper 5, sec. 3.2, alg. 1); no certificate."""
+
+    name = "dual-proj"
+    k: int = 50
+    estimator: Literal["median", "geometric"] = "median"
+    seed: int = 0
+    delta: float = 0.01
+    """For `geometric`: the probability that some bound of an example fails."""
+    last: Literal["exact", "projected"] = "exact"
+    """Whether the outputs' norms are computed from the estimated lines of all layers, or estimated like the others."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or not 0 < self.delta < 1:
+            got = f"k={self.k}, delta={self.delta}"
+            raise UsageError(f"expected k >= 1 and delta between 0 and 1, got {got}", where=f"pass {self.name}")
+
+    def run(self, state: State) -> Facts:
+        DUAL.resolve(state.graph)
+        names = [node.name for node in state.graph.inputs]
+        regions = dict(zip(names, state.given_regions(self.name), strict=True))
+        for name, region in regions.items():
+            if not isinstance(region, L2) and not region.is_box:
+                raise UnsupportedError(
+                    f"{self.name} has estimators for boxes and l2 balls, got {type(region).__name__} for %{name}",
+                    hint="dual bounds it",
+                )
+        parts = [
+            _Estimation(self, state.graph, *part).run() for part in self._parts(state.graph, regions, state.operands)
+        ]
+        estimates = {
+            name: Estimate(torch.cat([p[name][0] for p in parts]), torch.cat([p[name][1] for p in parts]), str(self))
+            for name in parts[0]
+        }
+        return Facts(estimates=estimates)
+
+    def _parts(
+        self, graph: Graph, regions: Mapping[str, Region], operands: Mapping[str, Tensor]
+    ) -> Iterator[tuple[dict[str, Region], dict[str, Tensor]]]:
+        """Regions and operands of some examples at a time."""
+        batch = next(iter(regions.values())).batch if regions else 1
+        widest = max(node.type.size * node.type.dtype.itemsize for node in graph)
+        sources = sum(isinstance(node.op, Input | Elementwise) for node in graph)
+        step = max(1, MEMORY // max(1, widest * sources * self.k))
+        for start in range(0, batch, step):
+            chosen = slice(start, start + step)
+            yield (
+                {name: region.select(chosen) for name, region in regions.items()},
+                {name: tensor[chosen] for name, tensor in operands.items()},
+            )
+
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass
+class _Estimation:
+    """One run over some examples."""
+
+    options: DualProj
+    graph: Graph
+    regions: Mapping[str, Region]
+    known: dict[str, Tensor]
+    """The values that do not depend on an input."""
+    duals: dict[str, Tensor] = field(default_factory=dict)
+    """The runtime operands of dual networks."""
+    centers: dict[str, Tensor] = field(default_factory=dict)
+    """Each value at the centre of the region, with the middle line for each activation."""
+    ranges: dict[str, Pair] = field(default_factory=dict)
+    """The estimates (lower, upper) of what activations read, and of outputs."""
+
+    def run(self) -> dict[str, Pair]:
+        generator = torch.Generator().manual_seed(self.options.seed)
+        fresh = self.options.estimator == "geometric"
+        shared = Passing(self.graph, self.duals)
+        exact = frozenset(self.graph.outputs) if self.options.last == "exact" else frozenset()
+        targets = _targets(self.graph)
+        factors = self._factors(targets - exact)
+        for node in self.graph:
+            self._visit(node)
+            columns = None if fresh else self._advance(shared, node, generator)
+            if node.name not in targets:
+                continue
+            if node.name in self.known:
+                self.ranges[node.name] = self.known[node.name], self.known[node.name]
+            elif node.name in exact:
+                self.ranges[node.name] = self._exact(node)
+            else:
+                columns = self._afresh(node, generator) if fresh else columns
+                self.ranges[node.name] = self._estimated(node, columns, factors)
+        return self.ranges
+
+    def _visit(self, node: Node) -> None:
+        """The value at the centre, and what the dual layer of the node takes."""
+        if isinstance(node.op, Input):
+            self.centers[node.name] = _center(self.regions[node.name])
+        elif node.name in self.known or all(name in self.known for name in node.inputs):
+            self._exactly(node)
+        elif isinstance(node.op, Elementwise):
+            (operand,) = node.inputs
+            self.duals.update(line_operands(node, *self.ranges[operand]))
+            slope, middle = self.duals[f"{node.name}.slope"], self.duals[f"{node.name}.middle"]
+            self.centers[node.name] = slope * self.centers[operand] + middle
+        else:
+            if isinstance(node.op, Spec):
+                rows, offset = (Interval(self.known[name], self.known[name]) for name in node.inputs[1:])
+                self.duals.update(rows_operands(node, rows, offset))
+            self.centers[node.name] = node.op.evaluate(*(self.centers[name] for name in node.inputs))
+
+    def _exactly(self, node: Node) -> None:
+        if node.name not in self.known:
+            batch = max((region.batch for region in self.regions.values()), default=1)
+            value = node.op.evaluate(*(self.known[name] for name in node.inputs))
+            self.known[node.name] = value.expand(batch, *node.type.shape)
+        self.centers[node.name] = self.duals[f"{node.name}.value"] = self.known[node.name]
+
+    def _advance(self, passing: Passing, node: Node, generator: torch.Generator) -> Columns | None:
+        """Passes columns through a node; an input or an activation adds some of its own."""
+        if isinstance(node.op, Input):
+            columns = self._drawn(node, generator)
+            passing.start(node.name, columns)
+            return columns
+        passed = passing.step(node)
+        if passed is None or not isinstance(node.op, Elementwise):
+            return passed
+        radius = self.duals[f"{node.name}.radius"]
+        if not bool((radius > 0).any()):
+            return passed
+        own = radius.unsqueeze(1) * norms.cauchy((1, self.options.k, *node.type.shape), radius, generator)
+        joined = passed.joined(node.name, own)
+        passing.found[node.name] = joined
+        return joined
+
+    def _drawn(self, node: Node, generator: torch.Generator) -> Columns:
+        """Columns of an input: Cauchy numbers times the radius of a box, or normal ones for an l2 ball."""
+        region, shape = self.regions[node.name], (1, self.options.k, *node.type.shape)
+        if isinstance(region, L2):
+            drawn = norms.normal(shape, region.center, generator)
+            return Columns((node.name,), drawn.expand(region.batch, *shape[1:]))
+        lower, upper = region.box()
+        return Columns((node.name,), (upper - lower).unsqueeze(1) / 2 * norms.cauchy(shape, lower, generator))
+
+    def _afresh(self, target: Node, generator: torch.Generator) -> Columns | None:
+        """New columns, passed to one value."""
+        passing = Passing(self.graph, self.duals)
+        needed = _ancestors(self.graph, target.name)
+        columns = None
+        for node in self.graph:
+            if node.name in needed:
+                columns = self._advance(passing, node, generator)
+        return columns
+
+    def _estimated(self, node: Node, columns: Columns | None, factors: tuple[float, float]) -> Pair:
+        """The centre, less and plus the sum of the estimated norms; `factors` are those for l1 and l2 norms."""
+        center = self.centers[node.name]
+        assert columns is not None  # it depends on an input
+        gap = torch.zeros_like(center)
+        for source in columns.sources:
+            part, region = columns.of(source), self.regions.get(source)
+            if isinstance(region, L2):
+                eps = torch.as_tensor(region.eps).to(center).reshape(-1, *(1,) * node.type.rank)
+                gap = gap + eps * norms.root_mean_square(part) * factors[1]
+            else:
+                norm = norms.median if self.options.estimator == "median" else norms.geometric
+                gap = gap + norm(part) * factors[0]
+        return center - gap, center + gap
+
+    def _factors(self, estimated: frozenset[str]) -> tuple[float, float]:
+        """What estimates of l1 and of l2 norms are multiplied by: 1, or so that all hold with probability 1 - delta."""
+        if self.options.estimator == "median":
+            return 1.0, 1.0
+        count = 0
+        for name in estimated:
+            sources = [self.graph[other].op for other in _ancestors(self.graph, name)]
+            count += self.graph[name].type.size * sum(isinstance(op, Input | Elementwise) for op in sources)
+        failure = self.options.delta / max(1, count)
+        return norms.geometric_factor(self.options.k, failure), norms.normal_factor(self.options.k, failure)
+
+    def _exact(self, node: Node) -> Pair:
+        """The dual bounds that rest on the estimated ranges, all norms computed."""
+        center = self.centers[node.name]
+        asked = torch.ones(center.shape[0], node.type.size, dtype=torch.bool, device=center.device)
+        low, high = DualBounds(self.graph, self.regions, self.duals).of(node.name, asked, center.new_ones(()))
+        return low.reshape(center.shape), high.reshape(center.shape)
+
+
+def _targets(graph: Graph) -> frozenset[str]:
+    """The values whose ranges are estimated: what activations read, and the outputs."""
+    return frozenset(name for node in graph if isinstance(node.op, Elementwise) for name in node.inputs) | frozenset(
+        graph.outputs
+    )
+
+
+def _ancestors(graph: Graph, target: str) -> frozenset[str]:
+    """A value and all that it depends on."""
+    found = {target}
+    for node in reversed(graph.nodes):
+        if node.name in found:
+            found.update(node.inputs)
+    return frozenset(found)
+
+
+def _center(region: Region) -> Tensor:
+    """The centre of an l2 ball (which is not clipped: the norms know no clipping), or of a box."""
+    if isinstance(region, L2):
+        return region.x
+    lower, upper = region.box()
+    return (upper + lower) / 2
