@@ -10,8 +10,8 @@ TENSORS = 16
 """How many tensors of its size an analysis keeps for each value: bounds, lines, what is in flight."""
 USUAL = 2**30
 """Bytes that a batch may take where nobody says."""
-LARGEST = 256
-"""More images at once gain nothing."""
+LARGEST, LARGEST_ON_GPU = 64, 1024
+"""More images at once gain nothing: on a CPU they leave its caches."""
 
 
 def bytes_per_image(graph: Graph) -> int:
@@ -27,7 +27,8 @@ def batch_size(graph: Graph, memory: int | None, device: str) -> int:
 
     At least one, whatever it takes: a batch that does not fit is halved when it fails.
     """
+    on_gpu = torch.device(device).type == "cuda"
     budget = USUAL if memory is None else memory
-    if memory is None and torch.device(device).type == "cuda":
+    if memory is None and on_gpu:
         budget = torch.cuda.mem_get_info(device)[0] // 4
-    return max(1, min(LARGEST, budget // bytes_per_image(graph)))
+    return max(1, min(LARGEST_ON_GPU if on_gpu else LARGEST, budget // bytes_per_image(graph)))

@@ -91,7 +91,7 @@ def supports(
         bool, typer.Option("--serialise-assignments", help="Whether verify has that option.")
     ] = False,
 ) -> None:
-    """Say what is supported, one word a line. Takes one of the options."""
+    """Say what is supported, one word a line (a table for --analyses). Takes one of the options."""
     asked = [flag for flag, wanted in locals().items() if wanted]
     if len(asked) != 1:
         raise UsageError(f"expected one of the options, got {len(asked) or 'none'}", hint="irverify supports --help")
