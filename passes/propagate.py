@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 from irverify.errors import UnsupportedError
-from irverify.ir.graph import Graph, Node
-from irverify.ir.ops import Constant, Input
+from irverify.ir.graph import Graph, Node, without_dead_values
+from irverify.ir.ops import Constant, Input, Step, Trunc
 from irverify.passes.rules import RuleTable
 from irverify.pipeline.facts import Bounds, Facts
 from irverify.pipeline.state import State
@@ -41,12 +42,14 @@ def propagate(
     given: Mapping[str, Interval],
     known: Mapping[str, Bounds],
     refine: Refine | None = None,
+    certain: Mapping[str, Interval] | None = None,
 ) -> dict[str, Interval]:
     """Intervals of every value.
 
     `given` has the network inputs and runtime operands by name; where `known` has bounds of a value, the propagated
-    ones are intersected with them before they are used further, and `refine` may tighten them once more. Raises
-    UnsupportedError, listing all, where rules are missing.
+    ones are intersected with them before they are used further, and `refine` may tighten them once more. Values in
+    `certain` are left with the interval that they have there. Raises UnsupportedError, listing all, where rules are
+    missing.
     """
     batch = next(iter(given.values())).lower.shape[0] if given else 1
     results: dict[str, Interval] = {}
@@ -59,7 +62,8 @@ def propagate(
         if interval.lower is not interval.upper and node.name in known:
             met = Bounds(*interval, table.analysis).meet(known[node.name], node.name)
             interval = Interval(met.lower, met.upper)
-        results[node.name] = interval if refine is None else refine(node, interval, results)
+        found = interval if refine is None else refine(node, interval, results)
+        results[node.name] = found if certain is None else certain.get(node.name, found)
     return results
 
 
@@ -84,7 +88,7 @@ def interval_facts(
     for node, region in zip(state.graph.inputs, state.given_regions(source), strict=True):
         box = state.bounds.get(node.name)
         given[node.name] = Interval(*region.box()) if box is None else Interval(box.lower, box.upper)
-    intervals = propagate(state.graph, table, given, state.bounds, refine)
+    intervals = propagate(state.graph, table, given, state.bounds, refine, _read_by_jumps(state.graph, given))
     computed = [node for node in state.graph if not isinstance(node.op, Input)]
     bounds = {node.name: Bounds(*intervals[node.name], source) for node in computed}
     for node in computed:
@@ -92,6 +96,24 @@ def interval_facts(
             _check_finite(node, intervals)
             break
     return Facts(bounds)
+
+
+def _read_by_jumps(graph: Graph, given: Mapping[str, Interval]) -> dict[str, Interval] | None:
+    """What discontinuous operators read, by intervals rounded outward; None where there are none.
+
+    Where an operand comes near a jump, rounding in tighter bounds of it would decide between two values, and no margin
+    for rounding in what follows covers that.
+    """
+    read = [name for node in graph if isinstance(node.op, Step | Trunc) for name in node.inputs]
+    if not read:
+        return None
+    from irverify.passes.ibp import IBP  # both build on this module
+    from irverify.passes.outward import outward
+
+    part = without_dead_values(Graph(graph.nodes, read, graph.name))
+    with torch.no_grad():
+        found = propagate(part, IBP, given, {}, outward)
+    return {name: found[name] for name in read if not isinstance(graph[name].op, Input)}
 
 
 def _check_finite(node: Node, intervals: Mapping[str, Interval]) -> None:

@@ -17,7 +17,7 @@ from irverify.backends.milp.tasks import LpBounds, LpTask
 from irverify.backends.milp.tightening import tighten
 from irverify.errors import SolverError
 from irverify.ir.graph import GraphBuilder
-from irverify.ir.ops import Linear, Step
+from irverify.ir.ops import Linear, Relu, Step
 from irverify.ir.types import TensorType
 from irverify.passes.outward import OutwardIbp
 from irverify.pipeline import run
@@ -126,3 +126,20 @@ def test_a_step_is_not_decided_by_a_rounded_operand() -> None:
     assert (float(bounds.lower), float(bounds.upper)) == (0.0, 1.0)
     at_most_half = linear(-torch.ones(1, 1), torch.tensor([0.5]))
     assert verify(graph, point(a, b, total), at_most_half).verdict != "verified"
+
+
+@pytest.mark.parametrize("analysis", ["crown", "improved-interval", "forward", "crown,ibp"])
+def test_a_step_is_not_decided_by_a_tighter_bound_that_rounding_has_moved(analysis: str) -> None:
+    """Behind three active ReLUs, y = (x + a) + (x + b) - (2 x + a + b rounded up) + 7e-9 < 0. Linear bounds see that x
+    cancels, and in float64 so do a + b: their y is 7e-9."""
+    a, b = 118094840.22148441, 118162206.58089072
+    total = a + b
+    assert Fraction(a) + Fraction(b) + Fraction(7e-9) < Fraction(total)
+    builder = GraphBuilder()
+    x = builder.input(TensorType((1,), torch.float64))
+    first = Linear(torch.tensor([[1.0], [1.0], [2.0]]).double(), torch.tensor([a, b, total], dtype=torch.float64))
+    last = Linear(torch.tensor([[1.0, 1.0, -1.0]]).double(), torch.tensor([7e-9], dtype=torch.float64))
+    y = builder.add(last, builder.add(Relu(), builder.add(first, x)))
+    graph = builder.graph([builder.add(Step(), y, name="step")])
+    region = Box(torch.zeros(1, 1).double(), torch.ones(1, 1).double())
+    assert float(run(graph, analysis, region).bounds["step"].lower) == 0.0
