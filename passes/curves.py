@@ -82,7 +82,8 @@ def _times(slope: float, x: Tensor) -> Tensor:
 def clip(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
     """`min(max(x, a), b)`. Where u <= b it is a ReLU above a; where l >= a a mirrored one below b; where both ends are
     cut, the line above runs from (l, a) to the corner (b, b) or is the constant b, whichever leaves less area, and the
-    line below from the corner (a, a) to (u, b) or is the constant a."""
+    line below from the corner (a, a) to (u, b) or is the constant a; with choice `same` both run through these corners
+    with the slope of the chord."""
     op, (lower, upper) = node.op, operands[0]
     assert isinstance(op, Clip)
     low_cut, high_cut = lower < op.lower, upper > op.upper
@@ -94,6 +95,9 @@ def clip(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation
         rise = (op.upper - op.lower) / torch.where(both, op.upper - lower, 1.0)
         fall = (op.upper - op.lower) / torch.where(both, upper - op.lower, 1.0)
         steep_up, steep_down = (upper - op.upper) < (op.upper - lower), (op.lower - lower) < (upper - op.lower)
+        if choice == "same":
+            rise = fall = (op.upper - op.lower) / torch.where(both, upper - lower, 1.0)
+            steep_up = steep_down = both
         cut = Relaxation(
             torch.where(steep_down, fall, 0.0),
             torch.where(steep_down, op.lower - fall * op.lower, op.lower),

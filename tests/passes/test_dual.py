@@ -47,7 +47,6 @@ KINDS: tuple[Kind, ...] = (
     *(elementwise(Relu()),) * 4,
     *(elementwise(op) for op in (LeakyRelu(0.1), Clip(-0.5, 1.0), Abs())),
 )
-SAME_LINES: tuple[Kind, ...] = (*AFFINE, *(elementwise(op) for op in (Relu(), Relu(), LeakyRelu(0.1), Abs())))
 
 
 def operands_of(graph: Graph, state: State) -> dict[str, torch.Tensor]:
@@ -130,7 +129,7 @@ def test_affine_graphs_have_their_adjoint(data: st.DataObject) -> None:
 @settings(max_examples=60)
 @given(data=st.data())
 def test_equals_fast_lin(data: st.DataObject) -> None:
-    graph = data.draw(graphs(kinds=SAME_LINES))
+    graph = data.draw(graphs(kinds=KINDS))
     regions = data.draw(boxes(graph))
     dual, fast_lin = run(graph, "dual", regions).bounds, run(graph, "fast-lin", regions).bounds
     for name in graph.outputs:
@@ -150,7 +149,7 @@ def test_sampled_values_lie_inside(data: st.DataObject) -> None:
 @settings(max_examples=12)
 @given(data=st.data())
 def test_balls(ball: type[L1 | L2], data: st.DataObject) -> None:
-    graph = data.draw(graphs(kinds=SAME_LINES, inputs=1))
+    graph = data.draw(graphs(kinds=KINDS, inputs=1))
     clip = data.draw(st.sampled_from((None, (-1.0, 1.0))))
     center = data.draw(boxes(graph))[0].center.clamp(-1, 1)
     regions = (ball(center, data.draw(st.sampled_from((0.0, 0.1, 1.0))), clip=clip),)
