@@ -121,7 +121,7 @@ def _tamed(op: Operator) -> Kind:
     return add
 
 
-def _pair(op: Operator) -> Kind:
+def pair(op: Operator) -> Kind:
     def add(sketch: Sketch) -> str | None:
         first = sketch.pick()
         second = None if first is None else sketch.pick(lambda type_: type_ == sketch.builder.type(str(first)))
@@ -351,23 +351,23 @@ def matmul(sketch: Sketch) -> str | None:
 
 AFFINE: tuple[Kind, ...] = (
     linear, conv, const_matmul, scale_shift, batch_norm, conv, conv_transpose, linear, average_pool,
-    _pair(Add()), _pair(Sub()),
+    pair(Add()), pair(Sub()),
     elementwise(Neg()), elementwise(Identity()), reshape, transpose, slice_, gather, pad, expand, reduce, concat,
 )  # fmt: skip
 MONOTONE: tuple[Kind, ...] = (
     elementwise(Relu()), elementwise(Relu()), elementwise(LeakyRelu(0.1)), elementwise(Clip(-0.5, 1.0)),
     elementwise(Clip(0.0, float("inf"))), elementwise(Sigmoid()), elementwise(Tanh()), _tamed(Exp()), max_pool,
-    _pair(Maximum()), _pair(Minimum()),
+    pair(Maximum()), pair(Minimum()),
 )  # fmt: skip
 PIECEWISE: tuple[Kind, ...] = (
     elementwise(Relu()), elementwise(LeakyRelu(0.1)), elementwise(Clip(-0.5, 1.0)), elementwise(Abs()), max_pool,
-    _pair(Maximum()), _pair(Minimum()),
+    pair(Maximum()), pair(Minimum()),
 )  # fmt: skip
 CURVED: tuple[Kind, ...] = (
     _tamed(Pow(2.0)), _tamed(Pow(3.0)), elementwise(Sin()), elementwise(Cos()), elementwise(Abs()), softmax,
     _tamed(Exp()),
 )  # fmt: skip
-PRODUCTS: tuple[Kind, ...] = (_pair(Mul()), div, matmul, with_constant)
+PRODUCTS: tuple[Kind, ...] = (pair(Mul()), div, matmul, with_constant)
 JUMPS: tuple[Kind, ...] = (elementwise(Step()), elementwise(Step(inclusive=True)), elementwise(Trunc()))
 """Not continuous: two evaluations of one function may differ there. Not part of EVERYTHING."""
 EVERYTHING = AFFINE + MONOTONE + CURVED + PRODUCTS
