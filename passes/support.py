@@ -29,6 +29,7 @@ METHODS: dict[str, RuleTable[Any]] = {
     "alpha": RELAXATIONS,
     "gap": RELAXATIONS,
     "dual": DUAL,
+    "dual-proj": DUAL,
     "singleprop-zero": SINGLEPROP,
     "singleprop-fastlin": SINGLEPROP,
 }
