@@ -15,19 +15,23 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from irverify.ir.graph import Graph, Node
-from irverify.ir.ops import Elementwise, Input, LinearOp, Spec
+from irverify.ir.graph import Node
+from irverify.ir.ops import Input, Spec
 from irverify.passes.backward import Context, Rows, identity_rows, lower_bounds
 from irverify.passes.ibp import IBP
+from irverify.passes.needs import Need, Needs, exact_ranges
 from irverify.passes.propagate import Interval, interval_facts
 from irverify.passes.relaxations import RELAXATIONS, Choice, RelaxRule
 from irverify.passes.rules import RuleTable
+from irverify.passes.sweep import Sweep, View
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
 
-CHUNK = 2**28
-"""How many bytes of coefficients over the widest value are propagated at once."""
+CHUNK = 2**22
+"""How many bytes of coefficients over one value are propagated at once: what stays in the cache."""
+FEW = 12
+"""Examples of a batch with fewer open elements than this are propagated together."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class LinearBounds(Analysis):
         self.rules.resolve(state.graph)
         names = [node.name for node in state.graph.inputs]
         regions = dict(zip(names, state.given_regions(self.name), strict=True))
-        wanted = _wanted(state.graph, self.intermediate)
-        walk = _Walk(Context(state.graph, regions), self.rules, self.choice, wanted)
+        context = Context(state.graph, regions)
+        walk = _Walk(context, self.rules, self.choice, Needs(state.graph, self.intermediate))
         facts = interval_facts(state, IBP, self.name, walk.refine)
         return Facts(facts.bounds, statistics={"backward_rows": walk.rows})
 
@@ -84,15 +88,14 @@ class CrownIbp(LinearBounds):
 class _Walk:
     """Refines the intervals of one walk through a graph."""
 
-    def __init__(
-        self, context: Context, rules: RuleTable[RelaxRule], choice: Choice, wanted: frozenset[str]
-    ) -> None:
+    def __init__(self, context: Context, rules: RuleTable[RelaxRule], choice: Choice, needs: Needs) -> None:
         self.context = context
         self.rules = rules
         self.choice = choice
-        self.wanted = wanted
+        self.needs = needs
         self.rows = 0
-        self._boxes = all(region.is_box for region in context.regions.values())
+        boxes = all(region.is_box for region in context.regions.values())
+        self._exact = exact_ranges(context.graph) if boxes else frozenset()
         self._widest = max(node.type.size for node in context.graph)
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
@@ -105,82 +108,60 @@ class _Walk:
         rule = self.rules.find(type(node.op))
         assert rule is not None  # checked for the whole graph before the walk
         self.context.relaxed[node.name] = rule(node, [results[name] for name in node.inputs], self.choice)
-        if node.name not in self.wanted or self._exact_already(node):
+        need = self.needs.of(node.name)
+        if need is None or node.name in self._exact:
             return interval
-        return self._specification(node, interval) if isinstance(node.op, Spec) else self._elements(node, interval)
+        if isinstance(node.op, Spec):
+            return self._specification(node, interval)
+        return self._elements(node, interval, need, results)
 
-    def _exact_already(self, node: Node) -> bool:
-        """An affine map of boxes: no bound is tighter than its interval."""
-        graph = self.context.graph
-        first = isinstance(node.op, LinearOp) and all(isinstance(graph[name].op, Input) for name in node.inputs)
-        return self._boxes and first and len(set(node.inputs)) == len(node.inputs)
-
-    def _elements(self, node: Node, interval: Interval) -> Interval:
+    def _elements(self, node: Node, interval: Interval, need: Need, results: Mapping[str, Interval]) -> Interval:
         """Both bounds of the elements that are open for some reader."""
-        open_ = _open(self.context.graph, node, interval)
-        batch = open_.shape[0]
-        owner, elements = open_.reshape(batch, -1).nonzero(as_tuple=True)
-        lower, upper = (side.reshape(batch, -1).clone() for side in interval)
-        step = max(1, CHUNK // (2 * self._widest * lower.element_size()))
-        for start in range(0, owner.shape[0], step):
-            mine, places = owner[start : start + step], elements[start : start + step]
-            found = self._bounds(node.name, identity_rows(interval.lower, mine, places))
+        batch = interval.lower.shape[0]
+        open_ = need(*interval).reshape(batch, -1)
+        bounds = Interval(*(side.reshape(batch, -1).clone() for side in interval))
+        counts = open_.sum(1).tolist()
+        self.rows += 2 * sum(counts)
+        together = torch.zeros_like(open_)
+        for example, count in enumerate(counts):
+            if count >= FEW or len(counts) == 1:
+                self._sweep(View(self.context, example, results), node, open_[example], need, bounds)
+            else:
+                together[example] = open_[example]
+        if bool(together.any()):
+            self._rows(node, together, bounds)
+        return _ordered(*(side.reshape(interval.lower.shape) for side in bounds))
+
+    def _sweep(self, view: View, node: Node, open_: Tensor, need: Need, bounds: Interval) -> None:
+        """The open elements `[elements]` of one example."""
+        mine = Interval(*(side[view.example] for side in bounds))
+        step = max(1, CHUNK // (2 * self._widest * bounds.lower.element_size()))
+        dropping = need if self.needs.pieces(node.name) else None
+        for elements in open_.nonzero()[:, 0].split(step):
+            if elements.shape[0] > 0:
+                Sweep(view, node.name, elements, mine).run(dropping, self.needs.stations)
+
+    def _rows(self, node: Node, open_: Tensor, bounds: Interval) -> None:
+        """The open elements `[batch, elements]` of all examples together."""
+        owner, elements = open_.nonzero(as_tuple=True)
+        step = max(1, 16 * CHUNK // (2 * self._widest * bounds.lower.element_size()))
+        like = bounds.lower.new_empty((open_.shape[0], *node.type.shape))
+        for mine, places in zip(owner.split(step), elements.split(step), strict=True):
+            found = lower_bounds(self.context, node.name, identity_rows(like, mine, places))
             low, high = found[: mine.shape[0]], -found[mine.shape[0] :]
-            lower[mine, places] = torch.maximum(lower[mine, places], low)
-            upper[mine, places] = torch.minimum(upper[mine, places], high)
-        return _ordered(lower.reshape(interval.lower.shape), upper.reshape(interval.upper.shape))
+            bounds.lower[mine, places] = torch.fmax(bounds.lower[mine, places], low)
+            bounds.upper[mine, places] = torch.fmin(bounds.upper[mine, places], high)
 
     def _specification(self, node: Node, interval: Interval) -> Interval:
         """Lower bounds of all rows of a specification; nobody asks for the upper ones."""
         batch, count = interval.lower.shape
         identity = torch.eye(count, dtype=interval.lower.dtype, device=interval.lower.device)
         owner = torch.arange(batch, device=identity.device).repeat_interleave(count)
-        found = self._bounds(node.name, Rows(identity.repeat(batch, 1), owner, batch)).reshape(batch, count)
-        return _ordered(torch.maximum(interval.lower, found), interval.upper)
-
-    def _bounds(self, name: str, rows: Rows) -> Tensor:
-        self.rows += rows.owner.shape[0]
-        return lower_bounds(self.context, name, rows)
+        self.rows += batch * count
+        found = lower_bounds(self.context, node.name, Rows(identity.repeat(batch, 1), owner, batch))
+        return _ordered(torch.fmax(interval.lower, found.reshape(batch, count)), interval.upper)
 
 
 def _ordered(lower: Tensor, upper: Tensor) -> Interval:
     """Two bounds that may have crossed by rounding, as on a point."""
     return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
-
-
-def _wanted(graph: Graph, intermediate: bool) -> frozenset[str]:
-    """The values that backward bounds are asked for: the outputs, and what nonlinear operators read. What they read from
-    elementwise operators is bounded by what these read, and rows over it are never tighter."""
-    wanted = set(graph.outputs)
-    if intermediate:
-        for node in graph:
-            if not isinstance(node.op, LinearOp | Spec):
-                wanted.update(_behind(graph, name) for name in node.inputs)
-    return frozenset(wanted)
-
-
-def _behind(graph: Graph, name: str) -> str:
-    while isinstance(graph[name].op, Elementwise):
-        (name,) = graph[name].inputs
-    return name
-
-
-def _open(graph: Graph, node: Node, interval: Interval) -> Tensor:
-    """The elements `[batch, *shape]` whose tighter bounds matter: all of an output and of what a smooth or a maximum
-    operator reads; for piecewise linear readers those with a breakpoint strictly inside their interval, and those that
-    a further nonlinear operator reads behind them and that are not constant there."""
-    open_ = torch.zeros_like(interval.lower, dtype=torch.bool)
-    if node.name in graph.outputs:
-        return ~open_
-    for name in graph.users(node.name):
-        op = graph[name].op
-        if isinstance(op, LinearOp | Spec):
-            continue
-        pieces = op.pieces() if isinstance(op, Elementwise) else None
-        if pieces is None:
-            return ~open_
-        for breakpoint_ in pieces.breakpoints:
-            open_ = open_ | ((interval.lower < breakpoint_) & (breakpoint_ < interval.upper))
-        if any(not isinstance(graph[further].op, LinearOp | Spec) for further in graph.users(name)):
-            open_ = open_ | (op.evaluate(interval.lower) != op.evaluate(interval.upper))
-    return open_

@@ -1,0 +1,172 @@
+"""The forms that rows over a value take on their way backwards, from the sparsest to all coefficients; all belong to
+one example.
+
+Whatever is said of an example's own tensors, such as the slopes of a relaxation, is brought `at` the coefficients that
+a form has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from irverify.passes.windows import Grid, Windows
+
+
+@dataclass(frozen=True)
+class Units:
+    """The rows `v_j` for `elements` j `[rows]` of a flat value of a shape; `like` gives type and device."""
+
+    elements: Tensor
+    shape: tuple[int, ...]
+    like: Tensor
+
+    def select(self, rows: Tensor) -> Units:
+        return replace(self, elements=self.elements[rows])
+
+    def both_signs(self) -> Form:
+        """The rows, and then their negatives."""
+        return spread(self).both_signs()
+
+    def dense(self) -> Tensor:
+        flat = self.like.new_zeros(self.elements.shape[0], math.prod(self.shape))
+        return flat.scatter(1, self.elements[:, None], 1.0).reshape(-1, *self.shape)
+
+    def dot(self, tensor: Tensor) -> Tensor:
+        """The product of each row with a tensor `[*shape]`, `[rows]`."""
+        return tensor.reshape(-1)[self.elements]
+
+    def windows(self) -> Windows:
+        """The same as windows of extent 1; the value has a plane."""
+        channels, *plane = self.shape
+        size = math.prod(plane)
+        coefficients = self.like.new_zeros(self.elements.shape[0], channels)
+        coefficients = coefficients.scatter(1, (self.elements // size)[:, None], 1.0)
+        ones, zeros = (1,) * len(plane), (0,) * len(plane)
+        grid = Grid(tuple(plane), ones, zeros, tuple(plane))
+        return Windows(coefficients.reshape(-1, channels, *ones), self.elements % size, grid, clean=True)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Coefficients `[rows, columns]` for the elements `index` `[columns]` of a flat value of a shape; the others are
+    zero."""
+
+    coefficients: Tensor
+    index: Tensor
+    shape: tuple[int, ...]
+
+    def select(self, rows: Tensor) -> Columns:
+        return replace(self, coefficients=self.coefficients[rows])
+
+    def both_signs(self) -> Columns:
+        return replace(self, coefficients=torch.cat([self.coefficients, -self.coefficients]))
+
+    def dense(self) -> Tensor:
+        flat = self.coefficients.new_zeros(self.coefficients.shape[0], math.prod(self.shape))
+        return flat.index_copy(1, self.index, self.coefficients).reshape(-1, *self.shape)
+
+    def at(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [tensor.reshape(-1)[self.index][None] for tensor in tensors]
+
+    def with_coefficients(self, coefficients: Tensor) -> Columns:
+        return replace(self, coefficients=coefficients)
+
+    def dot(self, tensor: Tensor) -> Tensor:
+        return self.coefficients @ tensor.reshape(-1)[self.index]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """All coefficients, `[rows, *shape]`."""
+
+    coefficients: Tensor
+
+    def select(self, rows: Tensor) -> Dense:
+        return Dense(self.coefficients[rows])
+
+    def both_signs(self) -> Dense:
+        return Dense(torch.cat([self.coefficients, -self.coefficients]))
+
+    def dense(self) -> Tensor:
+        return self.coefficients
+
+    def at(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [tensor[None] for tensor in tensors]
+
+    def with_coefficients(self, coefficients: Tensor) -> Dense:
+        return Dense(coefficients)
+
+    def dot(self, tensor: Tensor) -> Tensor:
+        return products(self.coefficients, tensor[None])
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Coefficients at windows."""
+
+    windows: Windows
+
+    @property
+    def coefficients(self) -> Tensor:
+        return self.windows.coefficients
+
+    def select(self, rows: Tensor) -> Patches:
+        return Patches(self.windows.select(rows))
+
+    def both_signs(self) -> Patches:
+        return Patches(self.windows.both_signs())
+
+    def dense(self) -> Tensor:
+        return self.windows.dense()
+
+    def at(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Zero beyond the plane."""
+        channels = tensors[0].shape[0]
+        return list(self.windows.cut(torch.cat(list(tensors))).split(channels, 1))
+
+    def with_coefficients(self, coefficients: Tensor) -> Patches:
+        """Coefficients that were multiplied with what stands at the windows, and are zero beyond the plane."""
+        return Patches(self.windows.with_coefficients(coefficients, clean=True))
+
+    def dot(self, tensor: Tensor) -> Tensor:
+        return products(self.coefficients, self.at([tensor])[0])
+
+
+Wide: TypeAlias = Columns | Dense | Patches
+"""Forms with coefficients."""
+Form: TypeAlias = Units | Wide
+
+
+def products(rows: Tensor, other: Tensor) -> Tensor:
+    """The product of each row `[rows, ...]` with a tensor of the same shape, or one for all rows `[1, ...]`."""
+    rows, other = rows.reshape(rows.shape[0], -1), other.reshape(other.shape[0], -1)
+    return rows @ other[0] if other.shape[0] == 1 else torch.linalg.vecdot(rows, other)
+
+
+def minimum(form: Wide, center: Tensor, radius: Tensor) -> Tensor:
+    """The minimum of each row over the box of this centre and radius, `[rows]`."""
+    middle, reach = form.at([center, radius])
+    return products(form.coefficients, middle) - products(form.coefficients.abs(), reach)
+
+
+def spread(form: Form) -> Wide:
+    """The form with coefficients: as small as it goes."""
+    if not isinstance(form, Units):
+        return form
+    return Patches(form.windows()) if len(form.shape) > 1 else Dense(form.dense())
+
+
+def plus(first: Form, second: Form) -> Form:
+    """The sum of rows over one value."""
+    one, two = spread(first), spread(second)
+    if isinstance(one, Patches) and isinstance(two, Patches):
+        total = one.windows.plus(two.windows)
+        if total is not None:
+            return Patches(total)
+    return Dense(one.dense() + two.dense())

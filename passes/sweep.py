@@ -1,0 +1,262 @@
+"""Both bounds of many elements of a value, for one example: backward rows that cost only what they reach.
+
+The rows are those of `backward`, and so are the bounds, up to rounding. What makes them cheap: rows start as rows of a
+weight, not as products with one; over convolutions they are windows as long as these are small; elements of a value
+that no line lets through are left out of matrix products; and on the way, wherever bounds of the values that have been
+reached decide about an element, its rows go no further.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from irverify.ir.graph import Node
+from irverify.ir.ops import Add, Conv, Input, Linear, Neg, Reshape, Sub
+from irverify.ir.params import value
+from irverify.ir.types import TensorType
+from irverify.passes.backward import Context
+from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide, minimum, plus, products, spread
+from irverify.passes.needs import Need
+from irverify.passes.propagate import Interval
+from irverify.passes.relaxations import Affine, Relaxation
+from irverify.passes.windows import kernels, worthwhile
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of a relaxation for one example: `slope x + base` below and `(slope + rise) x + top` above, each of the
+    shape of the value; None is zero. `support`: the flat elements where any of them is not zero."""
+
+    slope: Tensor
+    rise: Tensor | None
+    base: Tensor | None
+    top: Tensor | None
+    support: Tensor
+
+    @classmethod
+    def of(cls, relaxation: Relaxation, example: int) -> Lines:
+        slope, high = relaxation.lower_slope[example], relaxation.upper_slope[example]
+        rest = (high - slope, relaxation.lower_intercept[example], relaxation.upper_intercept[example])
+        rise, base, top = (part if bool(part.any()) else None for part in rest)
+        used = torch.stack([part != 0 for part in (slope, rise, base, top) if part is not None]).any(0)
+        return cls(slope, rise, base, top, used.reshape(-1).nonzero()[:, 0])
+
+    def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
+        """Rows over the operand, and their constants: the line below where a coefficient is positive, else above."""
+        coefficients = form.coefficients
+        given = [part for part in (self.slope, self.rise, self.base, self.top) if part is not None]
+        found = iter(form.at(given))
+        passed = coefficients * next(found)
+        if len(given) == 1:
+            return form.with_coefficients(passed), None
+        negative = coefficients.clamp(max=0)
+        if self.rise is not None:
+            passed = torch.addcmul(passed, negative, next(found))
+        base = None if self.base is None else products(coefficients - negative, next(found))
+        top = None if self.top is None else products(negative, next(found))
+        constant = base if top is None else top if base is None else base + top
+        return form.with_coefficients(passed), constant
+
+
+class View:
+    """What rows of one example meet: lines, and intervals of the values before the target."""
+
+    def __init__(self, context: Context, example: int, intervals: Mapping[str, Interval]) -> None:
+        self.context = context
+        self.example = example
+        self._intervals = intervals
+        self._lines: dict[str, Lines | None] = {}
+        self._boxes: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def lines(self, name: str) -> Lines | None:
+        """The lines around a node; None where it has none of the plain kind."""
+        if name not in self._lines:
+            relaxed = self.context.relaxed.get(name)
+            plain = type(relaxed) is Relaxation
+            self._lines[name] = Lines.of(relaxed, self.example) if plain else None  # type: ignore[arg-type]
+        return self._lines[name]
+
+    def box(self, name: str) -> tuple[Tensor, Tensor]:
+        """Centre and radius of the bounds of a value."""
+        if name not in self._boxes:
+            lower, upper = (side[self.example] for side in self._intervals[name])
+            self._boxes[name] = (lower + upper) / 2, (upper - lower) / 2
+        return self._boxes[name]
+
+    def support(self, name: str) -> Tensor | None:
+        """The flat elements of a value that rows over it can pass on from; None where all may."""
+        while name not in self.context.known:
+            node = self.context.graph[name]
+            if not isinstance(node.op, Reshape):
+                lines = self.lines(name)
+                return None if lines is None else lines.support
+            (name,) = node.inputs
+        return None
+
+    def gathered(self, tensor: Tensor) -> Tensor:
+        return tensor[self.example : self.example + 1]
+
+
+class Sweep:
+    """The rows `v_j` and `-v_j` for `elements` j `[pairs]` of the flat value `target`, on their way to the inputs.
+
+    `lower` and `upper` are the bounds of the whole flat value, tightened in place. Where `need` is given, elements
+    that it does not hold for any more are dropped on the way, at the values `stations`.
+    """
+
+    def __init__(self, view: View, target: str, elements: Tensor, bounds: Interval) -> None:
+        self.view = view
+        self.elements = elements
+        self.bounds = bounds
+        shape = view.context.graph[target].type.shape
+        self.pending: dict[str, Form] = {target: Units(elements, shape, bounds.lower)}
+        self.constant = bounds.lower.new_zeros(elements.shape[0])
+        self.signed = False
+
+    def run(self, need: Need | None, stations: frozenset[str]) -> None:
+        """Tightens the bounds."""
+        passed = 0
+        for node in reversed(self.view.context.graph.nodes):
+            if node.name not in self.pending:
+                continue
+            if need is not None and self.signed and node.name in stations:
+                # At the first station bounds of what lies there say no more than the interval of the target does.
+                passed += 1
+                if passed > 1 and not self._screen(need):
+                    return
+            self._step(node)
+        self._sign()
+        self._meet(self.constant)
+
+    def _screen(self, need: Need) -> bool:
+        """Drops the elements that bounds of the values reached so far decide; whether any are left."""
+        found = self.constant
+        for name, form in self.pending.items():
+            found = found + minimum(spread(form), *self.view.box(name))
+        self._meet(found)
+        kept = need(*(side[self.elements] for side in self.bounds)).nonzero()[:, 0]
+        count = self.elements.shape[0]
+        if kept.shape[0] < count:
+            self.elements = self.elements[kept]
+            rows = torch.cat([kept, kept + count])
+            self.constant = self.constant[rows]
+            self.pending = {name: form.select(rows) for name, form in self.pending.items()}
+        return kept.shape[0] > 0
+
+    def _meet(self, found: Tensor) -> None:
+        """Intersects the bounds with lower bounds of the rows; NaN says nothing."""
+        count = self.elements.shape[0]
+        lower, upper = self.bounds
+        lower[self.elements] = torch.fmax(lower[self.elements], found[:count])
+        upper[self.elements] = torch.fmin(upper[self.elements], -found[count:])
+
+    def _sign(self) -> None:
+        """From here on the rows and their negatives go different ways."""
+        if not self.signed:
+            self.signed = True
+            self.constant = torch.cat([self.constant, -self.constant])
+            self.pending = {name: form.both_signs() for name, form in self.pending.items()}
+
+    def _step(self, node: Node) -> None:
+        """Takes the rows over a node to its operands."""
+        context = self.view.context
+        if node.name in context.known:
+            self.constant = self.constant + self.pending.pop(node.name).dot(context.known[node.name][self.view.example])
+            return
+        relaxed = None if isinstance(node.op, Input) else context.relaxed[node.name]
+        if not isinstance(relaxed, Affine):
+            self._sign()
+        form = self.pending.pop(node.name)
+        if isinstance(node.op, Input):
+            self.constant = self.constant + self._over_inputs(node.name, form)
+            return
+        assert relaxed is not None
+        lines = self.view.lines(node.name)
+        parts: tuple[Form, ...] | None = None
+        constant: Tensor | None = None
+        if isinstance(relaxed, Affine):
+            parts = self._affine(node, relaxed, form)
+            offset = relaxed.op.offset(relaxed.rank)
+            constant = None if parts is None or offset is None else _offset(form, offset, node.type.shape)
+        elif lines is not None:
+            bent, constant = lines.bend(spread(form))
+            parts = (bent,)
+        if parts is None:
+            dense, constant = relaxed.through(form.dense(), self.view.gathered)
+            parts = tuple(map(Dense, dense))
+        if constant is not None:
+            self.constant = self.constant + constant
+        for operand, part in zip(node.inputs, parts, strict=False):  # some operands are passed nothing
+            self.pending[operand] = plus(self.pending[operand], part) if operand in self.pending else part
+
+    def _over_inputs(self, name: str, form: Form) -> Tensor:
+        region = self.view.context.regions[name]
+        if region.is_box:
+            return minimum(spread(form), *self.view.box(name))
+        return region.select(self.view.example).lower_of(form.dense()[None])[0]
+
+    def _affine(self, node: Node, affine: Affine, form: Form) -> tuple[Form, ...] | None:
+        """The rows over the operands of a linear operator; None where there is no way but the dense one."""
+        op = affine.op
+        if isinstance(op, Conv):
+            return (_convolution(op, affine.operands[0], form),)
+        if isinstance(op, Linear) and len(node.type.shape) == 1:
+            return (self._linear(op, node.inputs[0], form),)
+        if isinstance(op, Reshape):
+            reshaped = _reshaped(form, affine.operands[0].shape)
+            return None if reshaped is None else (reshaped,)
+        if isinstance(op, Add):
+            return (form,) * len(node.inputs)
+        if isinstance(op, Sub | Neg) and not isinstance(form, Units):
+            return (form, _negated(form)) if isinstance(op, Sub) else (_negated(form),)
+        return None
+
+    def _linear(self, op: Linear, operand: str, form: Form) -> Form:
+        weight = value(op.weight)
+        columns = self.view.support(operand)
+        features = int(weight.shape[1])
+        if isinstance(form, Units):
+            rows = weight.index_select(0, form.elements)
+            rows = rows if columns is None else rows.index_select(1, columns)
+        else:
+            if isinstance(form, Columns):
+                weight = weight.index_select(0, form.index)
+            rows = form.coefficients @ (weight if columns is None else weight.index_select(1, columns))
+        return Dense(rows) if columns is None else Columns(rows, columns, (features,))
+
+
+def _convolution(op: Conv, operand: TensorType, form: Form) -> Form:
+    """Rows over the operand of a convolution: windows as long as they pay."""
+    plane = operand.shape[1:]
+    if isinstance(form, Units):
+        starts = form.shape[1:]
+        size = math.prod(starts)
+        windows = kernels(op, form.elements // size, form.elements % size, starts, plane)
+        return Patches(windows) if worthwhile(windows.window, plane) else Dense(windows.dense())
+    before = form.windows.before(op, plane) if isinstance(form, Patches) else None
+    return Dense(op.adjoint(form.dense(), (operand,))[0]) if before is None else Patches(before)
+
+
+def _reshaped(form: Form, shape: tuple[int, ...]) -> Form | None:
+    if isinstance(form, Units | Columns):
+        return replace(form, shape=shape)
+    return Dense(form.coefficients.reshape(-1, *shape)) if isinstance(form, Dense) else None
+
+
+def _negated(form: Wide) -> Wide:
+    if isinstance(form, Patches):
+        return Patches(form.windows.with_coefficients(-form.coefficients, clean=form.windows.clean))
+    return form.with_coefficients(-form.coefficients)
+
+
+def _offset(form: Form, offset: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The constants of rows over a value of a shape from the offset of the operator that makes it."""
+    per_channel = len(shape) > 1 and offset.shape == (shape[0], *(1,) * (len(shape) - 1))
+    if per_channel and (isinstance(form, Dense) or (isinstance(form, Patches) and form.windows.clean)):
+        return form.coefficients.flatten(2).sum(2) @ offset.reshape(-1)
+    return form.dot(offset.expand(shape))

@@ -1,0 +1,169 @@
+"""Rows over a value with spatial axes that are zero outside a window: what receptive fields make of them.
+
+A row that starts at one element of a convolution reaches only its receptive field. All windows of a value have one
+extent; the window of a row begins, along each axis, at `scale * place + shift`, where `place` is the position that the
+row started from. Windows may reach beyond the plane of the value; the coefficients there count for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from irverify.ir.ops import Conv
+from irverify.ir.ops.conv import CONV_TRANSPOSE, pad_spatial
+from irverify.ir.params import value
+
+SHARE = 0.6
+"""Windows that cover more than this share of a plane are not worth their while."""
+SPARSE = 0.4
+"""Where rows are fewer than this share of the positions, windows are cut out for each row."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the windows of a value lie: rows start from positions of a plane `starts`; the window of the row that
+    starts from p begins at `scale * p + shift` in a plane of extents `plane`."""
+
+    starts: tuple[int, ...]
+    scale: tuple[int, ...]
+    shift: tuple[int, ...]
+    plane: tuple[int, ...]
+
+    def inside(self, window: tuple[int, ...]) -> bool:
+        """No window of these extents reaches beyond the plane."""
+        axes = zip(self.starts, self.scale, self.shift, self.plane, window, strict=True)
+        return all(shift >= 0 and scale * (starts - 1) + shift + k <= n for starts, scale, shift, n, k in axes)
+
+    def before(self, op: Conv, plane: tuple[int, ...]) -> Grid:
+        """Where the receptive fields lie in the operand of a convolution."""
+        scale = tuple(stride * own for stride, own in zip(op.stride, self.scale, strict=True))
+        shift = tuple(
+            stride * own - before for stride, own, (before, _) in zip(op.stride, self.shift, op.padding, strict=True)
+        )
+        return Grid(self.starts, scale, shift, plane)
+
+    def cut(self, tensor: Tensor, window: tuple[int, ...], place: Tensor, fill: float = 0.0) -> Tensor:
+        """The windows of `tensor` `[maps, *plane]` for rows that start from `place` `[rows]` (flat positions), with
+        `fill` beyond the plane: `[rows, maps, *window]`."""
+        padding, first = [], []
+        for starts, scale, shift, n, k in zip(self.starts, self.scale, self.shift, self.plane, window, strict=True):
+            padding.append((max(0, -shift), max(0, scale * (starts - 1) + shift + k - n)))
+            first.append(max(0, shift))
+        view = pad_spatial(tensor, tuple(padding), fill)
+        for axis, (start, scale, k) in enumerate(zip(first, self.scale, window, strict=True), 1):
+            view = view.narrow(axis, start, view.shape[axis] - start).unfold(axis, k, scale)
+            view = view.narrow(axis, 0, self.starts[axis - 1])
+        axes = len(window)
+        view = view.permute(*range(1, axes + 1), 0, *range(axes + 1, 2 * axes + 1))
+        if place.shape[0] < SPARSE * math.prod(self.starts):
+            return view[torch.unravel_index(place, self.starts)]
+        table = view.reshape(-1, tensor.shape[0] * math.prod(window))
+        return table.index_select(0, place).reshape(-1, tensor.shape[0], *window)
+
+
+def receptive(op: Conv, window: tuple[int, ...]) -> tuple[int, ...]:
+    """The extents in the operand that windows of these extents over the result of a convolution reach."""
+    axes = zip(window, value(op.weight).shape[2:], op.stride, op.dilation, strict=True)
+    return tuple((k - 1) * stride + dilation * (kernel - 1) + 1 for k, kernel, stride, dilation in axes)
+
+
+def worthwhile(window: tuple[int, ...], plane: tuple[int, ...]) -> bool:
+    """Windows of these extents leave enough of a plane out."""
+    return math.prod(map(min, window, plane)) <= SHARE * math.prod(plane)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Coefficients `[rows, channels, *window]` of rows that start from `place` `[rows]`; `clean` where those beyond the
+    plane are zero."""
+
+    coefficients: Tensor
+    place: Tensor
+    grid: Grid
+    clean: bool
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        return tuple(self.coefficients.shape[2:])
+
+    def cut(self, tensor: Tensor) -> Tensor:
+        """A tensor `[maps, *plane]` at the window of each row, zero beyond the plane, `[rows, maps, *window]`."""
+        return self.grid.cut(tensor, self.window, self.place)
+
+    def with_coefficients(self, coefficients: Tensor, *, clean: bool) -> Windows:
+        return replace(self, coefficients=coefficients, clean=clean)
+
+    def select(self, rows: Tensor) -> Windows:
+        return replace(self, coefficients=self.coefficients[rows], place=self.place[rows])
+
+    def both_signs(self) -> Windows:
+        """The rows, and then their negatives."""
+        coefficients = torch.cat([self.coefficients, -self.coefficients])
+        return replace(self, coefficients=coefficients, place=self.place.repeat(2))
+
+    def cleaned(self) -> Windows:
+        """With zeros beyond the plane."""
+        if self.clean:
+            return self
+        inside = self.cut(self.coefficients.new_ones((1, *self.grid.plane)))
+        return self.with_coefficients(self.coefficients * inside, clean=True)
+
+    def dense(self) -> Tensor:
+        """The same rows over the whole value, `[rows, channels, *plane]`."""
+        rows, channels = self.coefficients.shape[:2]
+        size = channels * math.prod(self.grid.plane)
+        index = torch.arange(size, device=self.place.device).reshape(channels, *self.grid.plane)
+        # What lies beyond the plane falls into an extra column.
+        places = self.grid.cut(index, self.window, self.place, fill=size).flatten(1)
+        flat = self.coefficients.new_zeros(rows, size + 1).scatter(1, places, self.coefficients.flatten(1))
+        return flat[:, :size].reshape(rows, channels, *self.grid.plane)
+
+    def before(self, op: Conv, plane: tuple[int, ...]) -> Windows | None:
+        """The rows over the operand of a convolution; None where they cover so much of it that windows do not pay."""
+        if not worthwhile(receptive(op, self.window), plane):
+            return None
+        weight = value(op.weight)
+        passed = CONV_TRANSPOSE[len(plane)](
+            self.cleaned().coefficients, weight, None, op.stride, 0, 0, op.groups, op.dilation
+        )
+        grid = self.grid.before(op, plane)
+        return Windows(passed, self.place, grid, grid.inside(tuple(passed.shape[2:])))
+
+    def plus(self, other: Windows) -> Windows | None:
+        """The sum of rows that start from the same places; None where their windows move at different steps."""
+        if self.grid.scale != other.grid.scale:
+            return None
+        first = [
+            (own, own + k, theirs, theirs + n)
+            for own, k, theirs, n in zip(self.grid.shift, self.window, other.grid.shift, other.window, strict=True)
+        ]
+        spans = [(min(a, c), max(b, d)) for a, b, c, d in first]
+        own = tuple((a - low, high - b) for (a, b, _, _), (low, high) in zip(first, spans, strict=True))
+        theirs = tuple((c - low, high - d) for (_, _, c, d), (low, high) in zip(first, spans, strict=True))
+        total = pad_spatial(self.coefficients, own) + pad_spatial(other.coefficients, theirs)
+        grid = replace(self.grid, shift=tuple(low for low, _ in spans))
+        return Windows(total, self.place, grid, self.clean and other.clean)
+
+
+def kernels(op: Conv, channel: Tensor, place: Tensor, starts: tuple[int, ...], plane: tuple[int, ...]) -> Windows:
+    """The rows of a convolution for elements at `channel` and `place` (both `[rows]`) of its result of extents
+    `starts`, over its operand of extents `plane`: the kernels themselves."""
+    weight = value(op.weight)
+    rows = weight.index_select(0, channel)
+    if any(dilation > 1 for dilation in op.dilation):
+        spread = rows.new_zeros((*rows.shape[:2], *receptive(op, (1,) * len(plane))))
+        places: list[slice] = [slice(None, None, dilation) for dilation in op.dilation]
+        spread[(slice(None), slice(None), *places)] = rows
+        rows = spread
+    if op.groups > 1:
+        own = functional.one_hot(channel // (weight.shape[0] // op.groups), op.groups).to(rows.dtype)
+        rows = own.reshape(-1, op.groups, *(1,) * (rows.ndim - 1)) * rows.unsqueeze(1)
+        rows = rows.flatten(1, 2)
+    axes = len(plane)
+    grid = Grid(starts, (1,) * axes, (0,) * axes, starts).before(op, plane)
+    return Windows(rows, place, grid, grid.inside(tuple(rows.shape[2:])))
