@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from irverify.attacks import Pgd, pgd
 from irverify.certify import ByAnalysis, ByDriver, Outcome, Question, Settings, Sweep
 from irverify.certify.memory import batch_size, bytes_per_image
 from irverify.data import DIGITS_NETWORK, DataSet, digits
@@ -19,7 +20,9 @@ from irverify.errors import PropertyError, UnsupportedError, UsageError
 from irverify.frontends.compile import compile as compile_source
 from irverify.ir.graph import Graph
 from irverify.ir.text import parse_graph
+from irverify.passes.support import METHODS
 from irverify.pipeline import BoundsFault, margins
+from irverify.pipeline.catalog import CATALOG
 from irverify.properties import robust
 from irverify.regions import Linf
 from irverify.verify import Options, verify
@@ -103,6 +106,34 @@ def test_float32_asks_again_where_it_is_too_close_to_tell() -> None:
     assert "float64" in close.stages
     assert "float64" not in far.stages
     assert close.bound == pytest.approx(2e-6 / 2, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "method", [name for name in METHODS if CATALOG[name].kind == "analysis" and name not in ("gap", "forward")]
+)
+def test_what_is_certified_withstands_attacks(method: str) -> None:
+    found = outcomes(ByAnalysis(attacked_question(), method), range(16))
+    certified = {outcome.index for outcome in found if outcome.status == "certified"}
+    assert certified or method in ("interval", "ibp", "improved-interval")
+    assert not certified & attacked()
+
+
+def attacked_question() -> Question:
+    return Question(network(), digits("test"), 0.1, clip=(0.0, 1.0))
+
+
+@cache
+def attacked() -> set[int]:
+    """The images of the first 16 that an attack finds a counterexample for."""
+    found = set()
+    for index in range(16):
+        images = attacked_question().take([index])
+        region = attacked_question().region(images).inner(torch.float32)
+        prop = robust(int(images.labels[0])).bind(64, 10)
+        if pgd(network(), [region], prop, Pgd(10, 2), lambda point: True) is not None:
+            found.add(index)
+    assert found
+    return found
 
 
 def test_a_driver_decides_both_ways() -> None:
