@@ -21,7 +21,19 @@ import torch
 
 from irverify.errors import UnsupportedError
 from irverify.ir.graph import Graph, Node
-from irverify.ir.ops import Cast, Concat, Elementwise, Expand, Gather, Identity, Input, Reshape, Slice, Transpose
+from irverify.ir.ops import (
+    Cast,
+    Concat,
+    Elementwise,
+    Expand,
+    Gather,
+    Identity,
+    Input,
+    LinearOp,
+    Reshape,
+    Slice,
+    Transpose,
+)
 from irverify.passes.ibp import IBP
 from irverify.passes.planes import FORWARD, Planes, Range, Step
 from irverify.passes.propagate import Interval, interval_facts
@@ -35,9 +47,6 @@ MEGABYTE = 2**20
 MET = (Elementwise, Identity, Cast, Reshape, Transpose, Expand, Slice, Gather, Concat)
 """Whose intervals the range of their planes cannot tighten, since those of their operands have met theirs: each element
 is one of the operands', or a function of one, bounded exactly."""
-COPIES = 8
-"""How many tensors of the size of one plane an operator may hold at once beside what is kept: operands, centre, half
-width and results."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +78,13 @@ class Forward(Analysis):
 
     def _examples(self, state: State) -> int:
         """How many examples fit into the memory. Raises UnsupportedError where none does."""
-        needed = _bytes(state.graph)
-        fit = self.memory * MEGABYTE // needed
+        shared, each = _bytes(state.graph)
+        fit = (self.memory * MEGABYTE - shared) // each
         if fit < 1:
             columns = sum(node.type.size for node in state.graph.inputs)
             raise UnsupportedError(
-                f"forward linear bounds over {columns} inputs take about {needed // MEGABYTE + 1} megabytes for one "
-                f"example, more than the {self.memory} allowed",
+                f"forward linear bounds over {columns} inputs take about {(shared + each) // MEGABYTE + 1} megabytes "
+                f"for one example, more than the {self.memory} allowed",
                 where=f"graph {state.graph.name!r}",
                 hint="crown gives bounds without this cost; or allow more with forward{memory=...}",
             )
@@ -128,18 +137,27 @@ class _Walk:
                 self.planes.pop(name, None)
 
 
-def _bytes(graph: Graph) -> int:
-    """What the planes of one example take at most, in bytes: both of every value that is still to be read, and what an
-    operator holds while it works."""
+def _bytes(graph: Graph) -> tuple[int, int]:
+    """What planes take at most, in bytes: those that all examples share, before the first nonlinear operator, and those
+    of one example: both sides of every value that is still to be read, and what an operator holds while it works (the
+    centre and half width of its operands, those of its result, and the sides apart)."""
     columns = sum(node.type.size for node in graph.inputs) + 1
-    size = {node.name: columns * node.type.size * node.type.dtype.itemsize for node in graph}
     last = {name: node.name for node in graph for name in node.inputs}
-    kept, most = 0, 0
+    shared, sizes = 0, dict[str, int]()
+    affine, kept, most = set[str](), 0, 1
     for node in graph:
-        kept += 2 * size[node.name]
-        most = max(most, kept + COPIES * max(size[name] for name in (node.name, *node.inputs)))
-        kept -= sum(2 * size[name] for name in set(node.inputs) if last[name] == node.name)
-    return max(1, most)
+        reached = [name for name in node.inputs if name in sizes]
+        if not (reached or isinstance(node.op, Input)):
+            continue
+        sizes[node.name] = columns * node.type.size * node.type.dtype.itemsize
+        if isinstance(node.op, Input | LinearOp) and affine.issuperset(reached):
+            affine.add(node.name)
+            shared += sizes[node.name]
+            continue
+        kept += 2 * sizes[node.name]
+        most = max(most, kept + 4 * sizes[node.name] + 2 * max(sizes[name] for name in reached))
+        kept -= sum(2 * sizes[name] for name in {*reached} - affine if last[name] == node.name)
+    return shared, most
 
 
 def _examples(state: State, regions: Sequence[Region], index: slice) -> State:
