@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DRIVER = "exact"
 """The method that is the whole driver."""
+WITHOUT_BOUNDS = ("gap", "stability")
+"""Analyses that say something else."""
 FILE = "certify.json"
 
 
@@ -159,10 +161,13 @@ def _check_method(job: _Job) -> None:
     from irverify.pipeline.text import parse_pipeline
 
     assert job.method is not None
-    entry = find(parse_pipeline(job.method)[-1].name)
-    if entry.kind != "analysis":
-        analyses = ", ".join(other.name for other in CATALOG.values() if other.kind == "analysis")
-        raise UsageError(f"{entry.name} is no analysis that gives bounds", hint=f"there are {analyses}, {DRIVER}")
+    steps = parse_pipeline(job.method)
+    last = find(steps[-1].name) if steps else None
+    if last is None or last.kind != "analysis" or last.name in WITHOUT_BOUNDS:
+        methods = [entry.name for entry in CATALOG.values() if entry.kind == "analysis"]
+        known = ", ".join(name for name in (*methods, DRIVER) if name not in WITHOUT_BOUNDS)
+        reason = "an estimate proves nothing" if last is not None and last.kind == "estimator" else "it gives no bounds"
+        raise UsageError(f"--method {job.method} certifies nothing: {reason}", hint=f"there are {known}")
 
 
 def _make_folder(out: Path) -> None:

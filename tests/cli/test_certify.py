@@ -57,9 +57,12 @@ def test_the_whole_driver_without_a_method(irverify: Irverify) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--eps", "0.1", "--method", "canonicalize"), "no analysis that gives bounds"),
+        (("--eps", "0.1", "--method", "canonicalize"), "canonicalize certifies nothing: it gives no bounds"),
+        (("--eps", "0.1", "--method", ""), "certifies nothing"),
+        (("--eps", "0.1", "--method", "dual-proj"), "dual-proj certifies nothing: an estimate proves nothing"),
+        (("--eps", "0.1", "--method", "ibp,singleprop-zero"), "an estimate proves nothing"),
         (("--eps", "0.1", "--method", "crwn"), "did you mean crown"),
-        (("--eps", "0.1", "--method", "stability", "--first", "1"), "certifies nothing"),
+        (("--eps", "0.1", "--method", "stability"), "it gives no bounds (there are interval,"),
         (("--eps", "a", "--method", "ibp"), "expected --eps to be numbers"),
         (("--eps", "0.1,-1", "--method", "ibp"), "finite and >= 0"),
         (("--eps", "0.1", "--method", "ibp", "--timeout", "3"), "--timeout is for the whole driver"),
