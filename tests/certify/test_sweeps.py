@@ -21,8 +21,8 @@ from irverify.frontends.compile import compile as compile_source
 from irverify.ir.graph import Graph
 from irverify.ir.text import parse_graph
 from irverify.passes.support import METHODS
-from irverify.pipeline import BoundsFault, margins
-from irverify.pipeline.catalog import CATALOG
+from irverify.pipeline import BoundsFault, Rewrite, State, margins
+from irverify.pipeline.catalog import CATALOG, Entry
 from irverify.properties import robust
 from irverify.regions import Linf
 from irverify.verify import Options, verify
@@ -144,10 +144,29 @@ def test_a_driver_decides_both_ways() -> None:
     assert verify(ROWS, Linf(torch.tensor([[3.0, 2.5]]), 0.5), robust(0)).verdict == "falsified"
 
 
-@pytest.mark.parametrize("method", ["stability", "canonicalize"])
+@pytest.mark.parametrize("method", ["stability", "canonicalize", "", "gap", "singleprop-zero", "ibp,dual-proj"])
 def test_what_gives_no_bounds_is_refused(method: str) -> None:
     with pytest.raises(UsageError):
         outcomes(ByAnalysis(Question(ROWS, data_set([[3.0, 1.0]], [0]), 0.5), method), [0])
+
+
+@dataclass(frozen=True)
+class Changing(Rewrite):
+    """A rewrite that changes the function."""
+
+    name = "changing"
+    keeps_function = False
+
+    def run(self, state: State) -> Graph:
+        raise AssertionError("not reached")
+
+
+def test_a_rewrite_that_changes_the_function_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry("changing", "rewrite", f"{__name__}:Changing", "A test.")
+    monkeypatch.setitem(CATALOG, "changing", entry)
+    monkeypatch.setattr(Entry, "load", lambda self: Changing)
+    with pytest.raises(UsageError, match="changing would certify another function"):
+        ByAnalysis(Question(ROWS, data_set([[3.0, 1.0]], [0]), 0.5), "changing,ibp")
 
 
 @dataclass
