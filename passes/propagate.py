@@ -10,7 +10,7 @@ from torch import Tensor
 
 from irverify.errors import UnsupportedError
 from irverify.ir.graph import Graph, Node, without_dead_values
-from irverify.ir.ops import Constant, Input, Step, Trunc
+from irverify.ir.ops import Constant, Identity, Input, MaxPool, Relu, Reshape, Step, Transpose, Trunc
 from irverify.passes.rules import RuleTable
 from irverify.pipeline.facts import Bounds, Facts
 from irverify.pipeline.state import State
@@ -32,6 +32,8 @@ IntervalRule: TypeAlias = Callable[..., Interval]
 """`rule(node, *operands: Interval) -> Interval`: bounds of `node.op` on a box of operands."""
 
 
+KEEP_ORDER = frozenset({Relu, MaxPool, Reshape, Transpose, Identity})
+"""Operators that make no new numbers: evaluated at ends that are in order, they give such, without rounding."""
 Refine: TypeAlias = Callable[[Node, Interval, Mapping[str, Interval]], Interval]
 """`refine(node, interval, results)`: a tighter interval of `node` than the one that was found, from those before it."""
 
@@ -89,10 +91,13 @@ def interval_facts(
         box = state.bounds.get(node.name)
         given[node.name] = Interval(*region.box()) if box is None else Interval(box.lower, box.upper)
     intervals = propagate(state.graph, table, given, state.bounds, refine, _read_by_jumps(state.graph, given))
-    computed = [node for node in state.graph if not isinstance(node.op, Input)]
-    bounds = {node.name: Bounds(*intervals[node.name], source) for node in computed}
-    for node in computed:
-        if not bounds[node.name].ordered:
+    inputs = {node.name for node in state.graph.inputs}
+    bounds = {name: Bounds(*interval, source) for name, interval in intervals.items() if name not in inputs}
+    for name, found in bounds.items():
+        node = state.graph[name]
+        if refine is None and type(node.op) in KEEP_ORDER:
+            found.assume_ordered()  # its operand has been looked at
+        elif not found.ordered:
             _check_finite(node, intervals)
             break
     return Facts(bounds)

@@ -44,11 +44,17 @@ class Bounds:
     @cached_property
     def ordered(self) -> bool:
         """Whether lower <= upper everywhere; NaN fails."""
-        lower, upper = self.lower.detach(), self.upper.detach()
+        lower, upper = self.lower, self.upper
+        if lower.requires_grad or upper.requires_grad:
+            lower, upper = lower.detach(), upper.detach()
         # The minimum is several times faster than a comparison. Equal infinities fail it and are looked at again.
         if lower.is_floating_point() and lower.numel() and float((upper - lower).min()) >= 0:
             return True
         return bool((lower <= upper).all())
+
+    def assume_ordered(self) -> None:
+        """Says that they are `ordered`, for who knows it without looking."""
+        self.__dict__["ordered"] = True
 
     def check(self, name: str) -> None:
         """Raises BoundsFault (UsageError for given bounds) unless lower <= upper everywhere; NaN fails."""

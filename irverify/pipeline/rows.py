@@ -58,8 +58,9 @@ def margin_rows(graph: Graph, regions: Sequence[Region], labels: Tensor | Sequen
     targets = torch.as_tensor(labels, dtype=torch.long).reshape(-1).to(regions[0].device)
     if targets.shape[0] not in (1, regions[0].batch):
         raise PropertyError(f"expected a label for each of {regions[0].batch} examples, got {targets.shape[0]}")
-    if not bool(((targets >= 0) & (targets < classes)).all()):
-        raise PropertyError(f"expected labels in [0, {classes}), got {targets.tolist()}")
+    listed = targets.tolist()
+    if not (min(listed, default=0) >= 0 and max(listed, default=0) < classes):
+        raise PropertyError(f"expected labels in [0, {classes}), got {listed}")
     identity = torch.eye(classes, device=targets.device)
     rows = identity[targets].unsqueeze(1) - identity
     return rows, rows.new_zeros(rows.shape[:2])
