@@ -135,8 +135,9 @@ class Windows:
         return Windows(passed, self.place, grid, grid.inside(tuple(passed.shape[2:])))
 
     def plus(self, other: Windows) -> Windows | None:
-        """The sum of rows that start from the same places; None where their windows move at different steps."""
-        if self.grid.scale != other.grid.scale:
+        """The sum of the same rows, reached on two ways; None where they count their places in different planes (a
+        reshape may lie on one way), or windows move at different steps."""
+        if (self.grid.starts, self.grid.scale) != (other.grid.starts, other.grid.scale):
             return None
         first = [
             (own, own + k, theirs, theirs + n)
