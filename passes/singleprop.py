@@ -65,6 +65,9 @@ from irverify.regions import L1, L2, Region
 CHUNK = 2**22
 """How many numbers the rows of an affine map may have at once, where its norms need them."""
 
+TINY = 1e-15
+"""What v is taken as at least where it divides; its square is a normal number in single precision."""
+
 
 class Half(NamedTuple):
     """A value while v is propagated: z_nom and v, both `[batch, *shape]`.
@@ -97,11 +100,12 @@ class _SingleProp(Estimator):
         for node, rule in rules:
             if isinstance(node.op, Input):
                 continue
-            found[node.name] = Half(nominal[node.name], torch.zeros_like(nominal[node.name]))
-            if rule is not None and not moving.isdisjoint(node.inputs):
-                moving.add(node.name)
-                gap, order = rule(node, [found[name] for name in node.inputs], self.choice)
-                found[node.name] = Half(nominal[node.name], gap, order)
+            if rule is None or moving.isdisjoint(node.inputs):
+                found[node.name] = Half(nominal[node.name], torch.zeros_like(nominal[node.name]))
+                continue
+            moving.add(node.name)
+            gap, order = rule(node, [found[name] for name in node.inputs], self.choice)
+            found[node.name] = Half(nominal[node.name], gap, order)
         computed = (node.name for node in state.graph if not isinstance(node.op, Input))
         return Facts(estimates={name: Estimate(*found[name].interval, self.name) for name in computed})
 
@@ -140,15 +144,17 @@ SINGLEPROP.refuse("paper 3 estimates elementwise activations and affine maps onl
 
 @SINGLEPROP.rule(Relu)
 def _relu(node: Node, operands: Sequence[Half], choice: Choice) -> tuple[Tensor, None]:
-    """Paper 3, eq. 7 and 8."""
+    """Paper 3, eq. 7 and 8, all three cases at once.
+
+    `v t (2 - t)` with the slope of the upper line `t = (z_nom + v) / (2 v)` cut to [0, 1], which is eq. 7; and
+    `v t`, which is eq. 8.
+    """
     center, gap, _ = operands[0]
-    active, unstable = center >= gap, center.abs() < gap
-    if choice == "same":
-        divisor = torch.where(unstable, 4 * gap, torch.ones_like(gap))
-        between = 0.75 * gap + 0.5 * center - center * center / divisor
-    else:
-        between = (center + gap) / 2
-    return torch.where(unstable, between, torch.where(active, gap, torch.zeros_like(gap))), None
+    above = (center + gap) / 2
+    if choice == "zero":
+        return torch.minimum(above.clamp(min=0), gap), None
+    slope = (above / gap.clamp(min=TINY)).clamp(0, 1)
+    return gap * slope * (2 - slope), None
 
 
 @SINGLEPROP.rule(LeakyRelu, Clip, Abs, Sigmoid, Tanh)
