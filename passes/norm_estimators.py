@@ -27,9 +27,11 @@ BISECTIONS = 200
 def median(projected: Tensor) -> Tensor:
     """The median of `|y_j|` over axis 1, an estimate of the l1 norm (paper 5, eq. 12); for an even number of columns
     the mean of the two in the middle."""
-    ordered = projected.abs().sort(dim=1).values
-    columns = ordered.shape[1]
-    return (ordered[:, (columns - 1) // 2] + ordered[:, columns // 2]) / 2
+    magnitudes = projected.abs()
+    lower = magnitudes.median(dim=1).values
+    if magnitudes.shape[1] % 2 == 1:
+        return lower
+    return (lower - (-magnitudes).median(dim=1).values) / 2
 
 
 def geometric(projected: Tensor) -> Tensor:
