@@ -247,7 +247,8 @@ def approximation_error(state: State) -> ApproximationError:
     """How far the assumption of eq. 6 is off: the value at the centre against the middle of the bounds that a state
     has, at what elementwise activations read and at the outputs (paper 3, sec. 4.1, "SingleProp Approximation Error").
 
-    Run a linear verifier first: `approximation_error(iv.run(graph, "crown-zero", region))`.
+    Run a linear verifier first: `approximation_error(iv.run(graph, "crown-zero", region))`. What it left to intervals,
+    since they settle it, counts with its interval.
     """
     graph = state.graph
     centers = [half_of(region).nominal for region in state.given_regions("approximation-error")]
