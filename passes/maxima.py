@@ -51,7 +51,9 @@ class Selected:
 def max_pool(node: Node, operands: Sequence[Interval], choice: Choice) -> Selected:
     pool, operand = node.op, operands[0]
     assert isinstance(pool, MaxPool)
-    low = pad_spatial(operand.lower, pool.padding, -math.inf)
+    # Elements without a lower bound (an overflow) must not be mistaken for padding, which counts as minus infinity.
+    bottom = torch.finfo(operand.lower.dtype).min
+    low = pad_spatial(operand.lower.clamp(min=bottom), pool.padding, -math.inf)
     largest, index = MAX_POOL[len(pool.kernel)](
         low, pool.kernel, pool.stride, 0, pool.dilation, return_indices=True
     )
