@@ -18,6 +18,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from irverify.backends.milp.process import Pool
+from irverify.backends.milp.tightening import tighten
 from irverify.errors import UnsupportedError
 from irverify.ir.graph import Graph, GraphBuilder
 from irverify.ir.ops import Add, Clip, LeakyRelu, Linear, Relu, Sub
@@ -153,12 +155,28 @@ def test_linear_programs_lie_between_each_method_and_the_exact_range(data: st.Da
             assert bool((bound[0] <= relaxed + allowed).all()), method
 
 
-def relu_network(seed: int) -> tuple[Graph, Box]:
+def test_lp_tightening_lies_between_crown_and_the_exact_range() -> None:
+    """The linear programs of the milp backend, which tighten intermediate bounds on the way."""
+    prop = linear(torch.tensor([[1.0, -1.0], [-1.0, 0.0]]), torch.zeros(2))
+    with Pool(1) as pool:
+        for seed in (3, 7, 11):
+            graph, boxes_ = relu_network(seed, (3, 3))
+            region = boxes_.select(0)
+            bound, state = row_state(graph, region, prop, "crown")
+            bounds = run(graph, "crown", region).bounds
+            known = {name: (entry.lower[0], entry.upper[0]) for name, entry in bounds.items()}
+            margins = torch.from_numpy(tighten(graph, region, known, prop=prop, pool=pool).margins)
+            exact = torch.tensor(exact_minima(state), dtype=torch.float64)
+            assert bool((margins <= exact + TOLERANCE).all())
+            assert bool((bound[0] <= margins + TOLERANCE).all() | (margins > 0).all())
+
+
+def relu_network(seed: int, widths: Sequence[int] | None = None) -> tuple[Graph, Box]:
     """A random fully connected ReLU network of 2 to 4 hidden layers and 48 boxes around random points."""
     generator = torch.Generator().manual_seed(seed)
     builder = GraphBuilder()
     value, size = builder.input(TensorType((3,), torch.float64)), 3
-    for width in ((8, 8), (6, 6, 6), (4, 4, 4, 4))[seed % 3]:
+    for width in widths or ((8, 8), (6, 6, 6), (4, 4, 4, 4))[seed % 3]:
         weight, bias = _normal(generator, width, size) / size**0.5, 0.3 * _normal(generator, width)
         value, size = builder.add(Relu(), builder.add(Linear(weight, bias), value)), width
     graph = builder.graph([builder.add(Linear(_normal(generator, 2, size) / size**0.5), value)])
