@@ -81,13 +81,20 @@ class Question:
         """The same question with another radius."""
         return replace(self, eps=eps)
 
-    def take(self, indices: Sequence[int]) -> Images:
-        """The images at these places of the data set. PropertyError for a label that is no class of the network."""
+    def check(self, indices: Sequence[int]) -> DataSet:
+        """The images at these places of the data set. UsageError for a place that is not there, PropertyError for a
+        label that is no class of the network."""
         chosen = self.images.select(indices)
-        for index, label in zip(indices, chosen.labels, strict=True):
-            if label >= self.classes:
-                message = f"image {index} has label {label}, expected 0 to {self.classes - 1}"
-                raise PropertyError(message, where=self.images.name)
+        wrong = (chosen.labels >= self.classes).nonzero()[0]
+        if wrong.size:
+            index, label = indices[int(wrong[0])], chosen.labels[wrong[0]]
+            message = f"image {index} has label {label}, expected 0 to {self.classes - 1}"
+            raise PropertyError(message, where=self.images.name)
+        return chosen
+
+    def take(self, indices: Sequence[int]) -> Images:
+        """The images at these places of the data set; checked as in `check`."""
+        chosen = self.check(indices)
         pixels = torch.from_numpy(np.ascontiguousarray(chosen.images)).double()
         shape = self.graph.inputs[0].type.shape
         return Images(tuple(map(int, indices)), pixels.reshape(-1, *shape), torch.from_numpy(chosen.labels))

@@ -123,6 +123,7 @@ def _sweep(job: _Job, question: Question, radii: list[float]) -> None:
     from irverify.certify import Sweep
 
     indices = indices_of(job.wanted, len(question.images), usual=len(question.images))
+    question.check(indices)
     with Tally(len(indices) * len(radii)) as tally:
         for radius in radii:
             certifier = job.certifier(question.at(radius))

@@ -63,6 +63,7 @@ def test_the_whole_driver_without_a_method(irverify: Irverify) -> None:
         (("--eps", "0.1", "--method", "ibp,singleprop-zero"), "an estimate proves nothing"),
         (("--eps", "0.1", "--method", "crwn"), "did you mean crown"),
         (("--eps", "0.1", "--method", "stability"), "it gives no bounds (there are interval,"),
+        (("--eps", "0.1", "--method", "ibp", "--index", "0,359"), "no image 359: expected 0 to 358"),
         (("--eps", "a", "--method", "ibp"), "expected --eps to be numbers"),
         (("--eps", "0.1,-1", "--method", "ibp"), "finite and >= 0"),
         (("--eps", "0.1", "--method", "ibp", "--timeout", "3"), "--timeout is for the whole driver"),
