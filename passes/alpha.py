@@ -3,6 +3,9 @@
 A row's lower bound over the region is a function of the free lines around the nonlinear operators that it passes. Each
 choice gives a valid bound; gradient ascent looks for the best one, for each row on its own, from the lines that `crown`
 takes. The best bound that was met counts, so that none is looser than that of `crown`.
+
+With `intermediate` the bounds of the values in between are optimised first, in topological order: each for itself, and
+only those that `crown` leaves open. Tighter ones leave less between all lines that come after.
 """
 
 from __future__ import annotations
@@ -15,17 +18,20 @@ from torch import Tensor
 
 from irverify.ir.graph import Node
 from irverify.ir.ops import Input, Spec
-from irverify.passes.ascent import Ascent, Schedule
+from irverify.passes.ascent import Schedule, ascend
 from irverify.passes.backward import Context, Rows, identity_rows
 from irverify.passes.freedom import FREEDOM, Free
+from irverify.passes.hills import Flat, Start, SteeredView, Swept
 from irverify.passes.ibp import IBP
+from irverify.passes.lines import Relaxation
+from irverify.passes.needs import Need, Needs, exact_ranges
 from irverify.passes.propagate import Interval, interval_facts
-from irverify.passes.relaxations import RELAXATIONS, Relaxation
+from irverify.passes.relaxations import RELAXATIONS
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
 
-CHUNK = 2**28
+CHUNK = 2**26
 """How many bytes of choices are optimised at once."""
 
 
@@ -33,84 +39,125 @@ CHUNK = 2**28
 class Alpha(Analysis):
     """Backward linear bounds whose lines are optimised by gradient ascent, from those of crown (Xu et al. 2021).
 
-    `steps` steps of Adam with step size `lr`, a share of the range of each choice; a row that is bounded above
+    `steps` steps of Adam, of size `lr` at first (a share of the range of each choice); `intermediate` steps for each of
+    the bounds in between, where 0 leaves them as crown has them. A row of the outputs that is bounded above
     `stop_above` is not optimised further.
     """
 
     name = "alpha"
     steps: int = 20
     lr: float = 0.5
+    intermediate: int = 0
     stop_above: float | None = None
 
     def run(self, state: State) -> Facts:
         state.require("crown")
         names = [node.name for node in state.graph.inputs]
         regions = dict(zip(names, state.given_regions(self.name), strict=True))
-        walk = _Walk(Context(state.graph, regions), Schedule(self.steps, self.lr, self.stop_above))
+        walk = _Walk(self, Context(state.graph, regions), Needs(state.graph, self.intermediate > 0))
         with torch.no_grad():
             facts = interval_facts(state, IBP, self.name, walk.refine)
-        return Facts(facts.bounds, statistics=walk.statistics())
+        return Facts(facts.bounds, statistics=walk.statistics)
 
 
 @dataclass
 class _Walk:
-    """Refines the bounds of the outputs at the end of a walk over intervals that `crown` has tightened."""
+    """Refines the bounds that a walk over intervals, which `crown` has tightened already, comes by."""
 
+    options: Alpha
     context: Context
-    schedule: Schedule
+    needs: Needs
     free: dict[str, Free] = field(default_factory=dict)
-    rows: int = 0
-    steps: int = 0
-    early: int = 0
+    statistics: dict[str, int | float] = field(
+        default_factory=lambda: {"backward_rows": 0, "steps": 0, "stopped_early": 0}
+    )
+
+    def __post_init__(self) -> None:
+        boxes = all(region.is_box for region in self.context.regions.values())
+        self._exact = exact_ranges(self.context.graph) if boxes else frozenset()
+        self._start = Start(self.context, self.free)
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
-        """Registers how rows pass through `node` and what is free there, and tightens it where it is an output."""
+        """Registers how rows pass through `node` and what is free there, and tightens its interval where it counts."""
         if isinstance(node.op, Input):
             return interval
         if interval.exact:
             self.context.known[node.name] = interval.lower
             return interval
-        operands = [results[name] for name in node.inputs]
-        rule = RELAXATIONS.find(type(node.op))
-        assert rule is not None  # crown has checked the graph
-        relaxed = rule(node, operands, "adaptive")
-        self.context.relaxed[node.name] = relaxed
-        freedom = FREEDOM.find(type(node.op))
-        if freedom is not None and isinstance(relaxed, Relaxation):
-            self.free[node.name] = freedom(node, operands[0], relaxed)
-        return self._tightened(node, interval) if node.name in self.context.graph.outputs else interval
+        self._register(node, [results[name] for name in node.inputs])
+        need = self.needs.of(node.name)
+        if need is None or node.name in self._exact or not self.free:
+            return interval
+        if node.name in self.context.graph.outputs:
+            return self._output(node, interval)
+        return self._between(node, interval, need, results)
 
-    def _tightened(self, node: Node, interval: Interval) -> Interval:
+    def _register(self, node: Node, operands: list[Interval]) -> None:
+        rule, freedom = RELAXATIONS.find(type(node.op)), FREEDOM.find(type(node.op))
+        assert rule is not None  # crown has checked the graph
+        relaxed = self.context.relaxed[node.name] = rule(node, operands, "adaptive")
+        if freedom is not None and type(relaxed) is Relaxation:
+            free = freedom(node, operands[0], relaxed)
+            if any(free):
+                self.free[node.name] = free
+
+    def _output(self, node: Node, interval: Interval) -> Interval:
         """Both bounds of all elements; of a specification the lower ones, nobody asks for the others."""
         batch, count = interval.lower.shape[0], interval.lower[0].numel()
-        device = interval.lower.device
-        owner = torch.arange(batch, device=device).repeat_interleave(count)
-        elements = torch.arange(count, device=device).repeat(batch)
+        owner = torch.arange(batch, device=interval.lower.device).repeat_interleave(count)
+        elements = torch.arange(count, device=owner.device).repeat(batch)
         rows = identity_rows(interval.lower, owner, elements)
         if isinstance(node.op, Spec):
-            rows = Rows(rows.coefficients[: owner.shape[0]], owner, batch)
-        found = self._optimised(node.name, rows)
-        low = found[: owner.shape[0]].reshape(interval.lower.shape)
-        high = -found[owner.shape[0] :].reshape(interval.lower.shape) if not isinstance(node.op, Spec) else None
-        lower = torch.where(low > interval.lower, low, interval.lower)
-        if high is None:
-            return Interval(torch.minimum(lower, interval.upper), torch.maximum(lower, interval.upper))
-        upper = torch.where(high < interval.upper, high, interval.upper)
-        return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
+            rows = Rows(rows.coefficients[: batch * count], owner, batch)
+        found = self._flat(node.name, rows)
+        low = found[: batch * count].reshape(interval.lower.shape)
+        high = interval.upper if isinstance(node.op, Spec) else -found[batch * count :].reshape(interval.upper.shape)
+        return _met(interval, low, high)
 
-    def _optimised(self, name: str, rows: Rows) -> Tensor:
-        ascent = Ascent(self.context, name, self.free, self.schedule)
-        size = sum(node.type.size for node in self.context.graph) * rows.coefficients.element_size()
-        step = max(1, CHUNK // (8 * size))
-        owners, best = [], []
+    def _flat(self, name: str, rows: Rows) -> Tensor:
+        """The best lower bounds of rows, which leave by example as far as that is known."""
+        options, best, open_ = self.options, [], set[int]()
+        schedule = Schedule(options.steps, options.lr)
+        step = self._chunk(rows.coefficients)
         for start in range(0, rows.owner.shape[0], step):
             part = Rows(rows.coefficients[start : start + step], rows.owner[start : start + step], rows.batch)
-            best.append(ascent.best(part))
-            owners.append(ascent.unfinished)
-        self.rows += rows.owner.shape[0]
-        self.steps += ascent.steps
-        self.early += rows.batch - int(torch.cat(owners).unique().numel())
+            climbed = ascend(Flat(self._start, name, part, options.stop_above), schedule)
+            best.append(climbed.best)
+            open_.update(part.owner[climbed.unfinished].tolist())
+            self._count(part.owner.shape[0], climbed.steps)
+        self.statistics["stopped_early"] += rows.batch - len(open_)
         return torch.cat(best)
 
-    def statistics(self) -> dict[str, int | float]:
-        return {"backward_rows": self.rows, "steps": self.steps, "stopped_early": self.early}
+    def _between(self, node: Node, interval: Interval, need: Need, results: Mapping[str, Interval]) -> Interval:
+        """Both bounds of the elements that are open for some reader, one example after the other."""
+        open_ = need(*interval).flatten(1)
+        flat = Interval(*(side.flatten(1).clone() for side in interval))
+        low, high = flat.lower.clone(), flat.upper.clone()
+        schedule = Schedule(self.options.intermediate, self.options.lr)
+        step = max(1, self._chunk(flat.lower) // 2)
+        for example in range(open_.shape[0]):
+            mine = Interval(flat.lower[example], flat.upper[example])
+            mine_open = open_[example].nonzero()[:, 0]
+            for elements in mine_open.split(step) if mine_open.shape[0] else ():
+                view = SteeredView(self._start, example, results)
+                climbed = ascend(Swept(view, node.name, elements, mine, need), schedule)
+                low[example, elements] = climbed.best[: elements.shape[0]]
+                high[example, elements] = -climbed.best[elements.shape[0] :]
+                self._count(2 * elements.shape[0], climbed.steps)
+        shape = interval.lower.shape
+        return _met(interval, low.reshape(shape), high.reshape(shape))
+
+    def _chunk(self, like: Tensor) -> int:
+        """How many rows are optimised at once."""
+        size = sum(node.type.size for node in self.context.graph) * like.element_size()
+        return max(1, CHUNK // size)
+
+    def _count(self, rows: int, steps: int) -> None:
+        self.statistics["backward_rows"] += rows
+        self.statistics["steps"] += steps
+
+
+def _met(interval: Interval, low: Tensor, high: Tensor) -> Interval:
+    """Intersected with bounds that may be NaN, which says nothing, and may have crossed by rounding."""
+    lower, upper = torch.fmax(interval.lower, low), torch.fmin(interval.upper, high)
+    return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))

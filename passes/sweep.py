@@ -133,6 +133,14 @@ class Sweep:
         self._sign()
         self._meet(self.constant)
 
+    def lower_bounds(self) -> Tensor:
+        """Lower bounds of the rows and then of their negatives, `[2 pairs]`; nothing is tightened. Differentiable."""
+        for node in reversed(self.view.context.graph.nodes):
+            if node.name in self.pending:
+                self._step(node)
+        self._sign()
+        return self.constant
+
     def _screen(self, need: Need) -> bool:
         """Drops the elements that bounds of the values reached so far decide; whether any are left."""
         found = self.constant

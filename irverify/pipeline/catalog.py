@@ -157,7 +157,12 @@ CATALOG: dict[str, Entry] = _table(
         "analysis",
         "irverify.passes.alpha:Alpha",
         "Backward linear bounds whose lines are optimised by gradient ascent, from those of crown (Xu et al. 2021).",
-        (Option("steps", "int", 20), Option("lr", "float", 0.5), Option("intermediate", "int", 0), Option("stop-above", "float", None, optional=True)),
+        (
+            Option("steps", "int", 20),
+            Option("lr", "float", 0.5),
+            Option("intermediate", "int", 0),
+            Option("stop-above", "float", None, optional=True),
+        ),
     ),
     Entry(
         "dual-proj",

@@ -13,10 +13,10 @@ from torch import Tensor
 from irverify.ir.graph import Graph, GraphBuilder
 from irverify.ir.ops import Abs, Clip, LeakyRelu, Linear, Operator, Relu, Softmax, Step, Sub
 from irverify.ir.types import TensorType
-from irverify.passes.ascent import _Bend
 from irverify.passes.freedom import FREEDOM
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import RELAXATIONS, Relaxation
+from irverify.passes.steering import _Bend
 from irverify.pipeline import margins, run
 from irverify.regions import L2, Box, Region
 from tests.passes.test_crown import KINDS
@@ -24,22 +24,24 @@ from tests.passes.test_soundness import check, slack
 from tests.random_graphs import boxes, graphs
 
 FEW = settings(max_examples=25)
-SHORT = "alpha{steps=6}"
+SHORT = ("alpha{steps=5}", "alpha{steps=3,intermediate=3}")
 
 
+@pytest.mark.parametrize("analysis", SHORT)
 @FEW
 @given(data=st.data())
-def test_sampled_values_lie_inside(data: st.DataObject) -> None:
+def test_sampled_values_lie_inside(analysis: str, data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=KINDS))
-    check(graph, data.draw(boxes(graph)), SHORT)
+    check(graph, data.draw(boxes(graph)), analysis)
 
 
+@pytest.mark.parametrize("analysis", SHORT)
 @FEW
 @given(data=st.data())
-def test_never_looser_than_crown(data: st.DataObject) -> None:
+def test_never_looser_than_crown(analysis: str, data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=KINDS))
     regions = data.draw(boxes(graph))
-    tight, loose = run(graph, SHORT, regions).bounds, run(graph, "crown", regions).bounds
+    tight, loose = run(graph, analysis, regions).bounds, run(graph, "crown", regions).bounds
     for name, entry in tight.items():
         allowed = slack(loose[name])
         assert bool((entry.lower >= loose[name].lower - allowed).all())
@@ -148,7 +150,7 @@ def test_rows_that_pass_no_free_line(behind: Operator) -> None:
     x = builder.input(TensorType((2,), torch.float64))
     graph = builder.graph([builder.add(behind, builder.add(Relu(), x), name="y")])
     one = torch.ones(1, 2).double()
-    tight, loose = (run(graph, name, Box(-one, one)).bounds["y"] for name in (SHORT, "crown"))
+    tight, loose = (run(graph, name, Box(-one, one)).bounds["y"] for name in (SHORT[0], "crown"))
     assert torch.equal(tight.lower, loose.lower) and torch.equal(tight.upper, loose.upper)
 
 

@@ -1,0 +1,200 @@
+"""Lower bounds of rows as functions of the lines that are chosen on their way: what `ascent` climbs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from irverify.passes.backward import Context, Rows, lower_bounds
+from irverify.passes.forms import Wide
+from irverify.passes.freedom import Free
+from irverify.passes.lines import Relaxation
+from irverify.passes.needs import Need
+from irverify.passes.propagate import Interval
+from irverify.passes.steering import Steered, Steering, rowwise
+from irverify.passes.sweep import Lines, Sweep, View
+
+Intervals: TypeAlias = Mapping[str, Interval]
+AnyHill = TypeVar("AnyHill", bound="Hill")
+
+
+class Hill(ABC):
+    """Rows, and one number for each choice that they have: in `[least, most]`, `start` where `crown` is. The three
+    are `[rows, choices]`, or `[1, choices]` where they are the same for all rows."""
+
+    def __init__(self, steerings: Mapping[str, Steering], rows: int) -> None:
+        self.steerings = list(steerings.values())
+        self.rows = rows
+        families = [family for steering in self.steerings for family in steering.families]
+        self._shapes = [(-1, *family.start.shape[1:]) for family in families]
+        self._sizes = [family.start[0].numel() for family in families]
+        self.least = _joined([family.least for family in families])
+        self.most = _joined([family.most for family in families])
+        self.start = _joined([family.start for family in families])
+
+    def climbed(self, choices: Tensor) -> tuple[Tensor, Tensor]:
+        """The lower bounds `[rows]` for `choices` `[rows, choices]`, and the gradient of each in its own choices."""
+        parts = [
+            part.reshape(shape).requires_grad_()
+            for part, shape in zip(choices.split(self._sizes, 1), self._shapes, strict=True)
+        ]
+        with torch.enable_grad():
+            bounds = self._steered(parts)
+            if not bounds.requires_grad:  # the rows pass none of the free lines
+                return bounds, torch.zeros_like(choices)
+            found = torch.autograd.grad(bounds.sum(), parts, allow_unused=True, materialize_grads=True)
+        return bounds.detach(), torch.cat([rowwise(part) for part in found], 1)
+
+    def bounds(self, choices: Tensor) -> Tensor:
+        """The lower bounds alone."""
+        parts = choices.split(self._sizes, 1)
+        return self._steered([part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)])
+
+    def _steered(self, parts: list[Tensor]) -> Tensor:
+        taken = 0
+        for steering in self.steerings:
+            count = len(steering.families)
+            steering.take(parts[taken : taken + count])
+            taken += count
+        return self.value()
+
+    @abstractmethod
+    def value(self) -> Tensor:
+        """The lower bounds `[rows]` for what the steerings have taken; differentiable."""
+
+    @abstractmethod
+    def done(self, bounds: Tensor) -> Tensor | None:
+        """The rows that need not get any better than these bounds; None: all go on."""
+
+    def together(self, rows: Tensor) -> Tensor:
+        """Those of the rows `[rows]` that go on, and those that have to go with them."""
+        return rows
+
+    @abstractmethod
+    def select(self: AnyHill, kept: Tensor) -> AnyHill:
+        """Only these rows `[kept]`."""
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    if not parts:
+        return torch.zeros(1, 0)
+    rows = max(part.shape[0] for part in parts)
+    return torch.cat([rowwise(part).expand(rows, -1) for part in parts], 1)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The relaxations that `crown` would take, and which of their lines are free, by the name of the node."""
+
+    context: Context
+    free: Mapping[str, Free]
+
+
+class Flat(Hill):
+    """Dense rows over the value `target`, of a whole batch; done above `enough`."""
+
+    def __init__(self, start: Start, target: str, rows: Rows, enough: float | None) -> None:
+        context, free = start.context, start.free
+        self._start, self._target, self._enough = start, target, enough
+        self._flat = rows
+        steerings = {}
+        for name in sorted(_reached(context, target) & set(free)):
+            relaxation = context.relaxed[name]
+            assert isinstance(relaxation, Relaxation)
+            steerings[name] = Steering(relaxation, free[name], rows.gathered)
+        super().__init__(steerings, rows.owner.shape[0])
+        relaxed = {**context.relaxed, **{name: Steered(steering) for name, steering in steerings.items()}}
+        self._context = Context(context.graph, context.regions, relaxed, context.known)
+
+    def value(self) -> Tensor:
+        return lower_bounds(self._context, self._target, self._flat)
+
+    def done(self, bounds: Tensor) -> Tensor | None:
+        return None if self._enough is None else bounds > self._enough
+
+    def select(self, kept: Tensor) -> Flat:
+        rows = Rows(self._flat.coefficients[kept], self._flat.owner[kept], self._flat.batch)
+        return Flat(self._start, self._target, rows, self._enough)
+
+
+def _reached(context: Context, target: str) -> set[str]:
+    """The nodes that rows over `target` pass."""
+    reached = {target}
+    for node in reversed(context.graph.nodes):
+        if node.name in reached and node.name not in context.known:
+            reached.update(node.inputs)
+    return reached
+
+
+class Swept(Hill):
+    """The rows `v_j` and `-v_j` for `elements` j `[pairs]` of the flat value `target`, of one example; a pair is done
+    once `need` does not hold for its bounds any more. `bounds` are those of the whole flat value so far."""
+
+    def __init__(self, view: SteeredView, target: str, elements: Tensor, bounds: Interval, need: Need) -> None:
+        self._view = view
+        self._target = target
+        self._elements = elements
+        self._bounds = bounds
+        self._need = need
+        with torch.no_grad():
+            self.value()  # makes the steerings
+        super().__init__(view.steerings, 2 * elements.shape[0])
+
+    def value(self) -> Tensor:
+        return Sweep(self._view, self._target, self._elements, self._bounds).lower_bounds()
+
+    def done(self, bounds: Tensor) -> Tensor | None:
+        low, high = bounds[: self._elements.shape[0]], -bounds[self._elements.shape[0] :]
+        lower, upper = (side[self._elements] for side in self._bounds)
+        return ~self._need(torch.fmax(lower, low), torch.fmin(upper, high)).repeat(2)
+
+    def together(self, rows: Tensor) -> Tensor:
+        return (rows[: self._elements.shape[0]] | rows[self._elements.shape[0] :]).repeat(2)
+
+    def select(self, kept: Tensor) -> Swept:
+        pairs = kept[: kept.shape[0] // 2]
+        return Swept(self._view.again(), self._target, self._elements[pairs], self._bounds, self._need)
+
+
+class SteeredView(View):
+    """One example, with a steering at each node that has free lines, made when rows first come by."""
+
+    def __init__(self, start: Start, example: int, intervals: Intervals) -> None:
+        super().__init__(start.context, example, intervals)
+        self._start = start
+        self.steerings: dict[str, Steering] = {}
+
+    def again(self) -> SteeredView:
+        """The same for other rows."""
+        return SteeredView(self._start, self.example, self._intervals)
+
+    def lines(self, name: str) -> Lines | None:
+        plain = super().lines(name)
+        if plain is None or name not in self._start.free:
+            return plain
+        return SteeredLines(**vars(plain), view=self, name=name)
+
+    def steering(self, name: str, form: Wide) -> Steering:
+        if name not in self.steerings:
+            relaxation = self.context.relaxed[name]
+            assert isinstance(relaxation, Relaxation)
+            free = self._start.free[name]
+            self.steerings[name] = Steering(relaxation, free, lambda tensor: form.at([tensor[self.example]])[0])
+        return self.steerings[name]
+
+
+@dataclass(frozen=True)
+class SteeredLines(Lines):
+    """The lines of a steering in place of those of the relaxation."""
+
+    view: SteeredView
+    name: str
+
+    def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
+        passed, constant = self.view.steering(self.name, form).bend(form.coefficients)
+        return form.with_coefficients(passed), constant

@@ -1,0 +1,100 @@
+"""Rows past a node whose lines are chosen for each row, and the gradient of what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from irverify.passes.freedom import Family, Free, Line
+from irverify.passes.lines import Gathered, Relaxation
+
+
+class Steering:
+    """The lines around one node for rows: those that are free by choice, the others as the relaxation has them.
+
+    `gather` takes tensors `[batch, *shape]` to the coefficients of the rows. The choices are those that `take` was
+    given last, one tensor for each of the `families`; at first those of the relaxation."""
+
+    def __init__(self, relaxation: Relaxation, free: Free, gather: Gathered) -> None:
+        self._below = None if free.below is None else free.below.gathered(gather)
+        self._above = None if free.above is None else free.above.gathered(gather)
+        self._fixed = (
+            None if self._below else Line(gather(relaxation.lower_slope), gather(relaxation.lower_intercept)),
+            None if self._above else Line(gather(relaxation.upper_slope), gather(relaxation.upper_intercept)),
+        )
+        self.families = [family for family in (self._below, self._above) if family is not None]
+        self._choices: Sequence[Tensor] = [family.start for family in self.families]
+
+    def take(self, choices: Sequence[Tensor]) -> None:
+        self._choices = choices
+
+    def bend(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """The coefficients over the operand and the constants `[rows]`."""
+        rest = iter(self._choices)
+        below = self._fixed[0] or _line(self._below, next(rest))
+        above = self._fixed[1] or _line(self._above, next(rest))
+        passed, constant = _Bend.apply(coefficients, *below, *above)  # type: ignore[no-untyped-call]
+        return passed, constant
+
+
+def _line(family: Family | None, choice: Tensor) -> Line:
+    assert family is not None
+    return family.line(choice)
+
+
+@dataclass(frozen=True)
+class Steered:
+    """A node between the lines of a steering, as the backward engine takes it."""
+
+    steering: Steering
+
+    def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
+        passed, constant = self.steering.bend(coefficients)
+        return (passed,), constant
+
+
+class _Bend(torch.autograd.Function):
+    """`a s` and the sum of `a t` for each row, with the line (s, t) below where a >= 0 and the one above elsewhere."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, coefficients: Tensor, below: Tensor, base: Tensor | None, above: Tensor, top: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        positive = coefficients >= 0
+        slope = torch.where(positive, below, above)
+        intercept = None
+        if base is not None or top is not None:
+            intercept = torch.where(positive, 0.0 if base is None else base, 0.0 if top is None else top)
+        constant = coefficients.new_zeros(coefficients.shape[0])
+        if intercept is not None:
+            constant = torch.linalg.vecdot(rowwise(coefficients), rowwise(intercept))
+        ctx.save_for_backward(coefficients, positive, slope, intercept)
+        return coefficients * slope, constant
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        passed, constant = gradients
+        coefficients, positive, slope, intercept = ctx.saved_tensors
+        constant = constant.reshape(-1, *(1,) * (coefficients.ndim - 1))
+        wanted = ctx.needs_input_grad
+        by_slope = passed * coefficients if wanted[1] or wanted[3] else None
+        by_intercept = constant * coefficients if wanted[2] or wanted[4] else None
+        onward = passed * slope if wanted[0] else None
+        if onward is not None and intercept is not None:
+            onward = torch.addcmul(onward, constant, intercept)
+        return (
+            onward,
+            by_slope.masked_fill(~positive, 0.0) if wanted[1] and by_slope is not None else None,
+            by_intercept.masked_fill(~positive, 0.0) if wanted[2] and by_intercept is not None else None,
+            by_slope.masked_fill(positive, 0.0) if wanted[3] and by_slope is not None else None,
+            by_intercept.masked_fill(positive, 0.0) if wanted[4] and by_intercept is not None else None,
+        )
+
+
+def rowwise(tensor: Tensor) -> Tensor:
+    """`[rows, ...]` as `[rows, elements]`; a value may have no axes."""
+    return tensor.flatten(1) if tensor.ndim > 1 else tensor.unsqueeze(1)
