@@ -28,8 +28,8 @@ from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
 
-CHUNK = 2**22
-"""How many bytes of coefficients over one value are propagated at once: what stays in the cache."""
+CHUNK = 2**26
+"""How many bytes of coefficients over one value are propagated at once."""
 FEW = 12
 """Examples of a batch with fewer open elements than this are propagated together."""
 
@@ -144,7 +144,7 @@ class _Walk:
     def _rows(self, node: Node, open_: Tensor, bounds: Interval) -> None:
         """The open elements `[batch, elements]` of all examples together."""
         owner, elements = open_.nonzero(as_tuple=True)
-        step = max(1, 16 * CHUNK // (2 * self._widest * bounds.lower.element_size()))
+        step = max(1, CHUNK // (2 * self._widest * bounds.lower.element_size()))
         like = bounds.lower.new_empty((open_.shape[0], *node.type.shape))
         for mine, places in zip(owner.split(step), elements.split(step), strict=True):
             found = lower_bounds(self.context, node.name, identity_rows(like, mine, places))

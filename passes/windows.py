@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from irverify.ir.ops import Conv
-from irverify.ir.ops.conv import CONV_TRANSPOSE, pad_spatial
+from irverify.ir.ops.conv import pad_spatial
+from irverify.ir.ops.scatter import Steps, scatter
 from irverify.ir.params import value
 
 SHARE = 0.6
@@ -68,8 +69,7 @@ class Grid:
 
 def receptive(op: Conv, window: tuple[int, ...]) -> tuple[int, ...]:
     """The extents in the operand that windows of these extents over the result of a convolution reach."""
-    axes = zip(window, value(op.weight).shape[2:], op.stride, op.dilation, strict=True)
-    return tuple((k - 1) * stride + dilation * (kernel - 1) + 1 for k, kernel, stride, dilation in axes)
+    return Steps(op.stride, op.dilation, op.groups).covered(window, value(op.weight).shape[2:])
 
 
 def worthwhile(window: tuple[int, ...], plane: tuple[int, ...]) -> bool:
@@ -127,10 +127,9 @@ class Windows:
         """The rows over the operand of a convolution; None where they cover so much of it that windows do not pay."""
         if not worthwhile(receptive(op, self.window), plane):
             return None
-        weight = value(op.weight)
-        passed = CONV_TRANSPOSE[len(plane)](
-            self.cleaned().coefficients, weight, None, op.stride, 0, 0, op.groups, op.dilation
-        )
+        steps = Steps(op.stride, op.dilation, op.groups)
+        zeros = (0,) * len(plane)
+        passed = scatter(self.cleaned().coefficients, value(op.weight), steps, zeros, receptive(op, self.window))
         grid = self.grid.before(op, plane)
         return Windows(passed, self.place, grid, grid.inside(tuple(passed.shape[2:])))
 

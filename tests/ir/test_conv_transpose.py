@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from irverify.ir.ops.conv import CONV_TRANSPOSE, conv_transpose
+from irverify.ir.ops.scatter import CONV_TRANSPOSE, Steps, conv_transpose
 
 
 @pytest.mark.parametrize("out", [1, 3, 4, 6])
@@ -18,11 +18,11 @@ def test_all_ways_agree(
     operand = torch.randn(3, 4, *extents, generator=generator, dtype=torch.float64)
     weight = torch.randn(4, out, 2, 3, generator=generator, dtype=torch.float64)
     expected = CONV_TRANSPOSE[2](operand, weight, None, stride, 0, 0, 1, dilation)
-    torch.testing.assert_close(conv_transpose(operand, weight, stride, dilation, 1), expected)
+    torch.testing.assert_close(conv_transpose(operand, weight, Steps(stride, dilation, 1)), expected)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_groups_and_one_axis(groups: int) -> None:
     operand, weight = torch.randn(3, 4, 1).double(), torch.randn(4, 2, 3).double()
     expected = CONV_TRANSPOSE[1](operand, weight, None, (2,), 0, 0, groups, (1,))
-    torch.testing.assert_close(conv_transpose(operand, weight, (2,), (1,), groups), expected)
+    torch.testing.assert_close(conv_transpose(operand, weight, Steps((2,), (1,), groups)), expected)

@@ -21,7 +21,8 @@ from irverify.ir.ops import (
     ScaleShift,
     Slice,
 )
-from irverify.ir.ops.conv import CONV, CONV_TRANSPOSE
+from irverify.ir.ops.conv import CONV
+from irverify.ir.ops.scatter import CONV_TRANSPOSE
 from irverify.ir.types import TensorType
 from tests.ir.linear_cases import CASES, f64
 

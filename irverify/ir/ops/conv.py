@@ -5,30 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from irverify.ir.ops.base import LinearOp, expect_shape, param_value
+from irverify.ir.ops.scatter import Pairs as Pairs
+from irverify.ir.ops.scatter import Steps, conv_transpose, scatter
+from irverify.ir.ops.scatter import pad_spatial as pad_spatial
 from irverify.ir.params import Param, value
 from irverify.ir.types import TensorType
 
 CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-CONV_TRANSPOSE = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
-Pairs = tuple[tuple[int, int], ...]
-Extents = tuple[int, ...]
-
-
-def pad_spatial(operand: Tensor, padding: Pairs, fill: float = 0.0) -> Tensor:
-    """`operand` `[..., *spatial]` padded before and after along each of the last axes (negative: cropped).
-
-    A crop may reach into the padding of the other side.
-    """
-    flat = [amount for pair in reversed(padding) for amount in pair]
-    for amounts in ([max(amount, 0) for amount in flat], [min(amount, 0) for amount in flat]):
-        if any(amounts):
-            operand = functional.pad(operand, amounts, value=fill)
-    return operand
 
 
 def check_windows(name: str, spatial: int, **per_axis: Sequence[object]) -> None:
@@ -45,24 +32,6 @@ def check_weight(weight: Tensor, groups: int) -> int:
     expect_shape(spatial in CONV, "a weight [channels, channels, *1 to 3 spatial axes]", tuple(weight.shape))
     expect_shape(groups >= 1 and weight.shape[0] % groups == 0, f"channels in {groups} groups", tuple(weight.shape))
     return spatial
-
-
-FEW = 4
-"""With at most this many channels to produce, a product and `fold` are several times faster than torch's routine."""
-
-
-def conv_transpose(operand: Tensor, weight: Tensor, stride: Extents, dilation: Extents, groups: int) -> Tensor:
-    """The transposed convolution of x `[batch, in, *spatial]` with weight `[in, out/groups, *kernel]`, of full extent
-    `stride (n - 1) + dilation (k - 1) + 1`."""
-    kernel, extents = weight.shape[2:], operand.shape[2:]
-    if groups == 1 and all(extent == 1 for extent in (*extents, *dilation)):
-        return (operand.flatten(1) @ weight.flatten(1)).reshape(operand.shape[0], *weight.shape[1:])
-    if groups == 1 and len(kernel) == 2 and weight.shape[1] <= FEW:
-        columns = torch.matmul(weight.flatten(1).mT, operand.flatten(2))
-        sizes = zip(stride, extents, dilation, kernel, strict=True)
-        whole = tuple(step * (extent - 1) + spread * (size - 1) + 1 for step, extent, spread, size in sizes)
-        return functional.fold(columns, whole, tuple(kernel), dilation, 0, stride)
-    return CONV_TRANSPOSE[len(kernel)](operand, weight, None, stride, 0, 0, groups, dilation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,13 +88,9 @@ class Conv(LinearOp):
 
     def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
         weight = value(self.weight)
-        # conv_transpose of the gradient reaches exactly the entries that some window covers; what lies beyond is zero.
-        spread = conv_transpose(gradient, weight, self.stride, self.dilation, self.groups)
-        crop = tuple(
-            (-before, extent + before - covered)
-            for extent, (before, _), covered in zip(inputs[0].shape[1:], self.padding, spread.shape[2:], strict=True)
-        )
-        return (pad_spatial(spread, crop),)
+        before = tuple(before for before, _ in self.padding)
+        steps = Steps(self.stride, self.dilation, self.groups)
+        return (scatter(gradient, weight, steps, before, inputs[0].shape[1:]),)
 
     def apply_abs(self, *inputs: Tensor) -> Tensor:
         return self._convolve(inputs[0], value(self.weight).abs(), None)
@@ -182,7 +147,7 @@ class ConvTranspose(LinearOp):
         return operand.with_shape((channels, *extents))
 
     def _spread(self, operand: Tensor, weight: Tensor) -> Tensor:
-        full = conv_transpose(operand, weight, self.stride, self.dilation, self.groups)
+        full = conv_transpose(operand, weight, Steps(self.stride, self.dilation, self.groups))
         crop = tuple(
             (-before, extra - after)
             for (before, after), extra in zip(self.padding, self.output_padding, strict=True)
