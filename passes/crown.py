@@ -28,7 +28,7 @@ from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
 
-CHUNK = 2**26
+CHUNK = 2**24
 """How many bytes of coefficients over one value are propagated at once."""
 FEW = 12
 """Examples of a batch with fewer open elements than this are propagated together."""

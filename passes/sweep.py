@@ -26,6 +26,11 @@ from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Affine, Relaxation
 from irverify.passes.windows import kernels, worthwhile
 
+PROBE = 24
+"""Of many elements so many are looked at first, to see whether a look at all is worth while."""
+WORTH = 0.06
+"""The share of them that must be decided for it."""
+
 
 @dataclass(frozen=True)
 class Lines:
@@ -56,7 +61,7 @@ class Lines:
             return form.with_coefficients(passed), None
         negative = coefficients.clamp(max=0)
         if self.rise is not None:
-            passed = torch.addcmul(passed, negative, next(found))
+            passed = passed.addcmul_(negative, next(found))  # nobody else has it
         base = None if self.base is None else products(coefficients - negative, next(found))
         top = None if self.top is None else products(negative, next(found))
         constant = base if top is None else top if base is None else base + top
@@ -131,7 +136,7 @@ class Sweep:
                     return
             self._step(node)
         self._sign()
-        self._meet(self.constant)
+        self._meet(self.elements, self.constant)
 
     def lower_bounds(self) -> Tensor:
         """Lower bounds of the rows and then of their negatives, `[2 pairs]`; nothing is tightened. Differentiable."""
@@ -143,12 +148,12 @@ class Sweep:
 
     def _screen(self, need: Need) -> bool:
         """Drops the elements that bounds of the values reached so far decide; whether any are left."""
-        found = self.constant
-        for name, form in self.pending.items():
-            found = found + minimum(spread(form), *self.view.box(name))
-        self._meet(found)
-        kept = need(*(side[self.elements] for side in self.bounds)).nonzero()[:, 0]
         count = self.elements.shape[0]
+        if count >= 8 * PROBE:
+            probe = torch.arange(0, count, count // PROBE, device=self.elements.device)
+            if not float(self._decided(need, probe).to(torch.float32).mean()) > WORTH:
+                return True
+        kept = (~self._decided(need, None)).nonzero()[:, 0]
         if kept.shape[0] < count:
             self.elements = self.elements[kept]
             rows = torch.cat([kept, kept + count])
@@ -156,12 +161,24 @@ class Sweep:
             self.pending = {name: form.select(rows) for name, form in self.pending.items()}
         return kept.shape[0] > 0
 
-    def _meet(self, found: Tensor) -> None:
-        """Intersects the bounds with lower bounds of the rows; NaN says nothing."""
-        count = self.elements.shape[0]
+    def _decided(self, need: Need, pairs: Tensor | None) -> Tensor:
+        """Which of the elements (of these pairs of rows) bounds of the values reached so far decide; they are met."""
+        elements, found, pending = self.elements, self.constant, list(self.pending.items())
+        if pairs is not None:
+            rows = torch.cat([pairs, pairs + elements.shape[0]])
+            elements, found = elements[pairs], found[rows]
+            pending = [(name, form.select(rows)) for name, form in pending]
+        for name, form in pending:
+            found = found + minimum(spread(form), *self.view.box(name))
+        self._meet(elements, found)
+        return ~need(*(side[elements] for side in self.bounds))
+
+    def _meet(self, elements: Tensor, found: Tensor) -> None:
+        """Intersects the bounds with lower bounds of the rows of elements; NaN says nothing."""
         lower, upper = self.bounds
-        lower[self.elements] = torch.fmax(lower[self.elements], found[:count])
-        upper[self.elements] = torch.fmin(upper[self.elements], -found[count:])
+        low, high = found.chunk(2)
+        lower[elements] = torch.fmax(lower[elements], low)
+        upper[elements] = torch.fmin(upper[elements], -high)
 
     def _sign(self) -> None:
         """From here on the rows and their negatives go different ways."""
