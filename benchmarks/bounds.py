@@ -1,7 +1,7 @@
 """Times bounds of margins, side by side with auto_LiRPA where that is installed, and compares them image by image.
 
     python -m benchmarks.bounds                       everything (about eight minutes), as tables on standard output
-    python -m benchmarks.bounds --quick               batch 1 and one round, to see that all of it works
+    python -m benchmarks.bounds --quick               batch 1 and a few rounds, to see that all of it works
     python -m benchmarks.bounds wk17a resnet --methods crown --batches 1
     python -m benchmarks.bounds --write               replaces the tables in benchmarks/PERFORMANCE.md too
 
@@ -30,8 +30,8 @@ from irverify.pipeline import optimize
 
 PERFORMANCE = Path(__file__).with_name("PERFORMANCE.md")
 BEGIN, END = "<!-- benchmarks.bounds: begin -->", "<!-- benchmarks.bounds: end -->"
-FULL = Limits(budget=3.0, rounds=31, call=20.0, seconds=100.0, gigabytes=10.0)
-QUICK = Limits(budget=0.0, rounds=1, call=2.0, seconds=60.0, gigabytes=10.0)
+FULL = Limits(budget=2.5, rounds=31, call=20.0, seconds=60.0, gigabytes=10.0)
+QUICK = Limits(budget=0.5, rounds=3, call=2.0, seconds=40.0, gigabytes=10.0)
 HEADER = (
     "network", "method", "batch", "ours, ms", "auto_LiRPA, ms", "ratio", "same code twice",
     "peak MiB, ours", "auto_LiRPA", "certified, ours", "auto_LiRPA", "margins looser", "notes",
@@ -75,7 +75,7 @@ def _measured(case: Case, method: str, batch: int, data: Path, limits: Limits, c
 def _text(cell: Cell) -> tuple[str, ...]:
     """A cell as a row of the table."""
     start = (cell.case, cell.method, str(cell.batch), _number(cell.ours.seconds * 1e3))
-    control, memory = f"{cell.control:.2f}", f"{cell.ours.memory:.0f}"
+    control, memory = f"{cell.control:.2f}", f"{cell.ours.memory:.1f}"
     mine = f"{certified(cell.ours)} of {cell.batch}"
     if cell.theirs is None:
         return (*start, "", "", control, memory, "", mine, "", "", cell.note)
@@ -84,7 +84,7 @@ def _text(cell: Cell) -> tuple[str, ...]:
     loose = f"{found.count} of {found.total}" + (f", at most by {found.most:.1e}" if found.count else "")
     times = (_number(cell.theirs.seconds * 1e3), ratio, control)
     return (
-        *start, *times, memory, f"{cell.theirs.memory:.0f}", mine, f"{certified(cell.theirs)}", loose, cell.note,
+        *start, *times, memory, f"{cell.theirs.memory:.1f}", mine, f"{certified(cell.theirs)}", loose, cell.note,
     )  # fmt: skip
 
 
@@ -172,11 +172,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="the folder with networks/, vnncomp/, mnist/, cifar10/")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core to run on")
     parser.add_argument("--alone", action="store_true", help="without auto_LiRPA")
-    parser.add_argument("--quick", action="store_true", help="one round, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="few rounds, to see that it works")
     parser.add_argument("--write", action="store_true", help="write the tables into benchmarks/PERFORMANCE.md")
     arguments = parser.parse_args()
     arguments.batches = arguments.batches or ([1] if arguments.quick else [1, 32])
     measure.pin(arguments.core)
+    measure.warm()
     arguments.compare = not arguments.alone and lirpa.version() is not None
     if not arguments.compare:
         print("auto_LiRPA is not installed or not wanted: only our own figures", flush=True)

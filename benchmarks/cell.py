@@ -84,6 +84,7 @@ def measured(case: Case, method: str, batch: int, data: Path, limits: Limits, *,
 @dataclass(frozen=True)
 class _Rival:
     tool: lirpa.Lirpa
+    mode: str
     side: Side
 
 
@@ -91,26 +92,32 @@ def _rival(problem: Problem, first: Problem, method: str, limits: Limits) -> tup
     """auto_LiRPA in its faster mode, with one call measured, and the mode; or None and why not."""
     batch = problem.labels.shape[0]
     try:
-        seconds, mode = _faster(first, method, limits)
-        if seconds * batch > limits.call:
-            return None, f"not run: {batch} times {seconds:.1f} s of batch 1"
-        tool = lirpa.Lirpa(problem, mode, STEPS)
-        return _Rival(tool, Side(*measure.peak_of(lambda: tool.margins(method)))), mode
+        found = _faster(first, method, limits)
+        if batch == 1:
+            return found, found.mode
+        if found.side.seconds * batch > limits.call:
+            return None, f"not run: {batch} times {found.side.seconds:.1f} s of batch 1"
+        tool = lirpa.Lirpa(problem, found.mode, STEPS)
+        return _Rival(tool, found.mode, _called(tool, method)), found.mode
     except Exception as error:  # whatever it raises: the table says so in its place
         return None, f"raised {measure.words(error)}"
 
 
-def _faster(first: Problem, method: str, limits: Limits) -> tuple[float, str]:
-    """The faster mode at batch 1, and its seconds."""
-    found: list[tuple[float, str]] = []
+def _faster(first: Problem, method: str, limits: Limits) -> _Rival:
+    """The faster mode at batch 1."""
+    found: list[_Rival] = []
     for mode in lirpa.modes(first):
-        call = partial(lirpa.Lirpa(first, mode, STEPS).margins, method)
-        cold, _ = measure.seconds_of(call)
-        if cold > limits.budget / 2:
-            found.append((cold, mode))
+        tool = lirpa.Lirpa(first, mode, STEPS)
+        side = _called(tool, method)
+        if side.seconds > limits.budget / 2:
+            found.append(_Rival(tool, mode, side))
             break  # the other mode has never been the faster one where this one is slow
-        found.append((measure.seconds_of(call)[0], mode))
-    return min(found)
+        found.append(_Rival(tool, mode, _called(tool, method)))  # warm
+    return min(found, key=lambda rival: rival.side.seconds)
+
+
+def _called(tool: lirpa.Lirpa, method: str) -> Side:
+    return Side(*measure.peak_of(partial(tool.margins, method)))
 
 
 @dataclass(frozen=True)

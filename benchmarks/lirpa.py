@@ -10,15 +10,18 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from benchmarks.cases import Problem
 from irverify.ir.graph import Graph
-from irverify.ir.ops import Conv, Input
+from irverify.ir.ops import AveragePool, Conv, Input, Operator
 from irverify.ir.params import value
 from irverify.pipeline import optimize
 
@@ -30,7 +33,9 @@ def version() -> str | None:
     """Its version; None where it is not installed."""
     if importlib.util.find_spec("auto_LiRPA") is None:
         return None
-    found: str = importlib.import_module("auto_LiRPA").__version__
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found: str = importlib.import_module("auto_LiRPA").__version__
     return found
 
 
@@ -50,8 +55,14 @@ class Module(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values: dict[str, Tensor] = {}
         for name, op, inputs in self.steps:
-            values[name] = x if isinstance(op, Input) else op.evaluate(*(values[operand] for operand in inputs))
+            values[name] = x if isinstance(op, Input) else _evaluated(op, *(values[operand] for operand in inputs))
         return values[self.graph.outputs[0]]
+
+
+def _evaluated(op: Operator, *operands: Tensor) -> Tensor:
+    if isinstance(op, AveragePool) and not any(map(any, op.padding)):
+        return avg_pool2d(operands[0], op.kernel, op.stride)  # ours is a convolution that it does not know
+    return op.evaluate(*operands)
 
 
 class Lirpa:
@@ -96,6 +107,11 @@ def others(labels: Tensor, classes: int) -> Tensor:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """It prints as it goes."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+    """It prints, warns and logs as it goes."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -7,6 +7,7 @@ do not disturb each other, and one that takes too long or too much memory can be
 from __future__ import annotations
 
 import ctypes
+import importlib
 import multiprocessing
 import os
 import resource
@@ -27,6 +28,13 @@ def pin(core: int) -> None:
     """One core and one thread for this process and its children."""
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
+
+
+def warm() -> None:
+    """Loads what an optimiser and its first step load, so that no child pays for it. Computes no gradient: autograd
+    does not survive a fork."""
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))]).step()
+    importlib.import_module("torch._dynamo")
 
 
 class MeasurementError(RuntimeError):
