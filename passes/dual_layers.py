@@ -91,7 +91,11 @@ def _piecewise(sketch: DualSketch, op: Operator, nu: str) -> Passed:
 @DUAL.rule(Linear)
 def _linear(sketch: DualSketch, op: Linear, nu: str) -> Passed:
     add_offset(sketch, op, nu)
-    return (sketch.pass_on(0, Linear(derived(op.replace(bias=None), _transposed)), nu),)
+    operand = sketch.operand_type()
+    if operand.rank > 1:
+        return (sketch.pass_on(0, ConstMatMul(op.weight), nu),)
+    product = sketch.add(ConstMatMul(op.weight), sketch.add(Reshape((1, sketch.node.type.size)), nu))
+    return (sketch.pass_on(0, Reshape(operand.shape), product),)
 
 
 @DUAL.rule(ConstMatMul)
@@ -101,7 +105,7 @@ def _const_matmul(sketch: DualSketch, op: ConstMatMul, nu: str) -> Passed:
 
 
 def _transposed(op: Operator) -> Tensor:
-    assert isinstance(op, Linear | ConstMatMul)
+    assert isinstance(op, ConstMatMul)
     return value(op.weight).mT
 
 

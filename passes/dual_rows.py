@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -120,11 +121,21 @@ class _Windowed:
         return flat.index_select(0, (owner - first) * self._places + elements % self._places)
 
 
+_BUILT: WeakKeyDictionary[Graph, dict[tuple[str, bool], _Rows]] = WeakKeyDictionary()
+"""The dual networks of graphs that are still in use: they depend on nothing else."""
+
+
 def _rows_of(graph: Graph, target: str, *, boxes: bool) -> _Rows:
     """The dual network of a value, of one position where that is worth it and the regions are boxes."""
-    shape = graph[target].type.shape
-    windowed = windowed_network(graph, target) if boxes else None
-    return _Whole(dual_network(graph, target), shape) if windowed is None else _Windowed(windowed, shape[0])
+    built = _BUILT.setdefault(graph, {})
+    if (target, boxes) not in built:
+        shape = graph[target].type.shape
+        windowed = windowed_network(graph, target) if boxes else None
+        if windowed is None:
+            built[target, boxes] = _Whole(dual_network(graph, target), shape)
+        else:
+            built[target, boxes] = _Windowed(windowed, shape[0])
+    return built[target, boxes]
 
 
 def _one_hot(one: Tensor, elements: Tensor, size: int) -> Tensor:
