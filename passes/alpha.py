@@ -30,6 +30,7 @@ from irverify.passes.relaxations import RELAXATIONS
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
+from irverify.regions.base import rowwise
 
 CHUNK = 2**26
 """How many bytes of choices are optimised at once."""
@@ -130,8 +131,8 @@ class _Walk:
 
     def _between(self, node: Node, interval: Interval, need: Need, results: Mapping[str, Interval]) -> Interval:
         """Both bounds of the elements that are open for some reader, one example after the other."""
-        open_ = need(*interval).flatten(1)
-        flat = Interval(*(side.flatten(1).clone() for side in interval))
+        open_ = rowwise(need(*interval))
+        flat = Interval(*(rowwise(side).clone() for side in interval))
         low, high = flat.lower.clone(), flat.upper.clone()
         schedule = Schedule(self.options.intermediate, self.options.lr)
         step = max(1, self._chunk(flat.lower) // 2)

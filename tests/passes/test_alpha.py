@@ -154,10 +154,11 @@ def test_rows_that_pass_no_free_line(behind: Operator) -> None:
     assert torch.equal(tight.lower, loose.lower) and torch.equal(tight.upper, loose.upper)
 
 
-def test_values_without_axes() -> None:
-    # relu(x) <= (x + 1) / 2 on [-1, 1], and relu(x) - x >= (1 - s)(-x) >= 0 with s = 1.
+@pytest.mark.parametrize("pipeline", ["alpha", "alpha{intermediate=3}"])
+def test_values_without_axes(pipeline: str) -> None:
+    # relu(x) <= (x + 1) / 2 on [-1, 1], and relu(x) - x >= (1 - s)(-x) >= 0 with s = 1; the same for its ReLU.
     builder = GraphBuilder()
     x = builder.input(TensorType((), torch.float64))
-    graph = builder.graph([builder.add(Sub(), builder.add(Relu(), x), x, name="y")])
-    bounds = run(graph, "alpha", Box(-torch.ones(1).double(), torch.ones(1).double())).bounds["y"]
+    graph = builder.graph([builder.add(Relu(), builder.add(Sub(), builder.add(Relu(), x), x), name="y")])
+    bounds = run(graph, pipeline, Box(-torch.ones(1).double(), torch.ones(1).double())).bounds["y"]
     assert (bounds.lower.item(), bounds.upper.item()) == pytest.approx((0.0, 1.0), abs=1e-9)
