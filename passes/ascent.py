@@ -58,7 +58,7 @@ def ascend(hill: Hill, schedule: Schedule) -> Climbed:
         better = bounds > best[places]
         best[places] = torch.where(better, bounds, best[places])
         idle = torch.where(better, 0, idle + 1)
-        gradient = gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(hill.most - hill.least)
+        gradient = gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(hill.range)
         going = _going(hill, best[places], gradient, idle)
         count = int(going.sum())
         if count == 0:
@@ -67,7 +67,7 @@ def ascend(hill: Hill, schedule: Schedule) -> Climbed:
             kept = going.nonzero()[:, 0]
             hill, places, idle = hill.select(kept), places[kept], idle[kept]
             choices, gradient, adam = choices[kept], gradient[kept], adam.select(kept)
-        move = adam.step(gradient).mul_(hill.most - hill.least)
+        move = adam.step(gradient).mul_(hill.range)
         choices = torch.add(choices, move, alpha=schedule.at(step)).clamp_(hill.least, hill.most)
     bounds = hill.bounds(choices)
     best[places] = torch.where(bounds > best[places], bounds, best[places])
@@ -77,7 +77,7 @@ def ascend(hill: Hill, schedule: Schedule) -> Climbed:
 def _going(hill: Hill, best: Tensor, gradient: Tensor, idle: Tensor) -> Tensor:
     """The rows that a choice could still move, and are worth it."""
     done = hill.done(best)
-    going = gradient.any(1) & (idle < PATIENCE)
+    going = (gradient.abs().amax(1) > 0) & (idle < PATIENCE)
     return hill.together(going if done is None else going & ~done)
 
 

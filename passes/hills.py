@@ -24,8 +24,8 @@ AnyHill = TypeVar("AnyHill", bound="Hill")
 
 
 class Hill(ABC):
-    """Rows, and one number for each choice that they have: in `[least, most]`, `start` where `crown` is. The three
-    are `[rows, choices]`, or `[1, choices]` where they are the same for all rows."""
+    """Rows, and one number for each choice that they have: in `[least, most]`, `start` where `crown` is. These and
+    `range`, the width, are `[rows, choices]`, or `[1, choices]` where they are the same for all rows."""
 
     def __init__(self, steerings: Mapping[str, Steering], rows: int) -> None:
         self.steerings = list(steerings.values())
@@ -33,27 +33,35 @@ class Hill(ABC):
         families = [family for steering in self.steerings for family in steering.families]
         self._shapes = [(-1, *family.start.shape[1:]) for family in families]
         self._sizes = [family.start[0].numel() for family in families]
-        self.least = _joined([family.least for family in families])
-        self.most = _joined([family.most for family in families])
-        self.start = _joined([family.start for family in families])
+        self._least, self._most, self._fixed = (
+            _joined([getattr(family, side) for family in families]) for side in ("least", "most", "start")
+        )
+        self._only((self._least < self._most).any(0).nonzero()[:, 0])
+
+    def _only(self, places: Tensor) -> None:
+        """Leaves the choice at these places alone: the others have a single possibility."""
+        self._places = places
+        self.least, self.start = self._least[:, places], self._fixed[:, places]
+        self.range = self._most[:, places] - self.least
+        self.most = self._most[:, places]
 
     def climbed(self, choices: Tensor) -> tuple[Tensor, Tensor]:
         """The lower bounds `[rows]` for `choices` `[rows, choices]`, and the gradient of each in its own choices."""
-        parts = [
-            part.reshape(shape).requires_grad_()
-            for part, shape in zip(choices.split(self._sizes, 1), self._shapes, strict=True)
-        ]
+        parts = [part.requires_grad_() for part in self._parts(choices)]
         with torch.enable_grad():
             bounds = self._steered(parts)
             if not bounds.requires_grad:  # the rows pass none of the free lines
                 return bounds, torch.zeros_like(choices)
             found = torch.autograd.grad(bounds.sum(), parts, allow_unused=True, materialize_grads=True)
-        return bounds.detach(), torch.cat([rowwise(part) for part in found], 1)
+        return bounds.detach(), torch.cat([rowwise(part) for part in found], 1)[:, self._places]
 
     def bounds(self, choices: Tensor) -> Tensor:
         """The lower bounds alone."""
-        parts = choices.split(self._sizes, 1)
-        return self._steered([part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)])
+        return self._steered(self._parts(choices))
+
+    def _parts(self, choices: Tensor) -> list[Tensor]:
+        whole = self._fixed.expand(choices.shape[0], -1).index_copy(1, self._places, choices)
+        return [part.reshape(shape) for part, shape in zip(whole.split(self._sizes, 1), self._shapes, strict=True)]
 
     def _steered(self, parts: list[Tensor]) -> Tensor:
         taken = 0
@@ -75,9 +83,14 @@ class Hill(ABC):
         """Those of the rows `[rows]` that go on, and those that have to go with them."""
         return rows
 
-    @abstractmethod
     def select(self: AnyHill, kept: Tensor) -> AnyHill:
-        """Only these rows `[kept]`."""
+        """Only these rows `[kept]`, with the same choices."""
+        other = self._rows(kept)
+        other._only(self._places)
+        return other
+
+    @abstractmethod
+    def _rows(self: AnyHill, kept: Tensor) -> AnyHill: ...
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -117,7 +130,7 @@ class Flat(Hill):
     def done(self, bounds: Tensor) -> Tensor | None:
         return None if self._enough is None else bounds > self._enough
 
-    def select(self, kept: Tensor) -> Flat:
+    def _rows(self, kept: Tensor) -> Flat:
         rows = Rows(self._flat.coefficients[kept], self._flat.owner[kept], self._flat.batch)
         return Flat(self._start, self._target, rows, self._enough)
 
@@ -156,7 +169,7 @@ class Swept(Hill):
     def together(self, rows: Tensor) -> Tensor:
         return (rows[: self._elements.shape[0]] | rows[self._elements.shape[0] :]).repeat(2)
 
-    def select(self, kept: Tensor) -> Swept:
+    def _rows(self, kept: Tensor) -> Swept:
         pairs = kept[: kept.shape[0] // 2]
         return Swept(self._view.again(), self._target, self._elements[pairs], self._bounds, self._need)
 

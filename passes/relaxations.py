@@ -83,10 +83,16 @@ class Affine:
 
     def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
         offset = self.op.offset(self.rank)
-        constant = coefficients.new_zeros(coefficients.shape[0])
-        if offset is not None:
-            constant = sums(coefficients * offset)
+        constant = coefficients.new_zeros(coefficients.shape[0]) if offset is None else _against(coefficients, offset)
         return self.op.adjoint(coefficients, self.operands), constant
+
+
+def _against(coefficients: Tensor, offset: Tensor) -> Tensor:
+    """The product of each row with an offset that broadcasts to it, `[rows]`."""
+    shape = coefficients.shape[1:]
+    if offset.shape == (*shape[:1], *(1,) * len(shape[1:])) and len(shape) > 1:  # one number for each channel
+        return coefficients.flatten(2).sum(2) @ offset.flatten()
+    return coefficients.reshape(coefficients.shape[0], -1) @ offset.expand(shape).reshape(-1)
 
 
 @dataclass(frozen=True)

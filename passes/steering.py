@@ -85,13 +85,13 @@ class _Bend(torch.autograd.Function):
         by_intercept = constant * coefficients if wanted[2] or wanted[4] else None
         onward = passed * slope if wanted[0] else None
         if onward is not None and intercept is not None:
-            onward = torch.addcmul(onward, constant, intercept)
+            onward.addcmul_(constant, intercept)
         return (
             onward,
-            by_slope.masked_fill(~positive, 0.0) if wanted[1] and by_slope is not None else None,
-            by_intercept.masked_fill(~positive, 0.0) if wanted[2] and by_intercept is not None else None,
-            by_slope.masked_fill(positive, 0.0) if wanted[3] and by_slope is not None else None,
-            by_intercept.masked_fill(positive, 0.0) if wanted[4] and by_intercept is not None else None,
+            torch.where(positive, by_slope, 0.0) if wanted[1] and by_slope is not None else None,
+            torch.where(positive, by_intercept, 0.0) if wanted[2] and by_intercept is not None else None,
+            torch.where(positive, 0.0, by_slope) if wanted[3] and by_slope is not None else None,
+            torch.where(positive, 0.0, by_intercept) if wanted[4] and by_intercept is not None else None,
         )
 
 
