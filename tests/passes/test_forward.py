@@ -225,3 +225,23 @@ def test_without_lines_the_interval_serves() -> None:
     bounds = run(graph, "forward", interval(0, 1000)).bounds["y"]
     assert bounds.lower.item() == 0.0
     assert bounds.upper.item() == pytest.approx(torch.tensor(-1.0).double().sigmoid().item())
+
+
+def test_gradients_follow_the_weights() -> None:
+    """The derivatives of bounds by weights, against finite differences."""
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(size, generator=generator, dtype=DOUBLE) for size in ((5, 3), (5, 5), (2, 5))]
+    center = torch.randn(2, 3, generator=generator, dtype=DOUBLE)
+
+    def ends(*parameters: torch.Tensor) -> torch.Tensor:
+        builder = GraphBuilder()
+        z = builder.input(TensorType((3,), DOUBLE))
+        for parameter in parameters[:-1]:
+            z = builder.add(Relu(), builder.add(Linear(parameter), z))
+        graph = builder.graph([builder.add(Linear(parameters[-1]), z, name="y")])
+        bounds = run(graph, "forward", Box(center - 0.5, center + 0.5)).bounds["y"]
+        return torch.cat([bounds.lower, bounds.upper])
+
+    for weight in weights:
+        weight.requires_grad_()
+    assert torch.autograd.gradcheck(ends, weights, fast_mode=True)

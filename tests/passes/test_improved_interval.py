@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from irverify.ir.graph import Graph, GraphBuilder
-from irverify.ir.ops import Add, AveragePool, Clip, Constant, Conv, Linear, Maximum, MaxPool, Mul, Relu, Sigmoid
+from irverify.ir.ops import (
+    Add,
+    AveragePool,
+    Clip,
+    Constant,
+    Conv,
+    Linear,
+    Maximum,
+    MaxPool,
+    Mul,
+    Relu,
+    Reshape,
+    Sigmoid,
+)
 from irverify.ir.types import TensorType
 from irverify.pipeline import run
 from irverify.regions import L1, L2, Box, Region
@@ -206,14 +219,25 @@ def test_known_factors_and_certain_maxima_are_linear() -> None:
 
 
 def test_gradients_follow_the_weights() -> None:
-    """The derivative of a bound by a weight, against finite differences."""
+    """The derivatives of bounds by weights, against finite differences, with many and with few elements open."""
     generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(4, 4, generator=generator, dtype=DOUBLE, requires_grad=True) for _ in range(3)]
-    bias = torch.full((4,), 0.5, dtype=DOUBLE)
-    region = Box(torch.zeros(2, 4, dtype=DOUBLE), torch.full((2, 4), 0.3, dtype=DOUBLE))
+    sizes = ((2, 1, 3, 3), (2, 2, 3, 3), (20, 18), (3, 20))
+    weights = [torch.randn(size, generator=generator, dtype=DOUBLE) / 2 for size in sizes]
+    high = torch.rand(2, 1, 5, 5, generator=generator, dtype=DOUBLE)
+    region = Box(torch.zeros_like(high), high * torch.tensor([0.8, 0.02], dtype=DOUBLE).reshape(2, 1, 1, 1))
 
-    def ends(*matrices: Tensor) -> Tensor:
-        bounds = run(chain(*((matrix, bias) for matrix in matrices)), "improved-interval", region).bounds
-        return torch.cat([side for name in ("z2", "z3") for side in (bounds[name].lower, bounds[name].upper)])
+    def ends(*parameters: Tensor) -> Tensor:
+        builder, bias = GraphBuilder(), torch.full((2,), 0.3, dtype=DOUBLE)
+        first = Conv(parameters[0], bias, (1, 1), ((1, 1), (1, 1)))
+        second = Conv(parameters[1], bias, (2, 2), ((1, 1), (1, 1)))
+        z1 = builder.add(first, builder.input(TensorType((1, 5, 5), DOUBLE)))
+        z2 = builder.add(second, builder.add(Relu(), z1), name="z2")
+        z3 = builder.add(Linear(parameters[2]), builder.add(Reshape((18,)), builder.add(Relu(), z2)), name="z3")
+        z4 = builder.add(Linear(parameters[3]), builder.add(Relu(), z3), name="z4")
+        bounds = run(builder.graph([z4]), "improved-interval", region).bounds
+        found = [bounds[name] for name in ("z2", "z3", "z4")]
+        return torch.cat([side.flatten() for entry in found for side in (entry.lower, entry.upper)])
 
-    assert torch.autograd.gradcheck(ends, weights)
+    for weight in weights:
+        weight.requires_grad_()
+    assert torch.autograd.gradcheck(ends, weights, fast_mode=True)
