@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -18,6 +20,7 @@ from irverify.pipeline.spec import spec_operands
 from irverify.regions import Box
 from irverify.verify.tolerance import output_tolerance
 from tests.random_graphs import AFFINE, boxes, elementwise, graphs, max_pool
+from tests.soundness.exact_nets import exact_net
 
 KINDS = (*AFFINE, *(elementwise(Relu()),) * 4, max_pool)
 
@@ -40,6 +43,28 @@ def test_float32_is_off_by_less_than_its_tolerance(data: st.DataObject, method: 
     except UnsupportedError:  # an overflow
         assume(False)
     assert bool((coarse.double() - lower <= tolerance).all())
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**20),
+    scale=st.sampled_from([(-1.0, 1.0), (0.0, 3.0), (-3.0, 5.0)]),
+    method=st.sampled_from(["ibp", "improved-interval", "crown", "crown-zero", "fast-lin", "dual", "alpha{steps=3}"]),
+    dtype=st.sampled_from([torch.float64, torch.float32]),
+)
+def test_bounds_less_the_tolerance_hold_in_exact_arithmetic(
+    seed: int, scale: tuple[float, float], method: str, dtype: torch.dtype
+) -> None:
+    net = exact_net(seed, *scale)
+    graph = convert(specified(net.graph, 2), dtype)
+    region = fitted(graph, net.region)
+    rows = torch.tensor([[[1.0], [-1.0]]]).double(), torch.zeros(1, 2).double()
+    operands = dict(zip(spec_operands(graph), rows, strict=True))
+    lower = run(graph, method, region, operands=operands).bounds[graph.outputs[0]].lower
+    tolerance = output_tolerance(graph, region, operands)
+    least, greatest = net.output.range(0)
+    for bound, margin, exact in zip(lower[0].tolist(), tolerance[0].tolist(), (least, -greatest), strict=True):
+        assert Fraction(bound) - Fraction(margin) <= exact
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e6])
