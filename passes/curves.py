@@ -119,21 +119,30 @@ def _cut(left: float, right: float, at: float, operand: Interval, choice: Choice
     return shifted(kinked(left, right, Interval(lower - at, upper - at), choice), at)
 
 
+def sigmoid_slope(x: Tensor) -> Tensor:
+    return x.sigmoid() * (-x).sigmoid()
+
+
+def tanh_slope(x: Tensor) -> Tensor:
+    return 1 - x.tanh() ** 2
+
+
 def sigmoid(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
-    lines = s_shaped(torch.sigmoid, lambda x: x.sigmoid() * (-x).sigmoid(), operands[0])
+    lines = s_shaped(torch.sigmoid, sigmoid_slope, operands[0])
     return guarded(lines, operands[0], lambda: (operands[0].lower.sigmoid(), operands[0].upper.sigmoid()))
 
 
 def tanh(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
-    lines = s_shaped(torch.tanh, lambda x: 1 - x.tanh() ** 2, operands[0])
+    lines = s_shaped(torch.tanh, tanh_slope, operands[0])
     return guarded(lines, operands[0], lambda: (operands[0].lower.tanh(), operands[0].upper.tanh()))
 
 
 def s_shaped(function: Function, slope: Function, operand: Interval) -> Relaxation:
     """A function that is odd up to a constant, convex below 0 and concave above (Zhang et al. 2018).
 
-    Above: where l >= 0 the tangent at the middle; else the tangent at the smallest d >= 0 that stays above the
-    function at l, or the chord where that d lies beyond u. Below: the mirror image.
+    Above: the tangent at the middle, which leaves the least area, where it stays above the function at l, as it does
+    for l >= 0; else the tangent at the smallest d >= 0 that does, or the chord where that d lies beyond u. Below: the
+    mirror image.
     """
     above = _line_above(function, slope, *operand)
     # f(x) - f(0) is odd: a line a x + b above f on [-u, -l] gives a x - b + 2 f(0) below f on [l, u].
@@ -144,7 +153,8 @@ def s_shaped(function: Function, slope: Function, operand: Interval) -> Relaxati
 
 def _line_above(function: Function, slope: Function, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     low, high = function(lower), function(upper)
-    touches = torch.where(lower >= 0, (lower + upper) / 2, touching_point(function, slope, lower, upper))
+    middle, first = (lower + upper) / 2, touching_point(function, slope, lower, upper)
+    touches = torch.where(lower >= 0, middle, torch.maximum(first, middle))
     reaches = (upper > 0) & (slope(touches) * (lower - touches) + function(touches) >= low)
     chord = chord_slope(lower, upper, low, high)
     steepness = torch.where(reaches, slope(touches), chord)

@@ -179,6 +179,18 @@ def test_cube_by_hand() -> None:
     assert [float(lines.upper_slope), float(lines.upper_intercept)] == pytest.approx([3.0, 2.0])
 
 
+@pytest.mark.parametrize(("low", "high", "touches"), [(-1.0, 9.0, 4.0), (-9.0, 1.0, -4.0), (2.0, 4.0, 3.0)])
+def test_sigmoid_is_touched_in_the_middle_where_that_is_possible(low: float, high: float, touches: float) -> None:
+    ends = (torch.tensor([[end]], dtype=torch.float64) for end in (low, high))
+    lines = relaxed(Sigmoid(), Interval(*ends))
+    assert isinstance(lines, Relaxation)
+    value = 1 / (1 + math.exp(-touches))
+    slope, intercept = value * (1 - value), value - value * (1 - value) * touches
+    below = touches < 0
+    found = (lines.lower_slope, lines.lower_intercept) if below else (lines.upper_slope, lines.upper_intercept)
+    assert [side.item() for side in found] == pytest.approx([slope, intercept], abs=1e-12)
+
+
 def test_mccormick_by_hand() -> None:
     # x in [0, 1], y in [2, 4]. Below: 2 x + 0 y - 0 varies by 2, 4 x + y - 4 by 6: the first. Above: 4 x + 0 y - 0
     # varies by 4, 2 x + y - 2 by 4: the first of two equals.
