@@ -136,7 +136,9 @@ class _Walk:
         """The open elements `[elements]` of one example."""
         mine = Interval(*(side[view.example] for side in bounds))
         step = max(1, CHUNK // (2 * self._widest * bounds.lower.element_size()))
-        dropping = need if self.needs.pieces(node.name) else None
+        # Fast-Lin drops nothing on the way: a decided element keeps looser bounds, which intervals behind it would
+        # show, and bounds found on the way change lines. Its bounds are those of dual networks (paper 5), to rounding.
+        dropping = need if self.needs.pieces(node.name) and self.choice != "same" else None
         for elements in open_.nonzero()[:, 0].split(step):
             if elements.shape[0] > 0:
                 Sweep(view, node.name, elements, mine).run(dropping, self.needs.stations)

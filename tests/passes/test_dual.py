@@ -130,7 +130,7 @@ def test_affine_graphs_have_their_adjoint(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_equals_fast_lin(data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=KINDS))
-    regions = data.draw(boxes(graph))
+    regions = data.draw(boxes(graph, batch=data.draw(st.integers(1, 2))))
     dual, fast_lin = run(graph, "dual", regions).bounds, run(graph, "fast-lin", regions).bounds
     for name in graph.outputs:
         allowed = slack(fast_lin[name])
@@ -195,8 +195,14 @@ def test_windows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, whole in run(graph, "dual", region).bounds.items():
         torch.testing.assert_close(bounds[name].lower, whole.lower, rtol=0, atol=1e-12)
         torch.testing.assert_close(bounds[name].upper, whole.upper, rtol=0, atol=1e-12)
-    fast_lin = run(graph, "fast-lin", region).bounds["y"]
-    torch.testing.assert_close(bounds["y"].lower, fast_lin.lower, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_equals_fast_lin_on_a_residual_network(batch: int) -> None:
+    graph, region = residual(batch)
+    dual, fast_lin = run(graph, "dual", region).bounds["y"], run(graph, "fast-lin", region).bounds["y"]
+    torch.testing.assert_close(dual.lower, fast_lin.lower, rtol=0, atol=1e-11)
+    torch.testing.assert_close(dual.upper, fast_lin.upper, rtol=0, atol=1e-11)
 
 
 @settings(max_examples=40)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from irverify.ir.ops.base import LinearOp, expect_shape, param_value
 from irverify.ir.ops.scatter import Pairs as Pairs
-from irverify.ir.ops.scatter import Steps, conv_transpose, scatter
+from irverify.ir.ops.scatter import Steps, scatter
 from irverify.ir.ops.scatter import pad_spatial as pad_spatial
 from irverify.ir.params import Param, value
 from irverify.ir.types import TensorType
@@ -147,12 +147,11 @@ class ConvTranspose(LinearOp):
         return operand.with_shape((channels, *extents))
 
     def _spread(self, operand: Tensor, weight: Tensor) -> Tensor:
-        full = conv_transpose(operand, weight, Steps(self.stride, self.dilation, self.groups))
-        crop = tuple(
-            (-before, extra - after)
-            for (before, after), extra in zip(self.padding, self.output_padding, strict=True)
-        )
-        return pad_spatial(full, crop)
+        steps = Steps(self.stride, self.dilation, self.groups)
+        covered = steps.covered(operand.shape[2:], weight.shape[2:])
+        crop = zip(covered, self.output_padding, self.padding, strict=True)
+        extents = tuple(n + extra - before - after for n, extra, (before, after) in crop)
+        return scatter(operand, weight, steps, tuple(before for before, _ in self.padding), extents)
 
     def apply(self, *inputs: Tensor) -> Tensor:
         return self._spread(inputs[0], value(self.weight))
