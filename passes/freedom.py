@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from irverify.ir.graph import Node
-from irverify.ir.ops import Abs, Clip, LeakyRelu, Relu
+from irverify.ir.ops import Abs, Clip, Exp, LeakyRelu, Relu, Sigmoid, Tanh
+from irverify.passes.curves import EXP_REACH, Function, sigmoid_slope, tanh_slope, touching_point
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Gathered, Relaxation
 from irverify.passes.rules import RuleTable
@@ -69,6 +70,30 @@ class Pencil:
         return Pencil(gather(self.least), gather(self.most), gather(self.start), point)
 
 
+@dataclass(frozen=True)
+class Tangents:
+    """The tangents of a function, told apart by the point where they touch; `fixed`, another line, where `weight` is 0
+    and not 1."""
+
+    function: Function
+    derivative: Function
+    least: Tensor
+    most: Tensor
+    start: Tensor
+    weight: Tensor
+    fixed: tuple[Tensor, Tensor]
+
+    def line(self, choice: Tensor) -> Line:
+        slope = self.derivative(choice)
+        intercept = self.function(choice) - slope * choice
+        return Line(self.fixed[0] + self.weight * slope, self.fixed[1] + self.weight * intercept)
+
+    def gathered(self, gather: Gathered) -> Tangents:
+        least, most, start, weight = map(gather, (self.least, self.most, self.start, self.weight))
+        fixed = gather(self.fixed[0]), gather(self.fixed[1])
+        return Tangents(self.function, self.derivative, least, most, start, weight, fixed)
+
+
 class Free(NamedTuple):
     """What can be chosen below and above; None: the lines of the relaxation stay."""
 
@@ -76,6 +101,8 @@ class Free(NamedTuple):
     above: Family | None
 
 
+Functions: TypeAlias = tuple[Function, Function]
+"""A function and its derivative."""
 FreeRule: TypeAlias = Callable[[Node, Interval, Relaxation], Free]
 """`rule(node, operand, relaxation)`: the families that contain the lines of the relaxation."""
 FREEDOM: RuleTable[FreeRule] = RuleTable("free lines")
@@ -136,3 +163,55 @@ def _corner(cut: float, top: float, operand: Interval, line: Line) -> Pencil | N
     corner = torch.full_like(line.slope, cut)
     point = torch.where(free, corner, 0.0), torch.where(free, corner, line.intercept)
     return Pencil(line.slope.masked_fill(free, 0.0), most, line.slope, point)
+
+
+@FREEDOM.rule(Exp)
+def _exponential(node: Node, operand: Interval, relaxation: Relaxation) -> Free:
+    """Below: the tangent at any point of the interval."""
+    lower, upper = operand
+    start = torch.minimum((lower + upper) / 2, lower + EXP_REACH)
+    line = Line(relaxation.lower_slope, relaxation.lower_intercept)
+    return Free(_tangents((torch.exp, torch.exp), lower <= upper, (lower, upper, start), line), None)
+
+
+@FREEDOM.rule(Sigmoid)
+def _sigmoid(node: Node, operand: Interval, relaxation: Relaxation) -> Free:
+    return _s_shaped((torch.sigmoid, sigmoid_slope), operand, relaxation)
+
+
+@FREEDOM.rule(Tanh)
+def _tanh(node: Node, operand: Interval, relaxation: Relaxation) -> Free:
+    return _s_shaped((torch.tanh, tanh_slope), operand, relaxation)
+
+
+def _s_shaped(functions: Functions, operand: Interval, relaxation: Relaxation) -> Free:
+    """Above: the tangent at any point from the one on that stays above the function at l. Below: the mirror image."""
+    lower, upper = operand
+    first, free = _touching(functions, operand)
+    last, mirrored = _touching(functions, Interval(-upper, -lower))
+    middle = (lower + upper) / 2
+    below = _tangents(
+        functions, mirrored, (lower, -last, torch.minimum(-last, middle)),
+        Line(relaxation.lower_slope, relaxation.lower_intercept),
+    )  # fmt: skip
+    above = _tangents(
+        functions, free, (first, upper, torch.maximum(first, middle)),
+        Line(relaxation.upper_slope, relaxation.upper_intercept),
+    )  # fmt: skip
+    return Free(below, above)
+
+
+def _touching(functions: Functions, operand: Interval) -> tuple[Tensor, Tensor]:
+    """The first point whose tangent is above the function on the whole interval, and whether there is one."""
+    function, derivative = functions
+    point = touching_point(function, derivative, *operand)
+    height = function(point) + derivative(point) * (operand.lower - point)
+    return point, (operand.upper > 0) & (height >= function(operand.lower))
+
+
+def _tangents(functions: Functions, free: Tensor, ends: tuple[Tensor, Tensor, Tensor], line: Line) -> Tangents:
+    """Tangents at least, most and start, the `ends`, where they are free; `line` elsewhere."""
+    assert line.intercept is not None
+    least, most, start = (torch.where(free, end, 0.0) for end in ends)
+    fixed = torch.where(free, 0.0, line.slope), torch.where(free, 0.0, line.intercept)
+    return Tangents(*functions, least, most, start, free.to(start.dtype), fixed)
