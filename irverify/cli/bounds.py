@@ -72,8 +72,8 @@ def bounds(
 
     The last value is the specification: the rows of the property, which is violated where all rows of one of its
     disjuncts are <= 0, or for images the margins of the label's logit over the others. With --output FILE.npz all
-    bounds are written as arrays VALUE.lower and VALUE.upper [regions, *shape]; --given reads them. --coefficients: rows
-    r of the specification are >= coefficients.INPUT[r] . x + coefficients.constant[r].
+    bounds are written, as arrays VALUE.lower and VALUE.upper with a row for each region; --given reads them. With
+    --coefficients A and c of `specification >= A x + c`: arrays coefficients.INPUT and coefficients.constant.
     """
     from irverify.pipeline.text import parse_pipeline
 

@@ -77,7 +77,7 @@ def certify(
     index: Index = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", metavar="M", help="The bounds of this analysis alone. [default: the whole driver]"),
+        typer.Option("--method", metavar="M", help="The bounds of this analysis alone; without it, the whole driver."),
     ] = None,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="S", help="Limit of the whole driver for each image.")

@@ -54,7 +54,7 @@ def compile_model(
     ] = False,
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", metavar="float64|float32", help="Numbers to compute in. [default: the model's]"),
+        typer.Option("--dtype", metavar="float64|float32", help="Numbers to compute in; without it, those of the model."),
     ] = None,
     device: Device = "cpu",
     memory: Memory = None,

@@ -32,7 +32,7 @@ Clip = Annotated[
         "--clip", metavar="LO,HI|none", help="Valid range of an input; without it, the range of the data set."
     ),
 ]
-First = Annotated[int | None, typer.Option("--first", metavar="N", help="Take the first N images. [default: 1]")]
+First = Annotated[int | None, typer.Option("--first", metavar="N", help="Take the first N images; without it, one.")]
 Index = Annotated[str | None, typer.Option("--index", metavar="I,J,...", help="Take these images.")]
 Images = Annotated[str, typer.Option("--data", metavar="SET", help="The data set: digits, mnist:DIR or npz:FILE.")]
 Radii = Annotated[str, typer.Option("--eps", metavar="E[,E2,...]", help="Radii, in the model's raw input units.")]
