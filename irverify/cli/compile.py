@@ -54,7 +54,7 @@ def compile_model(
     ] = False,
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", metavar="float64|float32", help="Numbers to compute in; without it, those of the model."),
+        typer.Option("--dtype", metavar="float64|float32", help="Numbers to compute in; else the model's."),
     ] = None,
     device: Device = "cpu",
     memory: Memory = None,
