@@ -30,6 +30,8 @@ from irverify.pipeline.state import State
 
 CHUNK = 2**24
 """How many bytes of coefficients over one value are propagated at once."""
+MANY = 128
+"""So many open elements of a convolution are bounded first on the side that may decide them, the others afterwards."""
 FEW = 12
 """Examples of a batch with fewer open elements than this are propagated together."""
 
@@ -121,7 +123,6 @@ class _Walk:
         open_ = need(*interval).reshape(batch, -1)
         bounds = Interval(*(side.reshape(batch, -1).clone() for side in interval))
         counts = open_.sum(1).tolist()
-        self.rows += 2 * sum(counts)
         together = torch.zeros_like(open_)
         for example, count in enumerate(counts):
             if count >= FEW or len(counts) == 1:
@@ -136,17 +137,29 @@ class _Walk:
         """The open elements `[elements]` of one example."""
         mine = Interval(*(side[view.example] for side in bounds))
         step = max(1, CHUNK // (2 * self._widest * bounds.lower.element_size()))
-        # Fast-Lin drops nothing on the way: a decided element keeps looser bounds, which intervals behind it would
-        # show, and bounds found on the way change lines. Its bounds are those of dual networks (paper 5), to rounding.
-        dropping = need if self.needs.pieces(node.name) and self.choice != "same" else None
+        dropping = need if self.needs.pieces(node.name) else None
         for elements in open_.nonzero()[:, 0].split(step):
-            if elements.shape[0] > 0:
-                Sweep(view, node.name, elements, mine).run(dropping, self.needs.stations)
+            if dropping is None or elements.shape[0] < MANY or len(node.type.shape) == 1:
+                self._run(Sweep(view, node.name, elements, mine), dropping)
+                continue
+            # Most elements that can be decided are by one of their bounds, and it is plain by which.
+            sides = (mine.lower[elements] + mine.upper[elements]).sign_()
+            sides = sides + (sides == 0)
+            self._run(Sweep(view, node.name, elements, mine, sides), dropping)
+            rest = dropping(*(side[elements] for side in mine))
+            self._run(Sweep(view, node.name, elements[rest], mine, -sides[rest]), dropping)
+
+    def _run(self, sweep: Sweep, dropping: Need | None) -> None:
+        count = sweep.elements.shape[0]
+        if count > 0:
+            self.rows += count if sweep.sides is not None else 2 * count
+            sweep.run(dropping, self.needs.stations)
 
     def _rows(self, node: Node, open_: Tensor, bounds: Interval) -> None:
         """The open elements `[batch, elements]` of all examples together."""
         owner, elements = open_.nonzero(as_tuple=True)
         step = max(1, CHUNK // (2 * self._widest * bounds.lower.element_size()))
+        self.rows += 2 * owner.shape[0]
         like = bounds.lower.new_empty((open_.shape[0], *node.type.shape))
         for mine, places in zip(owner.split(step), elements.split(step), strict=True):
             found = lower_bounds(self.context, node.name, identity_rows(like, mine, places))

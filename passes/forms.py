@@ -33,6 +33,10 @@ class Units:
         """The rows, and then their negatives."""
         return spread(self).both_signs()
 
+    def times(self, signs: Tensor) -> Form:
+        """The rows, each times its own sign `[rows]`."""
+        return spread(self).times(signs)
+
     def dense(self) -> Tensor:
         flat = self.like.new_zeros(self.elements.shape[0], math.prod(self.shape))
         return flat.scatter(1, self.elements[:, None], 1.0).reshape(-1, *self.shape)
@@ -67,6 +71,9 @@ class Columns:
     def both_signs(self) -> Columns:
         return replace(self, coefficients=torch.cat([self.coefficients, -self.coefficients]))
 
+    def times(self, signs: Tensor) -> Columns:
+        return replace(self, coefficients=scaled(self.coefficients, signs))
+
     def dense(self) -> Tensor:
         flat = self.coefficients.new_zeros(self.coefficients.shape[0], math.prod(self.shape))
         return flat.index_copy(1, self.index, self.coefficients).reshape(-1, *self.shape)
@@ -92,6 +99,9 @@ class Dense:
 
     def both_signs(self) -> Dense:
         return Dense(torch.cat([self.coefficients, -self.coefficients]))
+
+    def times(self, signs: Tensor) -> Dense:
+        return Dense(scaled(self.coefficients, signs))
 
     def dense(self) -> Tensor:
         return self.coefficients
@@ -122,6 +132,10 @@ class Patches:
     def both_signs(self) -> Patches:
         return Patches(self.windows.both_signs())
 
+    def times(self, signs: Tensor) -> Patches:
+        coefficients = scaled(self.coefficients, signs)
+        return Patches(self.windows.with_coefficients(coefficients, clean=self.windows.clean))
+
     def dense(self) -> Tensor:
         return self.windows.dense()
 
@@ -141,6 +155,11 @@ class Patches:
 Wide: TypeAlias = Columns | Dense | Patches
 """Forms with coefficients."""
 Form: TypeAlias = Units | Wide
+
+
+def scaled(rows: Tensor, factors: Tensor) -> Tensor:
+    """Rows `[rows, ...]`, each times its own factor `[rows]`."""
+    return rows * factors.reshape(-1, *(1,) * (rows.ndim - 1))
 
 
 def products(rows: Tensor, other: Tensor) -> Tensor:

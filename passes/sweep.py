@@ -110,14 +110,18 @@ class View:
 class Sweep:
     """The rows `v_j` and `-v_j` for `elements` j `[pairs]` of the flat value `target`, on their way to the inputs.
 
-    `lower` and `upper` are the bounds of the whole flat value, tightened in place. Where `need` is given, elements
-    that it does not hold for any more are dropped on the way, at the values `stations`.
+    `bounds` are those of the whole flat value, tightened in place. Where `need` is given to `run`, elements that it does
+    not hold for any more are dropped on the way, at the values `stations`. With `sides` `[pairs]`, 1 or -1, each
+    element has the row `v_j` or `-v_j` only.
     """
 
-    def __init__(self, view: View, target: str, elements: Tensor, bounds: Interval) -> None:
+    def __init__(
+        self, view: View, target: str, elements: Tensor, bounds: Interval, sides: Tensor | None = None
+    ) -> None:
         self.view = view
         self.elements = elements
         self.bounds = bounds
+        self.sides = sides
         shape = view.context.graph[target].type.shape
         self.pending: dict[str, Form] = {target: Units(elements, shape, bounds.lower)}
         self.constant = bounds.lower.new_zeros(elements.shape[0])
@@ -136,7 +140,7 @@ class Sweep:
                     return
             self._step(node)
         self._sign()
-        self._meet(self.elements, self.constant)
+        self._meet(self.elements, self.sides, self.constant)
 
     def lower_bounds(self) -> Tensor:
         """Lower bounds of the rows and then of their negatives, `[2 pairs]`; nothing is tightened. Differentiable."""
@@ -155,37 +159,52 @@ class Sweep:
                 return True
         kept = (~self._decided(need, None)).nonzero()[:, 0]
         if kept.shape[0] < count:
+            rows = self._rows(kept)
             self.elements = self.elements[kept]
-            rows = torch.cat([kept, kept + count])
+            self.sides = None if self.sides is None else self.sides[kept]
             self.constant = self.constant[rows]
             self.pending = {name: form.select(rows) for name, form in self.pending.items()}
         return kept.shape[0] > 0
 
+    def _rows(self, pairs: Tensor) -> Tensor:
+        """The rows of the elements at these places."""
+        return pairs if self.sides is not None else torch.cat([pairs, pairs + self.elements.shape[0]])
+
     def _decided(self, need: Need, pairs: Tensor | None) -> Tensor:
-        """Which of the elements (of these pairs of rows) bounds of the values reached so far decide; they are met."""
-        elements, found, pending = self.elements, self.constant, list(self.pending.items())
+        """Which of the elements (of those at these places) bounds of the values reached so far decide; they are met."""
+        found, pending = self.constant, list(self.pending.items())
+        elements, sides = self.elements, self.sides
         if pairs is not None:
-            rows = torch.cat([pairs, pairs + elements.shape[0]])
-            elements, found = elements[pairs], found[rows]
-            pending = [(name, form.select(rows)) for name, form in pending]
+            rows = self._rows(pairs)
+            found, pending = found[rows], [(name, form.select(rows)) for name, form in pending]
+            elements, sides = elements[pairs], None if sides is None else sides[pairs]
         for name, form in pending:
             found = found + minimum(spread(form), *self.view.box(name))
-        self._meet(elements, found)
+        self._meet(elements, sides, found)
         return ~need(*(side[elements] for side in self.bounds))
 
-    def _meet(self, elements: Tensor, found: Tensor) -> None:
+    def _meet(self, elements: Tensor, sides: Tensor | None, found: Tensor) -> None:
         """Intersects the bounds with lower bounds of the rows of elements; NaN says nothing."""
         lower, upper = self.bounds
-        low, high = found.chunk(2)
+        if sides is None:
+            low, high = found.chunk(2)
+        else:
+            low, high = found.masked_fill(sides < 0, -math.inf), found.masked_fill(sides > 0, -math.inf)
         lower[elements] = torch.fmax(lower[elements], low)
         upper[elements] = torch.fmin(upper[elements], -high)
 
     def _sign(self) -> None:
         """From here on the rows and their negatives go different ways."""
-        if not self.signed:
-            self.signed = True
+        if self.signed:
+            return
+        self.signed = True
+        sides = self.sides
+        if sides is None:
             self.constant = torch.cat([self.constant, -self.constant])
             self.pending = {name: form.both_signs() for name, form in self.pending.items()}
+        else:
+            self.constant = self.constant * sides
+            self.pending = {name: form.times(sides) for name, form in self.pending.items()}
 
     def _step(self, node: Node) -> None:
         """Takes the rows over a node to its operands."""

@@ -16,7 +16,7 @@ FEW = 4
 FEW_STRIDED = 8
 """Up to so many channels, where windows move by more than one, one product and a sum for each tap of the kernel are two
 to ten times faster on a CPU, for as long as nobody asks for a gradient."""
-BLOCK = 2**21
+BLOCK = 2**20
 """How many elements that takes at once."""
 CONV_TRANSPOSE = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 Pairs = tuple[tuple[int, int], ...]
