@@ -65,7 +65,8 @@ def scatter(
     covered = steps.covered(rows.shape[2:], weight.shape[2:])
     extra = tuple(extent - (n - 2 * before) for extent, n, before in zip(extents, covered, first, strict=True))
     ends = zip(first, extra, steps.stride, steps.dilation, strict=True)
-    if channels > FEW and all(before >= 0 and 0 <= more < max(pace) for before, more, *pace in ends):
+    spread = max(rows.shape[2:]) > 1  # else it is a product with the weight
+    if spread and channels > FEW and all(before >= 0 and 0 <= more < max(pace) for before, more, *pace in ends):
         filled = _filled(rows) if quick else rows
         convolve = CONV_TRANSPOSE[len(extents)]
         found = convolve(filled, weight, None, steps.stride, first, extra, steps.groups, steps.dilation)
