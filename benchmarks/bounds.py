@@ -25,7 +25,7 @@ import torch
 import irverify as iv
 from benchmarks import handwritten, lirpa, measure
 from benchmarks.cases import CASES, DATA, Case
-from benchmarks.cell import STEPS, Cell, Limits, certified, looseness, measured
+from benchmarks.cell import PIPELINES, Cell, Limits, certified, looseness, measured
 from irverify.pipeline import optimize
 
 PERFORMANCE = Path(__file__).with_name("PERFORMANCE.md")
@@ -148,7 +148,7 @@ def _about() -> str:
     other = f"auto_LiRPA {lirpa.version()}" if lirpa.version() else "no auto_LiRPA"
     return (
         f"`python -m benchmarks.bounds`, {time.strftime('%Y-%m-%d')}: torch {torch.__version__}, {other}, float32, one "
-        f"core, medians; alpha with {STEPS} steps. Load of the machine at the start: {os.getloadavg()[0]:.1f}."
+        f"core, medians; alpha is {PIPELINES['alpha']}. Load of the machine at the start: {os.getloadavg()[0]:.1f}."
     )
 
 
