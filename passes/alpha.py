@@ -24,9 +24,11 @@ from irverify.passes.freedom import FREEDOM, Free
 from irverify.passes.hills import Flat, Start, SteeredView, Swept
 from irverify.passes.ibp import IBP
 from irverify.passes.lines import Relaxation
+from irverify.passes.maxima import Selected
 from irverify.passes.needs import Need, Needs, exact_ranges
 from irverify.passes.propagate import Interval, interval_facts
 from irverify.passes.relaxations import RELAXATIONS
+from irverify.passes.shares import Shares
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
@@ -68,7 +70,7 @@ class _Walk:
     options: Alpha
     context: Context
     needs: Needs
-    free: dict[str, Free] = field(default_factory=dict)
+    free: dict[str, Free | Shares] = field(default_factory=dict)
     statistics: dict[str, int | float] = field(
         default_factory=lambda: {"backward_rows": 0, "steps": 0, "stopped_early": 0}
     )
@@ -97,7 +99,9 @@ class _Walk:
         rule, freedom = RELAXATIONS.find(type(node.op)), FREEDOM.find(type(node.op))
         assert rule is not None  # crown has checked the graph
         relaxed = self.context.relaxed[node.name] = rule(node, operands, "adaptive")
-        if freedom is not None and type(relaxed) is Relaxation:
+        if isinstance(relaxed, Selected):
+            self.free[node.name] = Shares.of(relaxed, operands[0])
+        elif freedom is not None and type(relaxed) is Relaxation:
             free = freedom(node, operands[0], relaxed)
             if any(free):
                 self.free[node.name] = free

@@ -13,13 +13,16 @@ from torch import Tensor
 from irverify.passes.backward import Context, Rows, lower_bounds
 from irverify.passes.forms import Wide
 from irverify.passes.freedom import Free
-from irverify.passes.lines import Relaxation
+from irverify.passes.lines import Gathered, Relaxation, Relaxed
+from irverify.passes.maxima import Selected
 from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
-from irverify.passes.steering import Steered, Steering, rowwise
+from irverify.passes.shares import PoolSteering, Shares
+from irverify.passes.steering import Steering, rowwise
 from irverify.passes.sweep import Lines, Sweep, View
 
 Intervals: TypeAlias = Mapping[str, Interval]
+AnySteering: TypeAlias = Steering | PoolSteering
 AnyHill = TypeVar("AnyHill", bound="Hill")
 
 
@@ -27,7 +30,7 @@ class Hill(ABC):
     """Rows, and one number for each choice that they have: in `[least, most]`, `start` where `crown` is. These and
     `range`, the width, are `[rows, choices]`, or `[1, choices]` where they are the same for all rows."""
 
-    def __init__(self, steerings: Mapping[str, Steering], rows: int) -> None:
+    def __init__(self, steerings: Mapping[str, AnySteering], rows: int) -> None:
         self.steerings = list(steerings.values())
         self.rows = rows
         families = [family for steering in self.steerings for family in steering.families]
@@ -105,7 +108,16 @@ class Start:
     """The relaxations that `crown` would take, and which of their lines are free, by the name of the node."""
 
     context: Context
-    free: Mapping[str, Free]
+    free: Mapping[str, Free | Shares]
+
+    def steering(self, name: str, gather: Gathered) -> AnySteering:
+        """The steering at a node for rows to whose coefficients `gather` takes the tensors of an example."""
+        relaxed, free = self.context.relaxed[name], self.free[name]
+        if isinstance(free, Shares):
+            assert isinstance(relaxed, Selected)
+            return PoolSteering(relaxed, free, gather)
+        assert isinstance(relaxed, Relaxation)
+        return Steering(relaxed, free, gather)
 
 
 class Flat(Hill):
@@ -115,13 +127,10 @@ class Flat(Hill):
         context, free = start.context, start.free
         self._start, self._target, self._enough = start, target, enough
         self._flat = rows
-        steerings = {}
-        for name in sorted(_reached(context, target) & set(free)):
-            relaxation = context.relaxed[name]
-            assert isinstance(relaxation, Relaxation)
-            steerings[name] = Steering(relaxation, free[name], rows.gathered)
+        names = sorted(_reached(context, target) & set(free))
+        steerings = {name: start.steering(name, rows.gathered) for name in names}
         super().__init__(steerings, rows.owner.shape[0])
-        relaxed = {**context.relaxed, **{name: Steered(steering) for name, steering in steerings.items()}}
+        relaxed = {**context.relaxed, **steerings}
         self._context = Context(context.graph, context.regions, relaxed, context.known)
 
     def value(self) -> Tensor:
@@ -178,9 +187,12 @@ class SteeredView(View):
     """One example, with a steering at each node that has free lines, made when rows first come by."""
 
     def __init__(self, start: Start, example: int, intervals: Intervals) -> None:
-        super().__init__(start.context, example, intervals)
+        context = start.context
+        pools = {name: _Pool(self, name) for name, free in start.free.items() if isinstance(free, Shares)}
+        relaxed: dict[str, Relaxed] = {**context.relaxed, **pools}
+        super().__init__(Context(context.graph, context.regions, relaxed, context.known), example, intervals)
         self._start = start
-        self.steerings: dict[str, Steering] = {}
+        self.steerings: dict[str, AnySteering] = {}
 
     def again(self) -> SteeredView:
         """The same for other rows."""
@@ -192,13 +204,24 @@ class SteeredView(View):
             return plain
         return SteeredLines(**vars(plain), view=self, name=name)
 
-    def steering(self, name: str, form: Wide) -> Steering:
+    def steering(self, name: str, form: Wide | None) -> AnySteering:
+        """The steering at a node for rows of this form; None is dense."""
         if name not in self.steerings:
-            relaxation = self.context.relaxed[name]
-            assert isinstance(relaxation, Relaxation)
-            free = self._start.free[name]
-            self.steerings[name] = Steering(relaxation, free, lambda tensor: form.at([tensor[self.example]])[0])
+            example = self.example
+            gather = self.gathered if form is None else lambda tensor: form.at([tensor[example]])[0]
+            self.steerings[name] = self._start.steering(name, gather)
         return self.steerings[name]
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The steering at a maximum over windows, made when rows first come by."""
+
+    view: SteeredView
+    name: str
+
+    def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
+        return self.view.steering(self.name, None).through(coefficients, gathered)
 
 
 @dataclass(frozen=True)
@@ -209,5 +232,7 @@ class SteeredLines(Lines):
     name: str
 
     def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
-        passed, constant = self.view.steering(self.name, form).bend(form.coefficients)
+        steering = self.view.steering(self.name, form)
+        assert isinstance(steering, Steering)
+        passed, constant = steering.bend(form.coefficients)
         return form.with_coefficients(passed), constant

@@ -37,15 +37,18 @@ class Selected:
         passed = positive + negative * certain
         open_ = torch.where(certain > 0, 0.0, negative)
         constant = sums(torch.where(open_ < 0, open_ * gathered(self.ceiling), 0.0))
+        return (self.spread(passed, gathered(self.index)),), constant
+
+    def spread(self, passed: Tensor, places: Tensor) -> Tensor:
+        """Coefficients `[rows, channels, ...]` at places of the padded plane, added up over the operand."""
         channels, *extents = self.operand
         padded = [
             extent + before + after for extent, (before, after) in zip(extents, self.pool.padding, strict=True)
         ]
-        index = gathered(self.index).flatten(2).expand(coefficients.shape[0], -1, -1)
-        plane = coefficients.new_zeros(coefficients.shape[0], channels, math.prod(padded))
+        index = places.flatten(2).expand(passed.shape[0], -1, -1)
+        plane = passed.new_zeros(passed.shape[0], channels, math.prod(padded))
         spread = plane.scatter_add(2, index, passed.flatten(2)).reshape(-1, channels, *padded)
-        crop = tuple((-before, -after) for before, after in self.pool.padding)
-        return (pad_spatial(spread, crop),), constant
+        return pad_spatial(spread, tuple((-before, -after) for before, after in self.pool.padding))
 
 
 def max_pool(node: Node, operands: Sequence[Interval], choice: Choice) -> Selected:
@@ -59,21 +62,22 @@ def max_pool(node: Node, operands: Sequence[Interval], choice: Choice) -> Select
     )
     high = pad_spatial(operand.upper, pool.padding, -math.inf)
     chosen = high.flatten(2).gather(2, index.flatten(2)).reshape(index.shape)
-    rivals = _count_above(pool, high, largest) - (chosen > largest).to(low.dtype)
+    above = window_elements(pool, high, largest.shape[2:]) > largest.unsqueeze(-1)
+    rivals = above.sum(-1) - (chosen > largest).long()
     certain = (rivals == 0).to(low.dtype)
     return Selected(pool, tuple(operand.lower.shape[1:]), index, certain, pool.evaluate(operand.upper))
 
 
-def _count_above(pool: MaxPool, padded: Tensor, threshold: Tensor) -> Tensor:
-    """How many elements of each window of a padded plane exceed its threshold `[batch, channels, *windows]`."""
-    count = torch.zeros_like(threshold)
+def window_elements(pool: MaxPool, padded: Tensor, windows: Sequence[int]) -> Tensor:
+    """The elements of each window of a padded plane, `[batch, channels, *windows, elements]`."""
+    parts = []
     for place in itertools.product(*map(range, pool.kernel)):
-        ends = zip(place, pool.dilation, pool.stride, threshold.shape[2:], strict=True)
+        ends = zip(place, pool.dilation, pool.stride, windows, strict=True)
         axes: list[slice] = [
             slice(k * dilation, k * dilation + (n - 1) * stride + 1, stride) for k, dilation, stride, n in ends
         ]
-        count = count + (padded[(slice(None), slice(None), *axes)] > threshold).to(count.dtype)
-    return count
+        parts.append(padded[(slice(None), slice(None), *axes)])
+    return torch.stack(parts, -1)
 
 
 def maximum(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxed:

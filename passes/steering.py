@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,21 +39,15 @@ class Steering:
         passed, constant = _Bend.apply(coefficients, *below, *above)  # type: ignore[no-untyped-call]
         return passed, constant
 
+    def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The same as the backward engine asks for it."""
+        passed, constant = self.bend(coefficients)
+        return (passed,), constant
+
 
 def _line(family: Family | None, choice: Tensor) -> Line:
     assert family is not None
     return family.line(choice)
-
-
-@dataclass(frozen=True)
-class Steered:
-    """A node between the lines of a steering, as the backward engine takes it."""
-
-    steering: Steering
-
-    def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
-        passed, constant = self.steering.bend(coefficients)
-        return (passed,), constant
 
 
 class _Bend(torch.autograd.Function):

@@ -11,7 +11,22 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from irverify.ir.graph import Graph, GraphBuilder
-from irverify.ir.ops import Abs, Clip, Exp, LeakyRelu, Linear, Operator, Relu, Sigmoid, Softmax, Step, Sub, Tanh
+from irverify.ir.ops import (
+    Abs,
+    AveragePool,
+    Clip,
+    Exp,
+    LeakyRelu,
+    Linear,
+    MaxPool,
+    Operator,
+    Relu,
+    Sigmoid,
+    Softmax,
+    Step,
+    Sub,
+    Tanh,
+)
 from irverify.ir.types import TensorType
 from irverify.passes.freedom import FREEDOM
 from irverify.passes.propagate import Interval
@@ -121,6 +136,17 @@ def test_every_choice_encloses_the_function(op: Relu, center: float, radius: flo
             slope, intercept = family.line(family.least + share * (family.most - family.least))
             line = slope * x if intercept is None else slope * x + intercept
             assert bool((sign * (y - line) >= -1e-12 * (1 + y.abs().max())).all())
+
+
+def test_shares_of_a_maximum() -> None:
+    """`max(x1, x2) - x1 / 2 - x2 / 2` for both in [-1, 1]: either element alone gives -1, equal shares 0."""
+    builder = GraphBuilder()
+    x = builder.input(TensorType((1, 2), torch.float64))
+    largest = builder.add(MaxPool((2,), (2,), ((0, 0),), (1,)), x)
+    mean = builder.add(AveragePool((2,), (2,), ((0, 0),), ((0, 0),), (1,)), x)
+    graph, one = builder.graph([builder.add(Sub(), largest, mean, name="y")]), torch.ones(1, 1, 2).double()
+    assert run(graph, "crown", Box(-one, one)).bounds["y"].lower.item() == pytest.approx(-1.0)
+    assert run(graph, "alpha{steps=40}", Box(-one, one)).bounds["y"].lower.item() == pytest.approx(0.0, abs=0.02)
 
 
 def test_gradient_of_bending_rows() -> None:
