@@ -26,7 +26,7 @@ from irverify.regions.base import (
     take,
     uniform,
 )
-from irverify.regions.extremes import l1_step, l2_step
+from irverify.regions.extremes import l1_fall, l1_step, l2_fall, l2_step
 from irverify.rounding import UNIT, difference, round_down, round_up
 
 Clip = tuple[Any, Any]
@@ -210,12 +210,18 @@ class _RoundBall(Ball):
     def lower_of(self, coefficients: Tensor) -> Tensor:
         """A.x - eps |A|_q with the dual norm q (Hoelder's inequality, attained when nothing is clipped).
 
-        With `clip` the larger of that and the minimum over the clipped box hull: two bounds, neither need be attained.
+        With `clip` the largest of that, the minimum over the clipped box hull, and a bound over both at once by
+        Lagrangian duality, which comes close to the minimum (see `extremes`).
         """
         matrix = flat_rows(coefficients, self.x)
         radius = round_up(self._eps, self.dtype).reshape(-1, 1)
-        bound: Tensor = apply(matrix, self.x) - radius * torch.linalg.vector_norm(matrix, ord=self.dual, dim=2)
-        return bound if self.clip is None else torch.maximum(bound, super().lower_of(coefficients))
+        value = apply(matrix, self.x)
+        bound: Tensor = value - radius * torch.linalg.vector_norm(matrix, ord=self.dual, dim=2)
+        if self.clip is None:
+            return bound
+        low, high = (rowwise((end - self.x.double()).to(self.dtype).expand(self.x.shape)) for end in self.clip)
+        cut = value + self._fall(matrix, radius.unsqueeze(1), low.unsqueeze(1), high.unsqueeze(1))
+        return torch.maximum(torch.maximum(bound, cut), super().lower_of(coefficients))
 
     def contains(self, x: Tensor) -> Tensor:
         check_points(x, self.x)
@@ -273,6 +279,11 @@ class _RoundBall(Ball):
     def _steepest(coefficients: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """The step from the centre that minimises a linear function; see `extremes`."""
 
+    @staticmethod
+    @abstractmethod
+    def _fall(coefficients: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """A lower bound of how far a linear function can fall from its value at the centre; see `extremes`."""
+
     @abstractmethod
     def _direction(self, draw: Tensor, generator: torch.Generator | None) -> Tensor:
         """Points of the unit sphere, uniform by its cone measure, from normal draws [count, batch, n]."""
@@ -313,6 +324,7 @@ class L2(_RoundBall):
         return self._direction(draw, None)
 
     _steepest = staticmethod(l2_step)
+    _fall = staticmethod(l2_fall)
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,6 +343,7 @@ class L1(_RoundBall):
         return torch.zeros_like(draw).scatter(2, best, draw.gather(2, best).sign())
 
     _steepest = staticmethod(l1_step)
+    _fall = staticmethod(l1_fall)
 
 
 def _broadcast(name: str, value: Tensor, x: Tensor) -> Tensor:
