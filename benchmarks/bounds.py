@@ -22,11 +22,9 @@ from pathlib import Path
 
 import torch
 
-import irverify as iv
 from benchmarks import handwritten, lirpa, measure
 from benchmarks.cases import CASES, DATA, Case
 from benchmarks.cell import PIPELINES, Cell, Limits, certified, looseness, measured
-from irverify.pipeline import optimize
 
 PERFORMANCE = Path(__file__).with_name("PERFORMANCE.md")
 BEGIN, END = "<!-- benchmarks.bounds: begin -->", "<!-- benchmarks.bounds: end -->"
@@ -92,31 +90,15 @@ def by_hand(data: Path, batch: int, limits: Limits) -> tuple[str, ...]:
     """ibp of wk17a against the same arithmetic written by hand, in this process."""
     case = next(case for case in CASES if case.name == handwritten.NAME)
     problem = case.load(data, batch)
-    weights, labels = handwritten.Weights(problem), problem.labels
-    lower, upper = problem.region.box()
-    pipeline = optimize(problem.graph, "canonicalize,fuse-linear")
-    with torch.no_grad():
-        found = iv.margins(problem.graph, problem.region, labels)
-        handwritten.check(handwritten.margins(weights, lower, upper, labels), found)
-        times = measure.interleaved(
-            {
-                "forward": lambda: handwritten.forward(weights, lower),
-                "hand": lambda: handwritten.margins(weights, lower, upper, labels),
-                "margins": lambda: iv.margins(problem.graph, problem.region, labels),
-                "run": lambda: iv.run(pipeline, "ibp", problem.region),
-                "again": lambda: handwritten.margins(weights, lower, upper, labels),
-            },
-            limits.budget, 50 * limits.rounds,
-        )  # fmt: skip
-    took = {name: times.median(name) for name in times.seconds}
-    ratios = (took["margins"] / took["hand"], took["run"] / took["hand"], took["again"] / took["hand"])
-    milliseconds = (_number(took[name] * 1e3) for name in ("forward", "hand", "margins", "run"))
+    took = handwritten.measured(problem, limits.budget, 50 * limits.rounds)
+    milliseconds = (_number(took[name] * 1e3) for name in handwritten.COMPARED)
+    ratios = (took[name] / took["by hand"] for name in ("by hand again", "walk", "iv.run", "iv.margins"))
     return (str(batch), *milliseconds, *(f"{ratio:.2f}" for ratio in ratios))
 
 
 HAND_HEADER = (
-    "batch", "plain forward, ms", "by hand, ms", "iv.margins, ms", "iv.run, ms", "iv.margins / hand", "iv.run / hand",
-    "hand twice",
+    "batch", *(f"{name}, ms" for name in handwritten.COMPARED),
+    "by hand, twice", "walk / by hand", "iv.run / by hand", "iv.margins / by hand",
 )  # fmt: skip
 
 

@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, linear
 
+import irverify as iv
 from benchmarks.cases import Problem
+from benchmarks.measure import interleaved
 from irverify.ir.ops import Conv, Linear
 from irverify.ir.params import value
+from irverify.passes.ibp import IBP
+from irverify.passes.propagate import Interval, propagate
+from irverify.pipeline.rows import margin_rows, specified
+from irverify.pipeline.spec import spec_operands
 
 NAME = "wk17a"
 """The network that it is written for."""
@@ -49,6 +55,34 @@ def margins(weights: Weights, lower: Tensor, upper: Tensor, labels: Tensor) -> T
     rows = w4[labels].unsqueeze(1) - w4
     offset = b4[labels].unsqueeze(1) - b4
     return (rows @ center.unsqueeze(2)).squeeze(2) - (rows.abs() @ radius.unsqueeze(2)).squeeze(2) + offset
+
+
+COMPARED = ("forward", "by hand", "walk", "iv.run", "iv.margins")
+"""What is timed: the plain network; the bounds by hand; the walk with the rules of ibp on prepared inputs; the pass
+manager with all that it checks; and margins from labels."""
+
+
+@torch.no_grad()
+def measured(problem: Problem, budget: float, most: int) -> dict[str, float]:
+    """Median seconds of what is compared, and of `by hand again`."""
+    weights, (lower, upper) = Weights(problem), problem.region.box()
+    graph, regions, labels = problem.graph, (problem.region,), problem.labels
+    rows = margin_rows(graph, regions, labels)
+    extended = specified(graph, rows[0].shape[1])
+    operands = dict(zip(spec_operands(extended), rows, strict=True))
+    given = {name: Interval(tensor, tensor) for name, tensor in operands.items()}
+    given[extended.inputs[0].name] = Interval(lower, upper)
+    check(margins(weights, lower, upper, labels), iv.margins(graph, problem.region, labels))
+    calls = (
+        lambda: forward(weights, lower),
+        lambda: margins(weights, lower, upper, labels),
+        lambda: propagate(extended, IBP, given, {}),
+        lambda: iv.run(extended, "ibp", regions, operands=operands),
+        lambda: iv.margins(graph, regions, labels),
+        lambda: margins(weights, lower, upper, labels),
+    )
+    times = interleaved(dict(zip((*COMPARED, "by hand again"), calls, strict=True)), budget, most)
+    return {name: times.median(name) for name in times.seconds}
 
 
 def check(found: Tensor, expected: Tensor) -> None:

@@ -162,8 +162,8 @@ def spec_rows(node: Node, rows: Interval, offset: Interval) -> tuple[Tensor, Ten
 
 
 def product(matrix: Tensor, vector: Tensor) -> Tensor:
-    """`[batch, rows, n]` times `[batch, n]`."""
-    return torch.matmul(matrix, vector.unsqueeze(-1)).squeeze(-1)
+    """`[batch, rows, n]` times `[batch, n]`, as row times matrix, which the libraries do several times faster."""
+    return torch.matmul(vector.unsqueeze(1), matrix.mT).squeeze(1)
 
 
 @INTERVAL.rule(Spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -109,7 +110,9 @@ def _read_by_jumps(graph: Graph, given: Mapping[str, Interval]) -> dict[str, Int
     Where an operand comes near a jump, rounding in tighter bounds of it would decide between two values, and no margin
     for rounding in what follows covers that.
     """
-    read = [name for node in graph if isinstance(node.op, Step | Trunc) for name in node.inputs]
+    if graph not in _JUMPS:
+        _JUMPS[graph] = tuple(name for node in graph if isinstance(node.op, Step | Trunc) for name in node.inputs)
+    read = _JUMPS[graph]
     if not read:
         return None
     from irverify.passes.ibp import IBP  # both build on this module
@@ -119,6 +122,10 @@ def _read_by_jumps(graph: Graph, given: Mapping[str, Interval]) -> dict[str, Int
     with torch.no_grad():
         found = propagate(part, IBP, given, {}, outward)
     return {name: found[name] for name in read if not isinstance(graph[name].op, Input)}
+
+
+_JUMPS: WeakKeyDictionary[Graph, tuple[str, ...]] = WeakKeyDictionary()
+"""What discontinuous operators of a graph read."""
 
 
 def _check_finite(node: Node, intervals: Mapping[str, Interval]) -> None:
