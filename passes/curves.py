@@ -24,7 +24,7 @@ from irverify.passes.lines import (
 from irverify.passes.powers import absolute, power
 from irverify.passes.propagate import Interval
 
-BISECTIONS = 40
+BISECTIONS = 24
 """Steps of the search for a tangent point; each halves an interval, and every intermediate result is already sound."""
 EXP_REACH = 0.99
 """How far from the lower end exp is touched at most: the tangent at l + 1 would be 0 at l."""
@@ -144,11 +144,11 @@ def s_shaped(function: Function, slope: Function, operand: Interval) -> Relaxati
     for l >= 0; else the tangent at the smallest d >= 0 that does, or the chord where that d lies beyond u. Below: the
     mirror image.
     """
-    above = _line_above(function, slope, *operand)
     # f(x) - f(0) is odd: a line a x + b above f on [-u, -l] gives a x - b + 2 f(0) below f on [l, u].
-    mirrored_slope, mirrored_intercept = _line_above(function, slope, -operand.upper, -operand.lower)
-    twice = 2 * function(torch.zeros_like(operand.lower))
-    return Relaxation(mirrored_slope, twice - mirrored_intercept, *above)
+    lower, upper = operand
+    slopes, intercepts = _line_above(function, slope, torch.stack([lower, -upper]), torch.stack([upper, -lower]))
+    twice = 2 * function(torch.zeros_like(lower))
+    return Relaxation(slopes[1], twice - intercepts[1], slopes[0], intercepts[0])
 
 
 def _line_above(function: Function, slope: Function, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
