@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -65,8 +66,10 @@ class Sweep:
     outcomes: list[Outcome] = field(default_factory=list)
     seconds: float = 0.0
 
-    def count(self, status: Status) -> int:
-        return sum(outcome.status == status for outcome in self.outcomes)
+    def counts(self) -> dict[Status, int]:
+        """How many images have each status, also those that none has."""
+        found = Counter(outcome.status for outcome in self.outcomes)
+        return {status: found[status] for status in STATUSES}
 
     @property
     def correct(self) -> int:
@@ -90,7 +93,7 @@ class Sweep:
             "eps": self.eps,
             "n": len(self.outcomes),
             "correct": self.correct,
-            **{status: self.count(status) for status in STATUSES},
+            **self.counts(),
             "per_stage": self.per_stage(),
             "seconds": self.seconds,
             "per_image": [outcome.content() for outcome in self.outcomes],

@@ -179,9 +179,7 @@ def _make_folder(out: Path) -> None:
 
 
 def _counts(sweep: Sweep) -> str:
-    from irverify.certify.outcome import STATUSES
-
-    return ", ".join(f"{sweep.count(status)} {status}" for status in STATUSES if sweep.count(status))
+    return ", ".join(f"{count} {status}" for status, count in sweep.counts().items() if count)
 
 
 def _report(sweeps: list[Sweep]) -> str:
@@ -196,7 +194,7 @@ def _report(sweeps: list[Sweep]) -> str:
     rows = []
     for sweep in sweeps:
         n = len(sweep.outcomes)
-        counts = [share(count, n) for count in (sweep.correct, *map(sweep.count, STATUSES))]
+        counts = [share(count, n) for count in (sweep.correct, *sweep.counts().values())]
         rate = f"{n / sweep.seconds:.1f}" if sweep.seconds > 0 else "-"
         rows.append((f"{sweep.eps:g}", str(n), *counts, f"{sweep.seconds:.2f}", rate))
     stages = [
