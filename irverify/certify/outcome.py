@@ -66,7 +66,7 @@ class Sweep:
     outcomes: list[Outcome] = field(default_factory=list)
     seconds: float = 0.0
 
-    def counts(self) -> dict[Status, int]:
+    def counts(self) -> dict[str, int]:
         """How many images have each status, also those that none has."""
         found = Counter(outcome.status for outcome in self.outcomes)
         return {status: found[status] for status in STATUSES}
