@@ -32,7 +32,7 @@ CHUNK = 2**24
 """How many bytes of coefficients over one value are propagated at once."""
 MANY = 128
 """So many open elements of a convolution are bounded first on the side that may decide them, the others afterwards."""
-FEW = 12
+FEW = 24
 """Examples of a batch with fewer open elements than this are propagated together."""
 
 

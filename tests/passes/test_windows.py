@@ -1,0 +1,131 @@
+"""Windows of coefficients against the dense rows that they stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from irverify.errors import ShapeError
+from irverify.ir.ops import Conv
+from irverify.ir.types import TensorType
+from irverify.passes.forms import Columns, Dense, Form, Patches, Units, minimum, plus, spread
+from irverify.passes.windows import Grid, Windows, kernels
+
+DOUBLE = torch.float64
+
+
+def tensor(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+
+
+@st.composite
+def convolutions(draw: st.DrawFn, channels: int, plane: tuple[int, int], spread: int = 3) -> Conv:
+    """A convolution of a value with so many channels: any stride, dilation, groups and padding that fit."""
+    kernel = tuple(draw(st.integers(1, 3)) for _ in plane)
+    dilation = tuple(draw(st.integers(1, 2)) for _ in plane)
+    padding = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in plane)
+    stride = tuple(draw(st.integers(1, spread)) for _ in plane)
+    groups = draw(st.sampled_from([1, 2] if channels % 2 == 0 else [1]))
+    weight = tensor(2 * groups, channels // groups, *kernel, seed=draw(st.integers(0, 99)))
+    return Conv(weight, None, stride, padding, dilation, groups)
+
+
+def units(op: Conv, operand: TensorType) -> Units:
+    """A row for each element of the result."""
+    shape = op.infer(operand).shape
+    return Units(torch.arange(shape[0] * shape[1] * shape[2]), shape, tensor(1))
+
+
+def started(op: Conv, operand: TensorType) -> Windows:
+    form = units(op, operand)
+    size = form.shape[1] * form.shape[2]
+    return kernels(op, form.elements // size, form.elements % size, form.shape[1:], operand.shape[1:])
+
+
+@given(data=st.data())
+def test_kernels_are_the_rows_of_a_convolution(data: st.DataObject) -> None:
+    operand = TensorType((2, 7, 6), DOUBLE)
+    op = data.draw(convolutions(2, (7, 6)))
+    expected = op.adjoint(units(op, operand).dense(), (operand,))[0]
+    torch.testing.assert_close(started(op, operand).dense(), expected)
+    torch.testing.assert_close(started(op, operand).cleaned().dense(), expected)
+
+
+@given(data=st.data())
+def test_a_second_convolution(data: st.DataObject) -> None:
+    """Windows go on as windows, with what lies beyond the plane in between left out."""
+    operand = TensorType((2, 17, 15), DOUBLE)
+    first = data.draw(convolutions(2, (17, 15), spread=2))
+    middle = first.infer(operand)
+    second = data.draw(convolutions(middle.shape[0], (middle.shape[1], middle.shape[2]), spread=2))
+    try:
+        second.infer(middle)
+    except ShapeError:
+        return
+    windows = started(second, middle)
+    before = windows.before(first, operand.shape[1:])
+    if before is not None:
+        torch.testing.assert_close(before.dense(), first.adjoint(windows.dense(), (operand,))[0])
+
+
+@given(data=st.data())
+def test_what_stands_at_the_windows(data: st.DataObject) -> None:
+    operand = TensorType((2, 6, 7), DOUBLE)
+    op = data.draw(convolutions(2, (6, 7)))
+    windows, value = started(op, operand), tensor(2, 6, 7, seed=5)
+    rows = torch.arange(0, windows.place.shape[0], data.draw(st.sampled_from([1, 7])))
+    chosen = Patches(windows.select(rows))
+    dense = windows.dense()[rows]
+    torch.testing.assert_close(chosen.dot(value), (dense * value).flatten(1).sum(1))
+    passed = chosen.with_coefficients(chosen.coefficients * chosen.at([value])[0])
+    torch.testing.assert_close(passed.dense(), dense * value)
+    radius = value.abs()
+    low = (dense * value - dense.abs() * radius).flatten(1).sum(1)
+    torch.testing.assert_close(minimum(chosen, value, radius), low)
+
+
+def test_sums_of_windows() -> None:
+    """A residual connection: windows of different extents over one value, at the same steps."""
+    operand = TensorType((2, 9, 9), DOUBLE)
+    small = Conv(tensor(4, 2, 1, 1), None, (2, 2), ((0, 0), (0, 0)), (1, 1), 1)
+    large = Conv(tensor(4, 2, 3, 3, seed=1), None, (2, 2), ((1, 1), (1, 1)), (1, 1), 1)
+    one, two = (started(op, operand) for op in (small, large))
+    total = one.plus(two)
+    assert total is not None
+    torch.testing.assert_close(total.dense(), one.dense() + two.dense())
+
+
+def test_windows_that_move_at_other_steps_have_no_sum() -> None:
+    starts, plane = (2, 2), (5, 5)
+    first, second = (
+        Windows(tensor(4, 1, 2, 2), torch.arange(4), Grid(starts, scale, (0, 0), plane), clean=True)
+        for scale in ((1, 1), (2, 1))
+    )
+    assert first.plus(second) is None
+    total = plus(Patches(first), Patches(second))
+    torch.testing.assert_close(total.dense(), first.dense() + second.dense())
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (2, 2, 3)])
+def test_forms_agree_with_dense_rows(shape: tuple[int, ...]) -> None:
+    size = int(torch.tensor(shape).prod())
+    index = torch.arange(0, size, 2)
+    value, signs = tensor(*shape, seed=3), torch.tensor([1.0, -1.0, 1.0]).double()
+    forms: list[Form] = [
+        Units(torch.tensor([0, size - 1, 1]), shape, value),
+        Columns(tensor(3, index.shape[0]), index, shape),
+        Dense(tensor(3, *shape)),
+    ]
+    for form in forms:
+        dense = form.dense()
+        assert dense.shape == (3, *shape)
+        torch.testing.assert_close(form.dot(value), (dense * value).flatten(1).sum(1))
+        torch.testing.assert_close(spread(form).dense(), dense)
+        torch.testing.assert_close(form.both_signs().dense(), torch.cat([dense, -dense]))
+        torch.testing.assert_close(form.times(signs).dense(), dense * signs.reshape(3, *(1,) * len(shape)))
+        torch.testing.assert_close(form.select(torch.tensor([2, 0])).dense(), dense[[2, 0]])
+        for other in forms:
+            torch.testing.assert_close(plus(form, other).dense(), dense + other.dense())
