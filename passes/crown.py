@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from irverify.errors import UsageError
 from irverify.ir.graph import Node
 from irverify.ir.ops import Input, Spec
 from irverify.passes.backward import Context, Rows, identity_rows, lower_bounds
@@ -29,7 +30,9 @@ from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
 
 CHUNK = 2**24
-"""How many bytes of coefficients over one value are propagated at once."""
+"""How many bytes of coefficients over one value are propagated at once; more gains nothing."""
+LIVE = 12
+"""How many tensors of that size there are at once, about."""
 MANY = 128
 """So many open elements of a convolution are bounded first on the side that may decide them, the others afterwards."""
 FEW = 24
@@ -45,13 +48,18 @@ class LinearBounds(Analysis):
     choice: ClassVar[Choice] = "adaptive"
     intermediate: ClassVar[bool] = True
     """Intermediate bounds come from backward propagation too; else from intervals alone."""
+    memory: int = 4096
+    """Megabytes that rows may take at once, about: more rows than fit are propagated one part after the other."""
 
     def run(self, state: State) -> Facts:
+        if self.memory < 1:
+            raise UsageError(f"expected memory of at least 1 megabyte, got {self.memory}", where=self.name)
         self.rules.resolve(state.graph)
         names = [node.name for node in state.graph.inputs]
         regions = dict(zip(names, state.given_regions(self.name), strict=True))
         context = Context(state.graph, regions)
         walk = _Walk(context, self.rules, self.choice, Needs(state.graph, self.intermediate))
+        walk.chunk = min(CHUNK, self.memory * 2**20 // LIVE)
         facts = interval_facts(state, IBP, self.name, walk.refine)
         return Facts(facts.bounds, statistics={"backward_rows": walk.rows})
 
@@ -98,7 +106,8 @@ class _Walk:
         self.rows = 0
         boxes = all(region.is_box for region in context.regions.values())
         self._exact = exact_ranges(context.graph) if boxes else frozenset()
-        self._widest = max(node.type.size for node in context.graph)
+        self.chunk = CHUNK
+        self._widest = max(node.type.size * node.type.dtype.itemsize for node in context.graph)
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """Registers how rows pass through `node`, and tightens its interval where it is wanted."""
@@ -136,7 +145,7 @@ class _Walk:
     def _sweep(self, view: View, node: Node, open_: Tensor, need: Need, bounds: Interval) -> None:
         """The open elements `[elements]` of one example."""
         mine = Interval(*(side[view.example] for side in bounds))
-        step = max(1, CHUNK // (2 * self._widest * bounds.lower.element_size()))
+        step = max(1, self.chunk // (2 * self._widest))
         dropping = need if self.needs.pieces(node.name) else None
         for elements in open_.nonzero()[:, 0].split(step):
             if dropping is None or elements.shape[0] < MANY or len(node.type.shape) == 1:
@@ -158,7 +167,7 @@ class _Walk:
     def _rows(self, node: Node, open_: Tensor, bounds: Interval) -> None:
         """The open elements `[batch, elements]` of all examples together."""
         owner, elements = open_.nonzero(as_tuple=True)
-        step = max(1, CHUNK // (2 * self._widest * bounds.lower.element_size()))
+        step = max(1, self.chunk // (2 * self._widest))
         self.rows += 2 * owner.shape[0]
         like = bounds.lower.new_empty((open_.shape[0], *node.type.shape))
         for mine, places in zip(owner.split(step), elements.split(step), strict=True):
@@ -173,7 +182,9 @@ class _Walk:
         identity = torch.eye(count, dtype=interval.lower.dtype, device=interval.lower.device)
         owner = torch.arange(batch, device=identity.device).repeat_interleave(count)
         self.rows += batch * count
-        found = lower_bounds(self.context, node.name, Rows(identity.repeat(batch, 1), owner, batch))
+        step = max(1, self.chunk // self._widest)
+        parts = zip(identity.repeat(batch, 1).split(step), owner.split(step), strict=True)
+        found = torch.cat([lower_bounds(self.context, node.name, Rows(*part, batch)) for part in parts])
         return _ordered(torch.fmax(interval.lower, found.reshape(batch, count)), interval.upper)
 
 

@@ -115,6 +115,7 @@ CATALOG: dict[str, Entry] = _table(
         "analysis",
         "irverify.passes.improved_interval:ImprovedInterval",
         "Intervals with everything that is certainly linear composed (paper 1, app. C.2, eq. 9), on any graph.",
+        (Option("memory", "int", 4096),),
     ),
     Entry(
         "ibp",
@@ -127,24 +128,28 @@ CATALOG: dict[str, Entry] = _table(
         "analysis",
         "irverify.passes.crown:FastLin",
         "Backward linear bounds with parallel lines, the lower slope u / (u - l) (paper 2, sec. 3).",
+        (Option("memory", "int", 4096),),
     ),
     Entry(
         "crown",
         "analysis",
         "irverify.passes.crown:Crown",
         "Backward linear bounds, adaptive lower slope: 1 where u > -l, else 0 (Zhang et al. 2018).",
+        (Option("memory", "int", 4096),),
     ),
     Entry(
         "crown-zero",
         "analysis",
         "irverify.passes.crown:CrownZero",
         "Backward linear bounds with lower slope 0: never looser than ibp on ReLU networks.",
+        (Option("memory", "int", 4096),),
     ),
     Entry(
         "crown-ibp",
         "analysis",
         "irverify.passes.crown:CrownIbp",
         "Backward linear bounds of the outputs, intermediate bounds by intervals (paper 2, sec. 5).",
+        (Option("memory", "int", 4096),),
     ),
     Entry(
         "dual",
