@@ -22,6 +22,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from irverify.ir.graph import Node
 from irverify.ir.ops import LinearOp, Operator, Spec
@@ -85,7 +86,8 @@ class Range:
                 torch.cat([side.reshape(side.shape[0], 1, -1) for side in sides], dim=2)
                 for sides in zip(*(region.box() for region in regions), strict=True)
             )
-            self._box = (lower + upper) / 2, (upper - lower) / 2
+            # The column of constants counts once at the centre, and does not vary.
+            self._box = pad((lower + upper) / 2, (0, 1), value=1.0), pad((upper - lower) / 2, (0, 1))
 
     def identity(self, index: int) -> Planes:
         """The planes of input `index` itself."""
@@ -97,17 +99,14 @@ class Range:
     def of(self, planes: Planes) -> tuple[Tensor, Tensor]:
         """A lower bound of the plane below and an upper bound of the plane above, `[batch, *shape]` each; for boxes,
         with centre c and radius r, `a . c + b -+ |a| . r`."""
-        sides = planes.sides
-        shape = sides.shape[3:]
-        flat = sides.flatten(3) if shape else sides.unsqueeze(3)
-        coefficients, constants = flat[:, :, :-1], flat[:, :, -1]
+        shape = planes.sides.shape[3:]
+        flat = planes.sides.reshape(*planes.sides.shape[:3], math.prod(shape))
         if self._box is None:
-            low = constants[0] + self._minimum(coefficients[0])
-            high = constants[-1] - self._minimum(-coefficients[-1])
+            low = flat[0, :, -1] + self._minimum(flat[0, :, :-1])
+            high = flat[-1, :, -1] - self._minimum(-flat[-1, :, :-1])
         else:
-            center, radius = (side.to(sides.dtype) for side in self._box)
-            middle = (center @ coefficients).squeeze(2) + constants
-            reach = (radius @ coefficients.abs()).squeeze(2)
+            center, radius = (side.to(flat.dtype) for side in self._box)
+            middle, reach = center @ flat, radius @ flat.abs()
             low, high = middle[0] - reach[0], middle[-1] + reach[-1]
         return low.reshape(-1, *shape), high.reshape(-1, *shape)
 
