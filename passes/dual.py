@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -86,6 +87,8 @@ class _Walk:
         lower, upper = (side.reshape(side.shape[0], -1) for side in interval)
         self.rows += int(asked.sum())
         low, high = self.duals.of(node.name, asked, lower.new_ones(()))
+        # An overflow says nothing: NaN, or a bound that is infinite on the wrong side.
+        low, high = (side.nan_to_num(nan=end, posinf=end, neginf=end) for side, end in ((low, -inf), (high, inf)))
         lower = lower.masked_scatter(asked, torch.maximum(low, lower[asked]))
         upper = upper.masked_scatter(asked, torch.minimum(high, upper[asked]))
         lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)  # on a point they cross by rounding

@@ -257,6 +257,18 @@ def test_operators_without_a_linear_dual_layer_are_refused(op: Operator) -> None
         run(graph, "dual", region)
 
 
+def test_an_overflow_on_the_way_says_nothing() -> None:
+    """Sums of the dual network overflow where the intervals do not: these are kept."""
+    builder = GraphBuilder()
+    hidden = builder.add(Relu(), builder.add(Linear(torch.full((4, 1), 5e18)), builder.input(TensorType((1,)))))
+    weight = torch.tensor([[1e20, 1e20, -1e20, -1e20]])
+    graph = builder.graph([builder.add(Linear(weight), hidden, name="y")])
+    bounds = run(graph, "dual", Box(-torch.ones(1, 1), torch.full((1, 1), 0.3))).bounds["y"]
+    for x in (-1.0, 0.0, 0.15, 0.3):
+        value = float((weight.double() @ (torch.full((4,), 5e18).double() * x).relu()).sum())
+        assert float(bounds.lower) <= value <= float(bounds.upper)
+
+
 def test_infinite_bounds_are_refused() -> None:
     builder = GraphBuilder()
     x = builder.input(TensorType((1,)))
