@@ -167,3 +167,27 @@ def test_what_is_refused() -> None:
     curved = builder.graph([builder.add(Sigmoid(), builder.input(TensorType((1,))))])
     with pytest.raises(UnsupportedError, match="no linear dual layer"):
         run(curved, "dual-proj", Box(torch.zeros(1, 1), torch.ones(1, 1)))
+
+
+@pytest.mark.parametrize("last", ["exact", "projected"])
+def test_estimates_are_differentiable(last: str) -> None:
+    """In the weights, by finite differences: columns do not change with them."""
+    graph, center = dense(batch=1)
+    region = Box(center - 0.1, center + 0.1)
+    first = next(node.op for node in graph if isinstance(node.op, Linear))
+    weight = first.weight
+    assert isinstance(weight, torch.Tensor)
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+    def lower() -> torch.Tensor:
+        return run(graph, f"dual-proj{{k=9,last={last}}}", region).estimates["y"].lower.sum()
+
+    weight.requires_grad_()
+    (gradient,) = torch.autograd.grad(lower(), weight)
+    found, step = [], 1e-6
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight.add_(direction, alpha=sign * step)
+            found.append(float(lower()))
+            weight.sub_(direction, alpha=sign * step)
+    assert float((gradient * direction).sum()) == pytest.approx((found[0] - found[1]) / (2 * step), rel=1e-4)
