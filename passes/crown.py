@@ -171,7 +171,7 @@ class _Walk:
         self.rows += 2 * owner.shape[0]
         like = bounds.lower.new_empty((open_.shape[0], *node.type.shape))
         for mine, places in zip(owner.split(step), elements.split(step), strict=True):
-            found = lower_bounds(self.context, node.name, identity_rows(like, mine, places))
+            found = lower_bounds(self.context, node.name, identity_rows(like, mine, places)).to(like.dtype)
             low, high = found[: mine.shape[0]], -found[mine.shape[0] :]
             bounds.lower[mine, places] = torch.fmax(bounds.lower[mine, places], low)
             bounds.upper[mine, places] = torch.fmin(bounds.upper[mine, places], high)

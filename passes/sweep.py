@@ -186,6 +186,7 @@ class Sweep:
     def _meet(self, elements: Tensor, sides: Tensor | None, found: Tensor) -> None:
         """Intersects the bounds with lower bounds of the rows of elements; NaN says nothing."""
         lower, upper = self.bounds
+        found = found.to(lower.dtype)  # a cast on the way leaves rows of another type
         if sides is None:
             low, high = found.chunk(2)
         else:

@@ -14,6 +14,7 @@ from irverify.ir.graph import Graph, GraphBuilder
 from irverify.ir.ops import (
     Add,
     AveragePool,
+    Cast,
     Clip,
     Constant,
     Conv,
@@ -216,6 +217,26 @@ def test_known_factors_and_certain_maxima_are_linear() -> None:
     graph = builder.graph([builder.add(Add(), builder.add(Linear(row(3)[None]), x), product, name="y")])
     bounds = run(graph, "improved-interval", unit_box()).bounds["y"]
     assert (bounds.lower.item(), bounds.upper.item()) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("analysis", ["improved-interval", "crown", "forward"])
+@pytest.mark.parametrize("width", [3, 20])
+def test_casts_on_the_way(analysis: str, width: int) -> None:
+    """Values of two element types between the inputs and what is bounded."""
+    builder = GraphBuilder()
+    x = builder.input(TensorType((3,), DOUBLE))
+    single = builder.add(Cast(torch.float32), x)
+    generator = torch.Generator().manual_seed(0)
+    hidden = builder.add(Relu(), builder.add(Linear(torch.randn(width, 3, generator=generator)), single))
+    mixed = builder.add(Linear(torch.randn(width, width, generator=generator)), hidden)
+    double = builder.add(Cast(DOUBLE), builder.add(Relu(), mixed))
+    graph = builder.graph([builder.add(Linear(torch.randn(2, width, generator=generator).double()), double)])
+    region = Box(-torch.ones(2, 3, dtype=DOUBLE), torch.ones(2, 3, dtype=DOUBLE))
+    state = run(graph, analysis, region)
+    for inputs in points(graph, (region,)):
+        for name, value in graph.values(inputs).items():
+            entry = state.bounds[name]
+            assert bool(((entry.lower - 1e-4 <= value) & (value <= entry.upper + 1e-4)).all())
 
 
 def test_gradients_follow_the_weights() -> None:
