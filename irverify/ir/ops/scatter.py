@@ -14,8 +14,8 @@ from torch.nn import functional
 FEW = 4
 """Up to so many channels in the operand, a product and `fold` are faster than torch's routine."""
 FEW_STRIDED = 8
-"""Up to so many channels, where windows move by more than one, one product and a sum for each tap of the kernel are two
-to ten times faster on a CPU, for as long as nobody asks for a gradient."""
+"""Up to so many channels, or with a kernel of one element, where windows move by more than one, a product and a sum for
+each tap of the kernel are two to ten times faster on a CPU, for as long as nobody asks for a gradient."""
 BLOCK = 2**20
 """How many elements that takes at once."""
 CONV_TRANSPOSE = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
@@ -58,7 +58,7 @@ def scatter(
     channels = weight.shape[1]
     differentiable = torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad)
     quick = rows.device.type == "cpu" and not differentiable
-    if quick and steps.groups == 1 and max(steps.stride) > 1 and channels <= FEW_STRIDED:
+    if quick and len(rows) and steps.groups == 1 and max(steps.stride) > 1 and channels <= FEW_STRIDED:
         step = max(1, BLOCK * rows.shape[0] // (rows.numel() * weight[0].numel() // weight.shape[0] + 1))
         parts = [_tap_by_tap(part, weight, steps, first, extents) for part in rows.split(step)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
