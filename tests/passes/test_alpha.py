@@ -119,6 +119,7 @@ def test_one_hidden_layer_reaches_the_linear_program(seed: int) -> None:
 
 
 @pytest.mark.parametrize("op", EVERY, ids=str)
+@settings(max_examples=40)
 @given(center=st.floats(-3, 3), radius=st.floats(0, 4), share=st.floats(0, 1))
 def test_every_choice_encloses_the_function(op: Relu, center: float, radius: float, share: float) -> None:
     lower, upper = (torch.full((1, 1), end, dtype=torch.float64) for end in (center - radius, center + radius))

@@ -88,10 +88,12 @@ def interval(center: float, radius: float, *shape: int) -> Interval:
     return Interval(*(torch.full((1, *(shape or (1,))), end).double() for end in (center - radius, center + radius)))
 
 
+SOME = settings(max_examples=40)
 CENTERS, RADII = st.floats(-8, 8), st.one_of(st.just(0.0), st.floats(1e-12, 1e-3), st.floats(0, 12))
 
 
 @pytest.mark.parametrize("op", UNARY, ids=str)
+@SOME
 @given(center=CENTERS, radius=RADII)
 def test_lines_of_one_value(op: Operator, center: float, radius: float) -> None:
     operand = interval(center, radius)
@@ -99,6 +101,7 @@ def test_lines_of_one_value(op: Operator, center: float, radius: float) -> None:
 
 
 @pytest.mark.parametrize("op", POSITIVE, ids=str)
+@SOME
 @given(low=st.floats(1e-3, 10), width=RADII)
 def test_lines_of_positive_values(op: Operator, low: float, width: float) -> None:
     operand = interval(low + width / 2, width / 2)
@@ -110,6 +113,7 @@ def test_lines_of_positive_values(op: Operator, low: float, width: float) -> Non
 
 
 @pytest.mark.parametrize("op", BINARY, ids=str)
+@SOME
 @given(first=CENTERS, second=CENTERS, radius=RADII, other=RADII)
 def test_planes_of_two_values(op: Operator, first: float, second: float, radius: float, other: float) -> None:
     operands = [interval(first, radius), interval(second, other)]
@@ -235,7 +239,7 @@ def test_products_see_where_values_come_from() -> None:
 
 
 @pytest.mark.parametrize("analysis", ["crown", "alpha{steps=4}"])
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_sampled_values_lie_inside_whatever_the_graph(analysis: str, data: st.DataObject) -> None:
     graph = data.draw(graphs(kinds=EVERYTHING))
