@@ -24,12 +24,12 @@ import torch
 
 from benchmarks import handwritten, lirpa, measure
 from benchmarks.cases import CASES, DATA, Case
-from benchmarks.cell import PIPELINES, Cell, Limits, certified, looseness, measured
+from benchmarks.cell import NOT_RUN, PIPELINES, Cell, Limits, certified, looseness, measured
 
 PERFORMANCE = Path(__file__).with_name("PERFORMANCE.md")
 BEGIN, END = "<!-- benchmarks.bounds: begin -->", "<!-- benchmarks.bounds: end -->"
-FULL = Limits(budget=2.5, rounds=31, call=20.0, seconds=60.0, gigabytes=10.0)
-QUICK = Limits(budget=0.5, rounds=3, call=2.0, seconds=40.0, gigabytes=10.0)
+FULL = Limits(budget=2.5, rounds=31, call=20.0, patience=2.0, seconds=120.0, gigabytes=10.0)
+QUICK = Limits(budget=0.5, rounds=3, call=2.0, patience=4.0, seconds=40.0, gigabytes=10.0)
 HEADER = (
     "network", "method", "batch", "ours, ms", "auto_LiRPA, ms", "ratio", "same code twice",
     "peak MiB, ours", "auto_LiRPA", "certified, ours", "auto_LiRPA", "margins looser", "notes",
@@ -62,7 +62,10 @@ def _row(case: Case, method: str, batch: int, arguments: argparse.Namespace, lim
             row = measure.in_child(work, limits.seconds, limits.gigabytes)
             return (*row[:-1], note or row[-1])
         except measure.MeasurementError as error:
-            note = f"with auto_LiRPA: {error}" if compare else f"ours: {error}"
+            ended = str(error).startswith(NOT_RUN)
+            note = f"with auto_LiRPA: {error}" if compare and not ended else f"ours: {error}"
+            if ended:
+                break
     return (case.name, method, str(batch), *("",) * (len(HEADER) - 4), note)
 
 
@@ -73,7 +76,7 @@ def _measured(case: Case, method: str, batch: int, data: Path, limits: Limits, c
 def _text(cell: Cell) -> tuple[str, ...]:
     """A cell as a row of the table."""
     start = (cell.case, cell.method, str(cell.batch), _number(cell.ours.seconds * 1e3))
-    control, memory = f"{cell.control:.2f}", f"{cell.ours.memory:.1f}"
+    control, memory = "" if cell.control is None else f"{cell.control:.2f}", f"{cell.ours.memory:.1f}"
     mine = f"{certified(cell.ours)} of {cell.batch}"
     if cell.theirs is None:
         return (*start, "", "", control, memory, "", mine, "", "", cell.note)
@@ -163,17 +166,16 @@ def main() -> None:
     arguments.compare = not arguments.alone and lirpa.version() is not None
     if not arguments.compare:
         print("auto_LiRPA is not installed or not wanted: only our own figures", flush=True)
-    lines = [_about(), ""]
+    lines = [_about()]
     print(lines[0], flush=True)
     for header, rows in ((HEADER, cells(arguments)), (HAND_HEADER, _hand_rows(arguments))):
-        table = _head(header)
-        print("\n".join(["", *table]), flush=True)
-        for row in rows:
-            table.append(_line(row))
-            print(table[-1], flush=True)
-        lines += [*table, ""]
+        for number, row in enumerate(rows):
+            new = ["", *_head(header)] if number == 0 else []
+            new.append(_line(row))
+            print("\n".join(new), flush=True)
+            lines += new
     if arguments.write:
-        _write(lines[:-1])
+        _write(lines)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ BETWEEN = 6
 """Steps on the bounds in between: as many as ours needs for bounds as tight as theirs after all its steps."""
 PIPELINES = {"alpha": f"alpha{{steps={STEPS},intermediate={BETWEEN}}}"}
 """Ours where it is not just the name. auto_LiRPA optimises the bounds in between too unless it is given them."""
+NOT_RUN = "not run"
 RELATIVE = 1e-5
 """A margin is looser if it is smaller by more than this part of the greatest magnitude among its example's."""
 
@@ -26,11 +27,13 @@ RELATIVE = 1e-5
 @dataclass(frozen=True)
 class Limits:
     """What one cell may take: seconds of interleaved rounds; rounds; seconds of one call of theirs, beyond which it is
-    not run; seconds and GiB of the whole cell, beyond which it is ended."""
+    not run, and how many times as long one of ours may take; seconds and GiB of the whole cell, beyond which it is
+    ended."""
 
     budget: float
     rounds: int
     call: float
+    patience: float
     seconds: float
     gigabytes: float
 
@@ -46,13 +49,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Cell:
-    """One network, method and batch. `theirs` is None, with the reason in `note`, where there is nothing to compare."""
+    """One network, method and batch. `control` is the same call of ours twice, None where one call was long enough;
+    `theirs` is None, with the reason in `note`, where there is nothing to compare."""
 
     case: str
     method: str
     batch: int
     ours: Side
-    control: float
+    control: float | None
     theirs: Side | None
     note: str
 
@@ -64,24 +68,29 @@ def ours(problem: Problem, method: str) -> Tensor:
 
 
 def measured(case: Case, method: str, batch: int, data: Path, limits: Limits, *, compare: bool) -> Cell:
-    """Measures one cell, in this process."""
+    """Measures one cell, in this process. Raises MeasurementError where ours would take too long."""
     problem = case.load(data, batch)
     first = Problem(problem.graph, problem.region.select(slice(0, 1)), problem.labels[:1])
+    call = partial(ours, problem, method)
     ours(first, method)  # what is loaded on first use
-    _, memory, margins = measure.peak_of(lambda: ours(problem, method))
-    calls: dict[str, Callable[[], object]] = {
-        "ours": lambda: ours(problem, method),
-        "again": lambda: ours(problem, method),
-    }
+    one, _ = measure.seconds_of(partial(ours, first, method))
+    if batch > 1 and one * batch > limits.patience * limits.call:
+        raise measure.MeasurementError(f"{NOT_RUN}: {batch} times {one:.1f} s of batch 1")
+    mine, theirs, control = Side(*measure.peak_of(call)), None, None
     rival, note = _rival(problem, first, method, limits) if compare else (None, "not compared")
-    if rival is not None and rival.side.seconds <= limits.budget:  # beyond it, one call says enough
-        calls["theirs"] = lambda: rival.tool.margins(method)
-    times = measure.interleaved(calls, limits.budget, limits.rounds)
-    mine = Side(times.median("ours"), memory, margins)
-    theirs = None
+    calls: dict[str, Callable[[], object]] = {"ours": call, "again": call} if mine.seconds <= limits.budget else {}
     if rival is not None:
-        theirs = replace(rival.side, seconds=times.median("theirs")) if "theirs" in calls else rival.side
-    return Cell(case.name, method, batch, mine, times.median("ours") / times.median("again"), theirs, note)
+        theirs = rival.side
+        if theirs.seconds <= limits.budget:  # beyond it, one call says enough
+            calls["theirs"] = partial(rival.tool.margins, method)
+    if calls:
+        times = measure.interleaved(calls, limits.budget, limits.rounds)
+        if "ours" in calls:
+            mine = replace(mine, seconds=times.median("ours"))
+            control = times.median("ours") / times.median("again")
+        if theirs is not None and "theirs" in calls:
+            theirs = replace(theirs, seconds=times.median("theirs"))
+    return Cell(case.name, method, batch, mine, control, theirs, note)
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ def _rival(problem: Problem, first: Problem, method: str, limits: Limits) -> tup
         if batch == 1:
             return found, found.mode
         if found.side.seconds * batch > limits.call:
-            return None, f"not run: {batch} times {found.side.seconds:.1f} s of batch 1"
+            return None, f"{NOT_RUN}: {batch} times {found.side.seconds:.1f} s of batch 1"
         tool = lirpa.Lirpa(problem, found.mode, STEPS)
         return _Rival(tool, found.mode, _called(tool, method)), found.mode
     except Exception as error:  # whatever it raises: the table says so in its place

@@ -74,6 +74,8 @@ def _child(work: Callable[[], Result], send: Connection, gigabytes: float) -> No
 def words(error: Exception) -> str:
     """An error in one short line."""
     text = " ".join(str(error).split())
+    if isinstance(error, MeasurementError):
+        return text
     full = isinstance(error, MemoryError) or "allocate memory" in text
     return "out of memory" if full else f"{type(error).__name__}: {text[:120]}"
 
