@@ -14,7 +14,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from irverify.ir.graph import Graph
+from irverify.ir.graph import Graph, Node
+from irverify.ir.ops import Linear
+from irverify.ir.params import value
 from irverify.passes.dual_network import DualNetwork, ball_extremes, box_extremes, dual_network
 from irverify.passes.dual_windows import WindowedNetwork, windowed_network
 from irverify.regions import Region
@@ -62,17 +64,23 @@ class DualBounds:
             label: rows.take(self.operands[label], label.rpartition(".")[0], owner, elements)
             for label in network.operands
         }
-        return network.bounds(rows.unit(one, elements), operands, extremes)
+        low, high = network.bounds(rows.unit(one, elements), operands, extremes)
+        offset = rows.offset(elements)
+        return (low, high) if offset is None else (low + offset, high + offset)
 
 
 class _Rows(Protocol):
-    """Rows of a dual network for elements of its target."""
+    """Rows of a dual network for elements of a value."""
 
     @property
     def network(self) -> DualNetwork: ...
 
     def unit(self, one: Tensor, elements: Tensor) -> Tensor:
-        """The rows c that pick the elements, `[rows, *shape]`."""
+        """The rows c `[rows, *shape]` that stand for the elements."""
+        ...
+
+    def offset(self, elements: Tensor) -> Tensor | None:
+        """What an element is more than its row of the network's target, `[rows]`."""
         ...
 
     def take(self, tensor: Tensor, name: str, owner: Tensor, elements: Tensor) -> Tensor:
@@ -90,9 +98,26 @@ class _Whole:
     def unit(self, one: Tensor, elements: Tensor) -> Tensor:
         return _one_hot(one, elements, math.prod(self.shape)).reshape(-1, *self.shape)
 
+    def offset(self, elements: Tensor) -> Tensor | None:
+        return None
+
     def take(self, tensor: Tensor, name: str, owner: Tensor, elements: Tensor) -> Tensor:
         first = int(owner[0])
         return tensor[first : first + 1] if first == int(owner[-1]) else tensor.index_select(0, owner)
+
+
+@dataclass(frozen=True)
+class _Fed(_Whole):
+    """Rows over what a linear layer reads: those of its weight, as its dual makes them of rows that pick its elements
+    (eq. 9)."""
+
+    layer: Linear
+
+    def unit(self, one: Tensor, elements: Tensor) -> Tensor:
+        return value(self.layer.weight).index_select(0, elements)
+
+    def offset(self, elements: Tensor) -> Tensor | None:
+        return None if self.layer.bias is None else value(self.layer.bias).index_select(0, elements)
 
 
 @dataclass(frozen=True)
@@ -114,6 +139,9 @@ class _Windowed:
         rows = _one_hot(one, elements // self._places, self.channels)
         return rows.reshape(-1, self.channels, *(1,) * len(self.windowed.positions))
 
+    def offset(self, elements: Tensor) -> Tensor | None:
+        return None
+
     def take(self, tensor: Tensor, name: str, owner: Tensor, elements: Tensor) -> Tensor:
         first, last = int(owner[0]), int(owner[-1])
         windows = self.windowed.operand(tensor[first : last + 1], name)
@@ -126,16 +154,22 @@ _BUILT: WeakKeyDictionary[Graph, dict[tuple[str, bool], _Rows]] = WeakKeyDiction
 
 
 def _rows_of(graph: Graph, target: str, *, boxes: bool) -> _Rows:
-    """The dual network of a value, of one position where that is worth it and the regions are boxes."""
+    """The dual network for a value: of what a linear layer reads; of one position, where that is worth it and the
+    regions are boxes; else of the value."""
     built = _BUILT.setdefault(graph, {})
     if (target, boxes) not in built:
-        shape = graph[target].type.shape
-        windowed = windowed_network(graph, target) if boxes else None
-        if windowed is None:
-            built[target, boxes] = _Whole(dual_network(graph, target), shape)
-        else:
-            built[target, boxes] = _Windowed(windowed, shape[0])
+        built[target, boxes] = _build(graph, graph[target], boxes=boxes)
     return built[target, boxes]
+
+
+def _build(graph: Graph, node: Node, *, boxes: bool) -> _Rows:
+    if isinstance(node.op, Linear) and node.type.rank == 1:
+        (operand,) = node.inputs
+        return _Fed(dual_network(graph, operand), graph[operand].type.shape, node.op)
+    windowed = windowed_network(graph, node.name) if boxes else None
+    if windowed is None:
+        return _Whole(dual_network(graph, node.name), node.type.shape)
+    return _Windowed(windowed, node.type.shape[0])
 
 
 def _one_hot(one: Tensor, elements: Tensor, size: int) -> Tensor:
