@@ -10,16 +10,19 @@ only those that `crown` leaves open. Tighter ones leave less between all lines t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from irverify.errors import UsageError
 from irverify.ir.graph import Node
 from irverify.ir.ops import Input, Spec
 from irverify.passes.ascent import Schedule, ascend
 from irverify.passes.backward import Context, Rows, identity_rows
+from irverify.passes.crown import Crown
 from irverify.passes.freedom import FREEDOM, Free
 from irverify.passes.hills import Flat, Start, SteeredView, Swept
 from irverify.passes.ibp import IBP
@@ -35,7 +38,9 @@ from irverify.pipeline.state import State
 from irverify.regions.base import rowwise
 
 CHUNK = 2**26
-"""How many bytes of choices are optimised at once."""
+"""How many bytes of coefficients over all values are optimised at once; more gains nothing."""
+LIVE = 16
+"""How many tensors of that size there are at once, about: coefficients, choices, moments, and what gradients need."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +57,26 @@ class Alpha(Analysis):
     lr: float = 0.5
     intermediate: int = 0
     stop_above: float | None = None
+    memory: int = 4096
+    """Megabytes that rows may take at once, about: more rows than fit are optimised one part after the other."""
 
     def run(self, state: State) -> Facts:
-        state.require("crown")
+        self._check()
+        state.require(Crown(memory=self.memory))
         names = [node.name for node in state.graph.inputs]
         regions = dict(zip(names, state.given_regions(self.name), strict=True))
         walk = _Walk(self, Context(state.graph, regions), Needs(state.graph, self.intermediate > 0))
         with torch.no_grad():
             facts = interval_facts(state, IBP, self.name, walk.refine)
         return Facts(facts.bounds, statistics=walk.statistics)
+
+    def _check(self) -> None:
+        if self.steps < 0 or self.intermediate < 0:
+            raise UsageError(f"expected steps >= 0, got {self.steps} and {self.intermediate}", where=self.name)
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"expected a step size lr > 0, got {self.lr}", where=self.name)
+        if self.memory < 1:
+            raise UsageError(f"expected memory of at least 1 megabyte, got {self.memory}", where=self.name)
 
 
 @dataclass
@@ -155,7 +171,7 @@ class _Walk:
     def _chunk(self, like: Tensor) -> int:
         """How many rows are optimised at once."""
         size = sum(node.type.size for node in self.context.graph) * like.element_size()
-        return max(1, CHUNK // size)
+        return max(1, min(CHUNK, self.options.memory * 2**20 // LIVE) // size)
 
     def _count(self, rows: int, steps: int) -> None:
         self.statistics["backward_rows"] += rows

@@ -167,6 +167,7 @@ CATALOG: dict[str, Entry] = _table(
             Option("lr", "float", 0.5),
             Option("intermediate", "int", 0),
             Option("stop-above", "float", None, optional=True),
+            Option("memory", "int", 4096),
         ),
     ),
     Entry(

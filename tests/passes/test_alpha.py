@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from torch import Tensor
 
+from irverify.errors import UsageError
 from irverify.ir.graph import Graph, GraphBuilder
 from irverify.ir.ops import (
     Abs,
@@ -28,6 +29,7 @@ from irverify.ir.ops import (
     Tanh,
 )
 from irverify.ir.types import TensorType
+from irverify.passes import alpha
 from irverify.passes.freedom import FREEDOM
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import RELAXATIONS, Relaxation
@@ -192,3 +194,18 @@ def test_values_without_axes(pipeline: str) -> None:
     graph = builder.graph([builder.add(Relu(), builder.add(Sub(), builder.add(Relu(), x), x), name="y")])
     bounds = run(graph, pipeline, Box(-torch.ones(1).double(), torch.ones(1).double())).bounds["y"]
     assert (bounds.lower.item(), bounds.upper.item()) == pytest.approx((0.0, 1.0), abs=1e-9)
+
+
+@pytest.mark.parametrize("options", ["steps=-1", "intermediate=-1", "lr=0.0", "memory=0"])
+def test_options_that_make_no_sense(options: str) -> None:
+    graph, region, _ = hidden_layer(0)
+    with pytest.raises(UsageError, match="alpha"):
+        run(graph, f"alpha{{{options}}}", region)
+
+
+def test_rows_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, region, _ = hidden_layer(2)
+    whole = run(graph, "alpha", region).bounds["y"]
+    monkeypatch.setattr(alpha, "CHUNK", 1)
+    parts = run(graph, "alpha", region).bounds["y"]
+    assert torch.allclose(whole.lower, parts.lower) and torch.allclose(whole.upper, parts.upper)
