@@ -44,10 +44,16 @@ class Relaxation:
 
     def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
         """The line below where a coefficient is positive, the line above where it is negative."""
-        positive, negative = coefficients.clamp(min=0), coefficients.clamp(max=0)
-        below, above = gathered(self.lower_slope), gathered(self.upper_slope)
-        constant = positive * gathered(self.lower_intercept) + negative * gathered(self.upper_intercept)
-        return (positive * below + negative * above,), sums(constant)
+        negative = coefficients.clamp(max=0)
+        passed = coefficients * gathered(self.lower_slope)
+        if self.upper_slope is not self.lower_slope:
+            passed = torch.addcmul(passed, negative, gathered(self.upper_slope - self.lower_slope))
+        constant = coefficients.new_zeros(coefficients.shape[0])
+        if bool(self.lower_intercept.any()):
+            constant = sums((coefficients - negative) * gathered(self.lower_intercept))
+        if bool(self.upper_intercept.any()):
+            constant = constant + sums(negative * gathered(self.upper_intercept))
+        return (passed,), constant
 
     def mirrored(self) -> Relaxation:
         """The lines of `-f`."""

@@ -58,7 +58,8 @@ def scatter(
     channels = weight.shape[1]
     differentiable = torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad)
     quick = rows.device.type == "cpu" and not differentiable
-    if quick and len(rows) and steps.groups == 1 and max(steps.stride) > 1 and channels <= FEW_STRIDED:
+    few = channels <= FEW_STRIDED or weight[0, 0].numel() == 1
+    if quick and few and len(rows) and steps.groups == 1 and max(steps.stride) > 1:
         step = max(1, BLOCK * rows.shape[0] // (rows.numel() * weight[0].numel() // weight.shape[0] + 1))
         parts = [_tap_by_tap(part, weight, steps, first, extents) for part in rows.split(step)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
