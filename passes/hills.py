@@ -56,7 +56,7 @@ class Hill(ABC):
             if not bounds.requires_grad:  # the rows pass none of the free lines
                 return bounds, torch.zeros_like(choices)
             found = torch.autograd.grad(bounds.sum(), parts, allow_unused=True, materialize_grads=True)
-        return bounds.detach(), torch.cat([rowwise(part) for part in found], 1)[:, self._places]
+        return bounds.detach(), torch.cat([rowwise(part) for part in found], 1).index_select(1, self._places)
 
     def bounds(self, choices: Tensor) -> Tensor:
         """The lower bounds alone."""

@@ -90,6 +90,8 @@ class Affine:
 def _against(coefficients: Tensor, offset: Tensor) -> Tensor:
     """The product of each row with an offset that broadcasts to it, `[rows]`."""
     shape = coefficients.shape[1:]
+    if len(shape) == 1 and offset.shape == shape:
+        return coefficients @ offset
     if offset.shape == (*shape[:1], *(1,) * len(shape[1:])) and len(shape) > 1:  # one number for each channel
         return coefficients.flatten(2).sum(2) @ offset.flatten()
     return coefficients.reshape(coefficients.shape[0], -1) @ offset.expand(shape).reshape(-1)

@@ -57,35 +57,35 @@ class _Bend(torch.autograd.Function):
     def forward(
         ctx: Any, coefficients: Tensor, below: Tensor, base: Tensor | None, above: Tensor, top: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        positive = coefficients >= 0
-        slope = torch.where(positive, below, above)
+        negative = coefficients < 0
+        slope = torch.where(negative, above, below)
         intercept = None
         if base is not None or top is not None:
-            intercept = torch.where(positive, 0.0 if base is None else base, 0.0 if top is None else top)
-        constant = coefficients.new_zeros(coefficients.shape[0])
-        if intercept is not None:
+            zero = coefficients.new_zeros(())
+            intercept = torch.where(negative, zero if top is None else top, zero if base is None else base)
             constant = torch.linalg.vecdot(rowwise(coefficients), rowwise(intercept))
-        ctx.save_for_backward(coefficients, positive, slope, intercept)
+        else:
+            constant = coefficients.new_zeros(coefficients.shape[0])
+        ctx.save_for_backward(coefficients, negative, slope, intercept)
         return coefficients * slope, constant
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         passed, constant = gradients
-        coefficients, positive, slope, intercept = ctx.saved_tensors
+        coefficients, negative, slope, intercept = ctx.saved_tensors
         constant = constant.reshape(-1, *(1,) * (coefficients.ndim - 1))
-        wanted = ctx.needs_input_grad
-        by_slope = passed * coefficients if wanted[1] or wanted[3] else None
-        by_intercept = constant * coefficients if wanted[2] or wanted[4] else None
-        onward = passed * slope if wanted[0] else None
-        if onward is not None and intercept is not None:
-            onward.addcmul_(constant, intercept)
-        return (
-            onward,
-            torch.where(positive, by_slope, 0.0) if wanted[1] and by_slope is not None else None,
-            torch.where(positive, by_intercept, 0.0) if wanted[2] and by_intercept is not None else None,
-            torch.where(positive, 0.0, by_slope) if wanted[3] and by_slope is not None else None,
-            torch.where(positive, 0.0, by_intercept) if wanted[4] and by_intercept is not None else None,
-        )
+        onward = None
+        if ctx.needs_input_grad[0]:
+            onward = passed * slope
+            if intercept is not None:
+                onward.addcmul_(constant, intercept)
+        others = [passed, constant, passed, constant]
+        found: list[Tensor | None] = [None] * 4
+        for place, wanted in enumerate(ctx.needs_input_grad[1:]):
+            if wanted:  # first the slope and the intercept below, which count where no coefficient is negative
+                off = negative if place < 2 else ~negative
+                found[place] = (others[place] * coefficients).masked_fill_(off, 0.0)
+        return onward, *found
 
 
 def rowwise(tensor: Tensor) -> Tensor:
