@@ -29,7 +29,7 @@ from irverify.passes.ibp import IBP
 from irverify.passes.lines import Relaxation
 from irverify.passes.maxima import Selected
 from irverify.passes.needs import Need, Needs, exact_ranges
-from irverify.passes.propagate import Interval, interval_facts
+from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import RELAXATIONS
 from irverify.passes.shares import Shares
 from irverify.pipeline.base import Analysis
@@ -133,7 +133,7 @@ class _Walk:
         found = self._flat(node.name, rows)
         low = found[: batch * count].reshape(interval.lower.shape)
         high = interval.upper if isinstance(node.op, Spec) else -found[batch * count :].reshape(interval.upper.shape)
-        return _met(interval, low, high)
+        return tightened(interval, low, high)
 
     def _flat(self, name: str, rows: Rows) -> Tensor:
         """The best lower bounds of rows, which leave by example as far as that is known."""
@@ -166,7 +166,7 @@ class _Walk:
                 high[example, elements] = -climbed.best[elements.shape[0] :]
                 self._count(2 * elements.shape[0], climbed.steps)
         shape = interval.lower.shape
-        return _met(interval, low.reshape(shape), high.reshape(shape))
+        return tightened(interval, low.reshape(shape), high.reshape(shape))
 
     def _chunk(self, like: Tensor) -> int:
         """How many rows are optimised at once."""
@@ -176,9 +176,3 @@ class _Walk:
     def _count(self, rows: int, steps: int) -> None:
         self.statistics["backward_rows"] += rows
         self.statistics["steps"] += steps
-
-
-def _met(interval: Interval, low: Tensor, high: Tensor) -> Interval:
-    """Intersected with bounds that may be NaN, which says nothing, and may have crossed by rounding."""
-    lower, upper = torch.fmax(interval.lower, low), torch.fmin(interval.upper, high)
-    return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))

@@ -21,7 +21,7 @@ from irverify.ir.ops import Input, Spec
 from irverify.passes.backward import Context, Rows, identity_rows, lower_bounds
 from irverify.passes.ibp import IBP
 from irverify.passes.needs import Need, Needs, exact_ranges
-from irverify.passes.propagate import Interval, interval_facts
+from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import RELAXATIONS, Choice, RelaxRule
 from irverify.passes.rules import RuleTable
 from irverify.passes.sweep import Sweep, View
@@ -140,7 +140,7 @@ class _Walk:
                 together[example] = open_[example]
         if bool(together.any()):
             self._rows(node, together, bounds)
-        return _ordered(*(side.reshape(interval.lower.shape) for side in bounds))
+        return tightened(interval, *(side.reshape(interval.lower.shape) for side in bounds))
 
     def _sweep(self, view: View, node: Node, open_: Tensor, need: Need, bounds: Interval) -> None:
         """The open elements `[elements]` of one example."""
@@ -185,9 +185,4 @@ class _Walk:
         step = max(1, self.chunk // self._widest)
         parts = zip(identity.repeat(batch, 1).split(step), owner.split(step), strict=True)
         found = torch.cat([lower_bounds(self.context, node.name, Rows(*part, batch)) for part in parts])
-        return _ordered(torch.fmax(interval.lower, found.reshape(batch, count)), interval.upper)
-
-
-def _ordered(lower: Tensor, upper: Tensor) -> Interval:
-    """Two bounds that may have crossed by rounding, as on a point."""
-    return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
+        return tightened(interval, found.reshape(batch, count), interval.upper)

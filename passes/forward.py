@@ -36,7 +36,7 @@ from irverify.ir.ops import (
 )
 from irverify.passes.ibp import IBP
 from irverify.passes.planes import FORWARD, Planes, Range, Step
-from irverify.passes.propagate import Interval, interval_facts
+from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import Choice
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Bounds, Facts
@@ -110,7 +110,7 @@ class _Walk:
         elif rule is not None and not interval.exact:
             self.planes[node.name] = rule(self._step(node, interval, results))
             if not isinstance(node.op, MET):
-                interval = self._meet(self.planes[node.name], interval)
+                interval = tightened(interval, *self.range.of(self.planes[node.name]))
         self._free(node)
         return interval
 
@@ -122,13 +122,6 @@ class _Walk:
         operands = [results[name] for name in node.inputs]
         step = Step(node, interval, operands, planes, self.range.columns, self.choice)
         return step
-
-    def _meet(self, planes: Planes, interval: Interval) -> Interval:
-        low, high = self.range.of(planes)
-        # Comparisons in this sense keep the interval where infinite bounds have made a plane NaN.
-        lower = torch.where(low > interval.lower, low, interval.lower)
-        upper = torch.where(high < interval.upper, high, interval.upper)
-        return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
 
     def _free(self, node: Node) -> None:
         for name in node.inputs:

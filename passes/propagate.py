@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
@@ -27,6 +28,14 @@ class Interval(NamedTuple):
     def exact(self) -> bool:
         """The value does not depend on the perturbed input: a constant, a runtime operand, or what is made of these."""
         return self.lower is self.upper
+
+
+def tightened(interval: Interval, low: Tensor, high: Tensor) -> Interval:
+    """`interval` met with bounds of the same value. Of these NaN, and what is infinite on the wrong side, comes from an
+    overflow and says nothing. What has crossed by rounding, as on a point, changes places."""
+    lower = torch.where((low > interval.lower) & (low < math.inf), low, interval.lower)
+    upper = torch.where((high < interval.upper) & (high > -math.inf), high, interval.upper)
+    return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
 
 
 IntervalRule: TypeAlias = Callable[..., Interval]
@@ -129,12 +138,16 @@ _JUMPS: WeakKeyDictionary[Graph, tuple[str, ...]] = WeakKeyDictionary()
 
 
 def _check_finite(node: Node, intervals: Mapping[str, Interval]) -> None:
-    """NaN that comes from an infinite bound (an overflow) is the network's and region's doing, not a fault."""
-    infinite = [name for name in node.inputs if not all(bool(side.isfinite().all()) for side in intervals[name])]
-    if infinite:
+    """NaN that comes from an infinite bound, and a bound that is infinite on the wrong side, are an overflow: the
+    network's and region's doing, not a fault."""
+    lower, upper = intervals[node.name]
+    names = [name for name in node.inputs if not all(bool(side.isfinite().all()) for side in intervals[name])]
+    if bool((lower == math.inf).any() or (upper == -math.inf).any()):
+        names = [node.name]
+    if names:
         raise UnsupportedError(
-            f"the bounds of {', '.join('%' + name for name in infinite)} are infinite (an overflow in "
-            f"{intervals[node.name].lower.dtype}), which gives none for it",
+            f"the bounds of {', '.join('%' + name for name in names)} are infinite (an overflow in {lower.dtype}), "
+            "which gives none for it",
             where=str(node),
             hint="make the region smaller",
         )

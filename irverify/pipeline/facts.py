@@ -6,6 +6,7 @@ Whoever turns one into a verdict compares with a margin that covers that.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +28,7 @@ class BoundsFault(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """`lower <= value <= upper` for every input of the region, both `[batch, *shape]`, closed; may be infinite.
+    """`lower <= value <= upper` for every input of the region, both `[batch, *shape]`, closed; -inf and inf: no bound.
 
     `source` names the analyses that they come from, such as `ibp` or `given & crown`.
     """
@@ -43,24 +44,24 @@ class Bounds:
 
     @cached_property
     def ordered(self) -> bool:
-        """Whether lower <= upper everywhere; NaN fails."""
+        """Whether lower <= upper everywhere, and none is infinite on the wrong side (an overflow); NaN fails."""
         lower, upper = self.lower, self.upper
         if lower.requires_grad or upper.requires_grad:
             lower, upper = lower.detach(), upper.detach()
-        # The minimum is several times faster than a comparison. Equal infinities fail it and are looked at again.
+        # The minimum is several times faster than a comparison. Equal infinities fail it.
         if lower.is_floating_point() and lower.numel() and float((upper - lower).min()) >= 0:
             return True
-        return bool((lower <= upper).all())
+        return not bool(_wrong(lower, upper).any())
 
     def assume_ordered(self) -> None:
         """Says that they are `ordered`, for who knows it without looking."""
         self.__dict__["ordered"] = True
 
     def check(self, name: str) -> None:
-        """Raises BoundsFault (UsageError for given bounds) unless lower <= upper everywhere; NaN fails."""
+        """Raises BoundsFault (UsageError for given bounds) unless they are `ordered`."""
         if self.ordered:
             return
-        bad = ~(self.lower <= self.upper)
+        bad = _wrong(self.lower, self.upper)
         message = f"bounds of %{name} from {self.source}: {_first(bad, self.lower, self.upper)}"
         raise UsageError(message) if self.source == GIVEN else BoundsFault(message)
 
@@ -83,6 +84,10 @@ class Bounds:
                 raise UsageError(detail) if GIVEN in source.split(" & ") else BoundsFault(detail)
             lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
         return Bounds(lower, upper, source)
+
+
+def _wrong(lower: Tensor, upper: Tensor) -> Tensor:
+    return ~((lower <= upper) & (lower < math.inf) & (upper > -math.inf))
 
 
 def _joined(first: str, second: str) -> str:

@@ -67,9 +67,13 @@ def test_crossed_and_nan_bounds_are_a_fault(bad: Bounds) -> None:
         bad.meet(bounds([-5], [5], "crown"), "y")
 
 
-def test_equal_infinities_are_in_order() -> None:
+def test_infinities_on_the_wrong_side_are_an_overflow() -> None:
     infinity = float("inf")
-    assert bounds([-infinity, infinity, -infinity], [-infinity, infinity, infinity]).ordered
+    assert bounds([-infinity, 0, -infinity], [0, infinity, infinity]).ordered
+    assert not bounds([0, infinity], [0, infinity]).ordered
+    assert not bounds([0, -infinity], [0, -infinity]).ordered
+    with pytest.raises(BoundsFault, match="lower inf"):
+        bounds([0, infinity], [0, infinity]).check("y")
     assert not bounds([infinity], [-infinity]).ordered
     assert not bounds([0, float("nan")], [infinity, float("nan")]).ordered
     assert Bounds(torch.zeros(0, 2), torch.zeros(0, 2), "ibp").ordered

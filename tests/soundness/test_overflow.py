@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
+from irverify.errors import UnsupportedError
 from irverify.ir.graph import GraphBuilder
-from irverify.ir.ops import Clip, MaxPool, ScaleShift
+from irverify.ir.ops import Clip, Linear, MaxPool, ScaleShift
 from irverify.ir.types import TensorType
-from irverify.pipeline import run
+from irverify.pipeline import margins, run
 from irverify.regions import Box
 
 
@@ -25,3 +26,15 @@ def test_a_maximum_of_elements_without_a_lower_bound_is_no_padding(analysis: str
     bounds = run(builder.graph([pooled]), analysis, Box(-huge, huge)).bounds[pooled]
     assert bool((bounds.lower == -math.inf).all())
     assert bool((bounds.upper == ceiling).all())
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown", "improved-interval", "forward", "alpha", "dual"])
+def test_a_sum_that_overflows_on_the_way_is_no_bound(method: str) -> None:
+    """The margin is -5, but 1.5e308 + 1.5e308 comes first."""
+    weight = torch.tensor([[1.5e308, 1.5e308, -1.5e308, -1.5e308], [0, 0, 0, 0]], dtype=torch.float64)
+    builder = GraphBuilder()
+    x = builder.input(TensorType((4,), torch.float64))
+    graph = builder.graph([builder.add(Linear(weight, torch.tensor([-5.0, 0.0]).double()), x)])
+    one = torch.ones(1, 4).double()
+    with pytest.raises(UnsupportedError, match="overflow"):
+        margins(graph, Box(one, one), 0, method)
