@@ -54,7 +54,7 @@ class Alpha(Analysis):
 
     name = "alpha"
     steps: int = 20
-    lr: float = 0.5
+    lr: float = 0.4
     intermediate: int = 0
     stop_above: float | None = None
     memory: int = 4096

@@ -164,7 +164,7 @@ CATALOG: dict[str, Entry] = _table(
         "Backward linear bounds whose lines are optimised by gradient ascent, from those of crown (Xu et al. 2021).",
         (
             Option("steps", "int", 20),
-            Option("lr", "float", 0.5),
+            Option("lr", "float", 0.4),
             Option("intermediate", "int", 0),
             Option("stop-above", "float", None, optional=True),
             Option("memory", "int", 4096),
