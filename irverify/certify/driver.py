@@ -11,6 +11,7 @@ from typing import Any
 from irverify.certify.outcome import CLEAN, Outcome, Status
 from irverify.certify.question import Images, Question
 from irverify.errors import IRVerifyError
+from irverify.pipeline import BoundsFault
 from irverify.properties import robust
 from irverify.verify import Options, Verdict, verify
 
@@ -43,7 +44,7 @@ class ByDriver:
             return Outcome(index, label, "falsified", method=CLEAN, **known)
         try:
             verdict = verify(self.question.graph, self.question.region(image), robust(label), self.options)
-        except IRVerifyError as error:
+        except (IRVerifyError, BoundsFault) as error:
             return Outcome(index, label, "error", reason=str(error), **known)
         return dataclasses.replace(
             _of_verdict(verdict, index, label), predicted=clean.predicted, stages={**spent, **_stages(verdict)}

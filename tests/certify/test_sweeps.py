@@ -199,6 +199,16 @@ def test_a_fault_is_an_error_of_its_own_image() -> None:
     assert found[2].reason == "crossed"
 
 
+def test_a_fault_of_the_driver_is_an_error_of_its_own_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(*arguments: object) -> None:
+        raise BoundsFault("crossed")
+
+    monkeypatch.setattr("irverify.certify.driver.verify", faulty)
+    images = data_set([[3.0, 1.0], [1.0, 2.0]], [0, 0])
+    found = outcomes(ByDriver(Question(ROWS, images, 0.5), Options(timeout=20)), range(2))
+    assert [(outcome.status, outcome.reason) for outcome in found] == [("error", "crossed"), ("falsified", None)]
+
+
 @dataclass
 class Small(ByAnalysis):
     """Has memory for two images."""
