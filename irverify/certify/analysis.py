@@ -76,6 +76,8 @@ class ByAnalysis:
 
     def outcomes(self, indices: Sequence[int]) -> Iterator[list[Outcome]]:
         """The outcomes of the images at these places of the data set, a batch at a time."""
+        for copy in ("_graph", "_exact_graph"):  # of parameters that may have changed since an earlier sweep
+            self.__dict__.pop(copy, None)
         step = self.settings.batch or batch_size(self._graph, self.settings.memory, self.settings.device)
         for start in range(0, len(indices), step):
             yield self._batch(self.question.take(indices[start : start + step]))

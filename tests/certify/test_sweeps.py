@@ -209,6 +209,22 @@ def test_a_fault_of_the_driver_is_an_error_of_its_own_image(monkeypatch: pytest.
     assert [(outcome.status, outcome.reason) for outcome in found] == [("error", "crossed"), ("falsified", None)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_sweep_sees_the_parameters_of_its_day(dtype: torch.dtype) -> None:
+    graph = parse_graph("""
+graph "two" {
+  %x: f32[2] = input()
+  %y = linear(%x) {weight=tensor([[1, 0], [0, 1]])}
+  return %y
+}
+""")
+    sweep = ByAnalysis(Question(graph, data_set([[3.0, 1.0]], [0]), 0.5), "crown", Settings(dtype))
+    assert outcomes(sweep, [0])[0].status == "certified"
+    with torch.no_grad():
+        graph.leaves[0][0, 0] = 0.5  # the margin at the image is 0.5, and falls by 0.75
+    assert outcomes(sweep, [0])[0].status == "unknown"
+
+
 @dataclass
 class Small(ByAnalysis):
     """Has memory for two images."""
