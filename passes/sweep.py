@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,13 +18,12 @@ from torch import Tensor
 from irverify.ir.graph import Node
 from irverify.ir.ops import Add, Conv, Input, Linear, Neg, Reshape, Sub
 from irverify.ir.params import value
-from irverify.ir.types import TensorType
+from irverify.passes.adjoints import before_convolution, before_reshape, constants, negated
 from irverify.passes.backward import Context
-from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide, minimum, plus, products, spread
+from irverify.passes.forms import Columns, Dense, Form, Units, Wide, minimum, plus, products, spread
 from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Affine, Relaxation
-from irverify.passes.windows import kernels, worthwhile
 
 PROBE = 24
 """Of many elements so many are looked at first, to see whether a look at all is worth while."""
@@ -110,8 +109,8 @@ class View:
 class Sweep:
     """The rows `v_j` and `-v_j` for `elements` j `[pairs]` of the flat value `target`, on their way to the inputs.
 
-    `bounds` are those of the whole flat value, tightened in place. Where `need` is given to `run`, elements that it does
-    not hold for any more are dropped on the way, at the values `stations`. With `sides` `[pairs]`, 1 or -1, each
+    `bounds` are those of the whole flat value, tightened in place. Where `need` is given to `run`, elements that it
+    does not hold for any more are dropped on the way, at the values `stations`. With `sides` `[pairs]`, 1 or -1, each
     element has the row `v_j` or `-v_j` only.
     """
 
@@ -227,7 +226,7 @@ class Sweep:
         if isinstance(relaxed, Affine):
             parts = self._affine(node, relaxed, form)
             offset = relaxed.op.offset(relaxed.rank)
-            constant = None if parts is None or offset is None else _offset(form, offset, node.type.shape)
+            constant = None if parts is None or offset is None else constants(form, offset, node.type.shape)
         elif lines is not None:
             bent, constant = lines.bend(spread(form))
             parts = (bent,)
@@ -249,16 +248,16 @@ class Sweep:
         """The rows over the operands of a linear operator; None where there is no way but the dense one."""
         op = affine.op
         if isinstance(op, Conv):
-            return (_convolution(op, affine.operands[0], form),)
+            return (before_convolution(op, affine.operands[0], form),)
         if isinstance(op, Linear) and len(node.type.shape) == 1:
             return (self._linear(op, node.inputs[0], form),)
         if isinstance(op, Reshape):
-            reshaped = _reshaped(form, affine.operands[0].shape)
+            reshaped = before_reshape(form, affine.operands[0].shape)
             return None if reshaped is None else (reshaped,)
         if isinstance(op, Add):
             return (form,) * len(node.inputs)
         if isinstance(op, Sub | Neg) and not isinstance(form, Units):
-            return (form, _negated(form)) if isinstance(op, Sub) else (_negated(form),)
+            return (form, negated(form)) if isinstance(op, Sub) else (negated(form),)
         return None
 
     def _linear(self, op: Linear, operand: str, form: Form) -> Form:
@@ -273,35 +272,3 @@ class Sweep:
                 weight = weight.index_select(0, form.index)
             rows = form.coefficients @ (weight if columns is None else weight.index_select(1, columns))
         return Dense(rows) if columns is None else Columns(rows, columns, (features,))
-
-
-def _convolution(op: Conv, operand: TensorType, form: Form) -> Form:
-    """Rows over the operand of a convolution: windows as long as they pay."""
-    plane = operand.shape[1:]
-    if isinstance(form, Units):
-        starts = form.shape[1:]
-        size = math.prod(starts)
-        windows = kernels(op, form.elements // size, form.elements % size, starts, plane)
-        return Patches(windows) if worthwhile(windows.window, plane) else Dense(windows.dense())
-    before = form.windows.before(op, plane) if isinstance(form, Patches) else None
-    return Dense(op.adjoint(form.dense(), (operand,))[0]) if before is None else Patches(before)
-
-
-def _reshaped(form: Form, shape: tuple[int, ...]) -> Form | None:
-    if isinstance(form, Units | Columns):
-        return replace(form, shape=shape)
-    return Dense(form.coefficients.reshape(-1, *shape)) if isinstance(form, Dense) else None
-
-
-def _negated(form: Wide) -> Wide:
-    if isinstance(form, Patches):
-        return Patches(form.windows.with_coefficients(-form.coefficients, clean=form.windows.clean))
-    return form.with_coefficients(-form.coefficients)
-
-
-def _offset(form: Form, offset: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The constants of rows over a value of a shape from the offset of the operator that makes it."""
-    per_channel = len(shape) > 1 and offset.shape == (shape[0], *(1,) * (len(shape) - 1))
-    if per_channel and (isinstance(form, Dense) or (isinstance(form, Patches) and form.windows.clean)):
-        return form.coefficients.flatten(2).sum(2) @ offset.reshape(-1)
-    return form.dot(offset.expand(shape))

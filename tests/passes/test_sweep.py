@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from irverify.errors import UsageError
 from irverify.ir.graph import Graph, GraphBuilder
 from irverify.ir.ops import Abs, Add, Clip, Conv, LeakyRelu, Linear, Relu, Reshape, Sigmoid
 from irverify.ir.types import TensorType
@@ -114,6 +115,17 @@ def test_examples_together_and_one_by_one(analysis: str, ball: bool, monkeypatch
     y = graph.evaluate(*x.sample(40, torch.Generator().manual_seed(2))[:, 0][None])
     assert isinstance(y, Tensor)
     assert bool(((swept.lower[0] <= y) & (y <= swept.upper[0])).all())
+
+
+def test_memory() -> None:
+    """Little memory takes more parts, not other bounds."""
+    graph = residual()
+    center = torch.rand(1, 2, 12, 12, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+    region = Box(center - 0.02, center + 0.02)
+    usual, little = (run(graph, method, region).bounds["y"] for method in ("crown", "crown{memory=1}"))
+    torch.testing.assert_close(little.lower, usual.lower, rtol=1e-3, atol=1e-3)
+    with pytest.raises(UsageError, match="at least 1 megabyte"):
+        run(graph, "crown{memory=0}", region)
 
 
 def test_rows_stop_where_they_are_decided() -> None:

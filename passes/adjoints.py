@@ -1,0 +1,47 @@
+"""Forms of rows through linear operators."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from torch import Tensor
+
+from irverify.ir.ops import Conv
+from irverify.ir.types import TensorType
+from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide
+from irverify.passes.windows import kernels, worthwhile
+
+
+def before_convolution(op: Conv, operand: TensorType, form: Form) -> Form:
+    """Rows over the operand of a convolution: windows as long as they pay."""
+    plane = operand.shape[1:]
+    if isinstance(form, Units):
+        starts = form.shape[1:]
+        size = math.prod(starts)
+        windows = kernels(op, form.elements // size, form.elements % size, starts, plane)
+        return Patches(windows) if worthwhile(windows.window, plane) else Dense(windows.dense())
+    before = form.windows.before(op, plane) if isinstance(form, Patches) else None
+    return Dense(op.adjoint(form.dense(), (operand,))[0]) if before is None else Patches(before)
+
+
+def before_reshape(form: Form, shape: tuple[int, ...]) -> Form | None:
+    """Rows over a value of this shape that is reshaped; None where the form does not tell."""
+    if isinstance(form, Units | Columns):
+        return replace(form, shape=shape)
+    return Dense(form.coefficients.reshape(-1, *shape)) if isinstance(form, Dense) else None
+
+
+def negated(form: Wide) -> Wide:
+    """The rows times -1."""
+    if isinstance(form, Patches):
+        return Patches(form.windows.with_coefficients(-form.coefficients, clean=form.windows.clean))
+    return form.with_coefficients(-form.coefficients)
+
+
+def constants(form: Form, offset: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The constants of rows over a value of a shape from the offset of the operator that makes it."""
+    per_channel = len(shape) > 1 and offset.shape == (shape[0], *(1,) * (len(shape) - 1))
+    if per_channel and (isinstance(form, Dense) or (isinstance(form, Patches) and form.windows.clean)):
+        return form.coefficients.flatten(2).sum(2) @ offset.reshape(-1)
+    return form.dot(offset.expand(shape))
