@@ -35,6 +35,8 @@ LIVE = 12
 """How many tensors of that size there are at once, about."""
 MANY = 128
 """So many open elements of a convolution are bounded first on the side that may decide them, the others afterwards."""
+NARROW = 1024
+"""Bytes of the widest value up to which one call over rows of all examples costs less than one for each example."""
 FEW = 24
 """Examples of a batch with fewer open elements than this are propagated together."""
 
@@ -134,7 +136,7 @@ class _Walk:
         counts = open_.sum(1).tolist()
         together = torch.zeros_like(open_)
         for example, count in enumerate(counts):
-            if count >= FEW or len(counts) == 1:
+            if self._widest > NARROW and (count >= FEW or len(counts) == 1):
                 self._sweep(View(self.context, example, results), node, open_[example], need, bounds)
             else:
                 together[example] = open_[example]
