@@ -109,6 +109,7 @@ class _Walk:
         boxes = all(region.is_box for region in context.regions.values())
         self._exact = exact_ranges(context.graph) if boxes else frozenset()
         self.chunk = CHUNK
+        self._views: dict[int, View] = {}
         self._widest = max(node.type.size * node.type.dtype.itemsize for node in context.graph)
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
@@ -137,7 +138,8 @@ class _Walk:
         together = torch.zeros_like(open_)
         for example, count in enumerate(counts):
             if self._widest > NARROW and (count >= FEW or len(counts) == 1):
-                self._sweep(View(self.context, example, results), node, open_[example], need, bounds)
+                view = self._views.setdefault(example, View(self.context, example, results))
+                self._sweep(view, node, open_[example], need, bounds)
             else:
                 together[example] = open_[example]
         if bool(together.any()):
