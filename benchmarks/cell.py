@@ -15,7 +15,7 @@ from benchmarks.cases import Case, Problem
 
 STEPS = 20
 """Steps of gradient ascent on slopes."""
-BETWEEN = 8
+BETWEEN = 6
 """Steps on the bounds in between: as many as ours needs for bounds as tight as theirs after all its steps."""
 PIPELINES = {"alpha": f"alpha{{steps={STEPS},intermediate={BETWEEN}}}"}
 """Ours where it is not just the name. auto_LiRPA optimises the bounds in between too unless it is given them."""
