@@ -204,6 +204,15 @@ def test_a_narrower_type_rounds_outward_and_inner_rounds_inward(region: Region) 
         assert point.dtype == torch.float32
         assert region.contains(point).all()
 
+@pytest.mark.parametrize("ball", [L1, L2])
+def test_the_gradient_of_a_bound_is_the_point_that_attains_it(ball: type[Ball]) -> None:
+    # Clipped at 0.2 above: x1 moves to its limit, and x2 spends the rest of the radius, 0.3 of 0.5 in l1.
+    region = ball(torch.zeros(1, 2, dtype=torch.float64), 0.5, clip=(-1.0, 0.2))
+    row = torch.tensor([[[-2.0, 1.0]]], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(region.lower_of(row).sum(), row)
+    rest = 0.3 if ball is L1 else math.sqrt(0.5**2 - 0.2**2)
+    assert gradient.flatten().tolist() == pytest.approx([0.2, -rest], abs=1e-6)
+
 
 def test_linf_holds_its_exact_points_and_no_others() -> None:
     x, eps = torch.tensor([[0.3]], dtype=torch.float64), 0.1

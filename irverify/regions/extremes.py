@@ -58,11 +58,12 @@ def l1_fall(coefficients: Tensor, radius: Tensor, low: Tensor, high: Tensor) -> 
     coefficients, low, high = torch.broadcast_tensors(coefficients, low.maximum(-radius), high.minimum(radius))
     rest = torch.clamp(torch.zeros_like(low), low, high)  # 0 where the box has it
     with torch.no_grad():
-        size, order = coefficients.abs().sort(dim=-1, descending=True)
+        order = coefficients.abs().argsort(dim=-1, descending=True)
         room = torch.where(coefficients > 0, -low, high).gather(-1, order).clamp(min=0)
         spent = (room.cumsum(-1) < radius).sum(-1, keepdim=True)
-        last = size.gather(-1, spent.clamp(max=size.shape[-1] - 1))
-        multiplier = torch.where(spent < size.shape[-1], last, torch.zeros_like(last))
+        last = order.gather(-1, spent.clamp(max=order.shape[-1] - 1))
+    # The gradient goes through the multiplier: of the coordinate at which the radius is spent only a part has moved.
+    multiplier = torch.where(spent < order.shape[-1], coefficients.abs().gather(-1, last), 0.0)
     first, second, third = (coefficients * end + multiplier * end.abs() for end in (low, high, rest))
     return torch.minimum(torch.minimum(first, second), third).sum(-1) - (multiplier * radius).squeeze(-1)
 
