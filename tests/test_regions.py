@@ -204,6 +204,7 @@ def test_a_narrower_type_rounds_outward_and_inner_rounds_inward(region: Region) 
         assert point.dtype == torch.float32
         assert region.contains(point).all()
 
+
 @pytest.mark.parametrize("ball", [L1, L2])
 def test_the_gradient_of_a_bound_is_the_point_that_attains_it(ball: type[Ball]) -> None:
     # Clipped at 0.2 above: x1 moves to its limit, and x2 spends the rest of the radius, 0.3 of 0.5 in l1.
