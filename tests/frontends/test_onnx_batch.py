@@ -244,3 +244,9 @@ def test_what_is_read_as_batch_is_one(steps: list[tuple[str, tuple[int, ...]]]) 
             torch.testing.assert_close(graph.evaluate(x), alone, rtol=1e-5, atol=1e-5)
         if first == "batch":
             assert_same(graph, chain(steps, "batch"), x)
+
+
+def test_a_permutation_of_fewer_axes_is_refused() -> None:
+    """It would pass for the identity, which onnxruntime's shape inference takes it for as well."""
+    with pytest.raises(UnsupportedError, match="permutation of its 3 axes"):
+        read_onnx(chain([("Transpose", (0, 1)), ("Concat", (-1,))], "batch"))

@@ -134,6 +134,8 @@ def transpose(call: Call) -> Operand:
     data = call.required(0)
     rank = call.rank(data)
     permutation = call.node.get("perm", list(range(rank))[::-1])
+    if sorted(permutation) != list(range(rank)):
+        call.refuse(f"expected a permutation of its {rank} axes, got perm {list(permutation)}")
     if isinstance(data, Known):
         return call.result(data.array.transpose(permutation))
     return transposed(call, call.as_value(data, *MOVED), permutation)
