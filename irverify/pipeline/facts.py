@@ -103,7 +103,7 @@ def _magnitude(first: Bounds, second: Bounds) -> Tensor:
 def _first(bad: Tensor, lower: Tensor, upper: Tensor) -> str:
     at = tuple(bad.nonzero()[0].tolist())
     coordinate = ", ".join(map(str, at[1:]))
-    return f"lower {float(lower[at])!r}, upper {float(upper[at])!r} at example {at[0]}, coordinate [{coordinate}]"
+    return f"lower {lower[at].item()!r}, upper {upper[at].item()!r} at example {at[0]}, coordinate [{coordinate}]"
 
 
 @dataclass(frozen=True, eq=False)
