@@ -175,6 +175,15 @@ time.sleep(60)
     assert gone(pid)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background of a shell, which ignores it there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_kills_the_solver() -> None:
     with Worker() as own:
         solve(knapsack(), "highs", worker=own)
