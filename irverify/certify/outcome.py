@@ -22,6 +22,11 @@ class Outcome:
     itself). `unknown`, `timeout`: nothing is claimed. `error`: it could not be asked, `reason` says why.
     `predicted` is the class of the image itself, None where there is no largest logit or nobody asked. `stages` has the
     seconds that each stage took for it (of a batch, its part).
+
+    What an exact search knows besides; None where nobody knows. `attacked`: whether an attack found an adversarial
+    input, False where all that ran found none. `unstable`: the ReLUs whose sign the tightest bounds that were computed
+    for it leave open. `build_seconds`: what a mixed-integer program took to build, its bounds included;
+    `solve_seconds`: what solving it took, a solve that ran out of time included.
     """
 
     index: int
@@ -33,6 +38,10 @@ class Outcome:
     tolerance: float | None = None
     reason: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
+    attacked: bool | None = None
+    unstable: int | None = None
+    build_seconds: float | None = None
+    solve_seconds: float | None = None
 
     @property
     def seconds(self) -> float:
