@@ -14,7 +14,8 @@ import struct
 import threading
 from typing import BinaryIO
 
-from irverify.backends.milp.mathopt import lp_bounds, solve
+from irverify.backends.milp.mathopt import solve
+from irverify.backends.milp.sequences import lp_bounds
 from irverify.backends.milp.tasks import Failure, LpBounds, LpTask, Solution, Task
 
 HEADER = struct.Struct("<Q")
