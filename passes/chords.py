@@ -8,53 +8,78 @@ network itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from irverify.ir.graph import Graph, GraphBuilder, Node, rewrite
-from irverify.ir.ops import Add, Elementwise, ScaleShift
+from irverify.ir.ops import Add, Elementwise, Mul, Operand
 from irverify.pipeline.facts import Bounds
 
 
-class Mixed:
+class _Chord(NamedTuple):
+    """The chords of one activation, `[examples, *shape]`; all zero for an example without finite bounds, where `mixed`
+    `[examples, 1, ...]` is 0 too."""
+
+    slope: Tensor
+    offset: Tensor
+    mixed: Tensor
+
+
+class Chords:
     """`graph` with every activation f replaced by `(1 - share) f(x) + share chord(x)`, where the chord meets f at both
     ends of the pre-activation bounds.
 
-    `bounds` are those of one example, by the name of the value; activations whose operand has none, or infinite ones,
-    stay as they are. `share` starts at 1. `any` says whether there is a chord at all.
+    `bounds` are those of each example (a batch of one), by the name of the value; an activation whose operand has none,
+    or infinite ones, stays as it is for that example. `any` says whether there is a chord at all. What is mixed comes
+    as runtime operands, see `operands`.
     """
 
-    def __init__(self, graph: Graph, bounds: Mapping[str, Bounds]) -> None:
+    def __init__(self, graph: Graph, bounds: Sequence[Mapping[str, Bounds]]) -> None:
         self._bounds = bounds
-        self._share: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
-        self._at = 1.0
+        self._chords: dict[tuple[str, str, str], _Chord] = {}
         self.graph = rewrite(graph, self._mix)
 
     @property
     def any(self) -> bool:
-        return bool(self._share)
+        return any(bool(chord.mixed.any()) for chord in self._chords.values())
 
-    def fade(self, share: float) -> None:
-        """Sets the share of the chords, in [0, 1]."""
-        self._at = share
-        for chord, own in self._share.values():
-            chord.fill_(share)
-            own.fill_(1 - share)
+    def operands(self, share: float, owner: Tensor) -> dict[str, Tensor]:
+        """What `graph` needs beside its inputs, where row b of the batch belongs to example `owner[b]` and chords have
+        this share, in [0, 1]."""
+        result = {}
+        for (own, slope, offset), chord in self._chords.items():
+            result[own] = (1 - share * chord.mixed).expand_as(chord.slope)[owner]
+            result[slope], result[offset] = (share * chord.slope)[owner], (share * chord.offset)[owner]
+        return result
 
     def _mix(self, builder: GraphBuilder, node: Node, inputs: tuple[str, ...]) -> str:
         own = builder.add(node.op, *inputs, name=node.name, source=node.source)
-        bounds = self._bounds.get(node.inputs[0]) if isinstance(node.op, Elementwise) else None
-        if bounds is None or not bool((bounds.lower.isfinite() & bounds.upper.isfinite()).all()):
+        if not isinstance(node.op, Elementwise):
             return own
-        dtype = node.type.dtype
-        lower, upper = bounds.lower[:1].to(dtype), bounds.upper[:1].to(dtype)
-        low, high = node.op.evaluate(lower), node.op.evaluate(upper)
-        width = upper - lower
-        slope = torch.where(width > 0, (high - low) / torch.where(width > 0, width, torch.ones_like(width)), 0.0)
-        if dtype not in self._share:
-            self._share[dtype] = lower.new_full((), self._at), lower.new_full((), 1 - self._at)
-        share, rest = self._share[dtype]
-        chord = builder.add(ScaleShift(slope[0], (low - slope * lower)[0]), *inputs)
-        return builder.add(Add(), builder.add(ScaleShift(share), chord), builder.add(ScaleShift(rest), own))
+        chords = [_chord(node, bounds.get(node.inputs[0])) for bounds in self._bounds]
+        if not any(bool(chord.mixed.any()) for chord in chords):
+            return own
+        own_share, slope, offset = (
+            builder.add(Operand(node.type), name=f"{node.name}.{part}") for part in ("own", "slope", "offset")
+        )
+        self._chords[own_share, slope, offset] = _Chord(*map(torch.cat, zip(*chords, strict=True)))
+        line = builder.add(Add(), builder.add(Mul(), slope, *inputs), offset)
+        return builder.add(Add(), builder.add(Mul(), own_share, own), line)
+
+
+def _chord(node: Node, bounds: Bounds | None) -> _Chord:
+    """The chord of one example."""
+    nothing = torch.zeros((1, *node.type.shape), dtype=node.type.dtype)
+    unmixed = nothing.new_zeros((1, *(1,) * len(node.type.shape)))
+    if bounds is None:
+        return _Chord(nothing, nothing, unmixed)
+    lower, upper = bounds.lower[:1].to(nothing.dtype), bounds.upper[:1].to(nothing.dtype)
+    low, high = node.op.evaluate(lower), node.op.evaluate(upper)
+    if not all(bool(end.isfinite().all()) for end in (lower, upper, low, high)):
+        return _Chord(nothing, nothing, unmixed)
+    width = upper - lower
+    slope = torch.where(width > 0, (high - low) / torch.where(width > 0, width, torch.ones_like(width)), nothing)
+    return _Chord(slope, low - slope * lower, torch.ones_like(unmixed))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 import irverify as iv
-from irverify.attacks import Pgd, pgd
+from irverify.attacks import Candidate, Pgd, Target, attack, pgd, protocol
+from irverify.data import DIGITS_NETWORK, digits
+from irverify.errors import UsageError
+from irverify.frontends.compile import compile as compile_source
 
 
 def narrow_valley() -> iv.Graph:
@@ -36,3 +40,61 @@ def test_an_attack_says_what_it_does() -> None:
     assert str(Pgd(steps=10, restarts=4)) == "pgd{steps=10,restarts=4}"
     assert str(Pgd(steps=60, restarts=4, chords=0.7)) == "pgd{steps=60,restarts=4,chords=0.7}"
     assert str(Pgd(sample=100)) == "pgd{steps=40,restarts=8,sample=100}"
+
+
+def test_targets_share_evaluations_and_nothing_else() -> None:
+    """Each of three is told what it is told alone: a counterexample, one that is refused, and none."""
+    graph = compile_source(DIGITS_NETWORK)
+    data = digits("test").select(range(6))
+    asked: list[int] = []
+
+    def target(place: int) -> Target:
+        region = iv.Linf(torch.from_numpy(data.images[place])[None].double(), 0.2, clip=(0, 1)).inner(torch.float32)
+        prop = iv.robust(int(data.labels[place])).bind(64, 10)
+
+        def accept(candidate: Candidate) -> bool:
+            asked.append(place)
+            return place != 1
+
+        centre = [[part[None] for part in region.center] for _ in prop.disjuncts]
+        return Target((region,), prop, accept, centre)
+
+    how = Pgd(steps=8, restarts=3)
+    alone = [attack(graph, [target(place)], how)[0] for place in range(6)]
+    together = attack(graph, [target(place) for place in range(6)], how)
+    assert 1 in asked and len({found.candidate is None for found in alone}) == 2
+    for one, other in zip(alone, together, strict=True):
+        assert (one.candidate is None) == (other.candidate is None)
+        best, same = (min(margin for margin, _ in found.nearest.values()) for found in (one, other))
+        assert abs(best - same) < 1e-5
+
+
+def test_nearest_points_have_the_margin_that_is_said() -> None:
+    graph = compile_source(DIGITS_NETWORK)
+    data = digits("test").select([0])
+    region = iv.Linf(torch.from_numpy(data.images), 0.01, clip=(0, 1))
+    prop = iv.robust(int(data.labels[0])).bind(64, 10)
+    (found,) = attack(graph, [Target((region,), prop, lambda _: True)], Pgd(steps=5, restarts=2))
+    assert set(found.nearest) == set(prop.disjuncts)
+    for disjunct, (margin, (point,)) in found.nearest.items():
+        y = graph.evaluate(point)
+        assert isinstance(y, torch.Tensor) and bool(region.contains(point).all())
+        assert abs(float((y[0].double() @ disjunct.outputs[0]) + disjunct.offset[0]) - margin) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "restarts"), [("pgd-40", 40, 1), ("pgd-100", 100, 1), ("pgd-200x10", 200, 10)]
+)
+def test_protocols_of_the_papers(name: str, steps: int, restarts: int) -> None:
+    how = protocol(name)
+    assert (how.steps, how.restarts, str(how), how.decay) == (steps, restarts, name, 1.0)
+    graph = compile_source(DIGITS_NETWORK)
+    data = digits("test").select([0])
+    region = iv.Linf(torch.from_numpy(data.images), 0.5, clip=(0, 1))
+    prop = iv.robust(int(data.labels[0])).bind(64, 10)
+    assert pgd(graph, [region], prop, how, lambda _: True) is not None
+
+
+def test_an_unknown_protocol_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="pgd-40"):
+        protocol("pgd-7")

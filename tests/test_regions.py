@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from irverify.errors import RegionError
-from irverify.regions import L1, L2, Ball, Box, Linf, Region, regions_for
+from irverify.regions import L1, L2, Ball, Box, Linf, Region, join, regions_for
 from irverify.rounding import difference, fraction_above, fraction_below, nearest_float, round_down, round_up
 
 X = torch.tensor([[0.0, 1.0, -2.0], [3.0, 0.5, 0.25]], dtype=torch.float64)
@@ -313,3 +313,26 @@ def test_fractions_beyond_the_range() -> None:
     huge = Fraction(10) ** 400
     assert (fraction_above(huge), fraction_below(-huge)) == (math.inf, -math.inf)
     assert fraction_below(huge) == math.nextafter(math.inf, 0)
+
+
+@pytest.mark.parametrize("kind", ["box", "inf", "2", "1"])
+@pytest.mark.parametrize("clipped", [False, True])
+def test_joined_regions_are_the_same_examples(kind: str, clipped: bool) -> None:
+    x = torch.rand(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    clip = (0.0, torch.ones(3)) if clipped else None
+    eps = torch.linspace(0.1, 0.5, 5)[:, None]
+    whole: Region = Box(x, x + eps) if kind == "box" else {"inf": Linf, "2": L2, "1": L1}[kind](x, eps, clip=clip)
+    parts = [whole.select([0, 1]), whole.select(2), whole.select([3, 4])]
+    joined = join(parts)
+    assert type(joined) is type(whole) and joined.batch == 5
+    for one, other in zip(joined.box(), whole.box(), strict=True):
+        assert torch.equal(one, other)
+    rows = torch.randn(5, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(joined.lower_of(rows), whole.lower_of(rows), rtol=1e-13)
+
+
+def test_regions_of_two_kinds_are_not_joined() -> None:
+    x = torch.zeros(1, 2)
+    for other in (L2(x, 0.1), Linf(torch.zeros(1, 3), 0.1), Linf(x.double(), 0.1), Linf(x, 0.1, clip=(0, 1))):
+        with pytest.raises(RegionError, match="expected regions"):
+            join([Linf(x, 0.1), other])

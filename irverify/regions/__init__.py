@@ -8,5 +8,6 @@ from __future__ import annotations
 from irverify.regions.balls import L1, L2, Ball, Linf
 from irverify.regions.base import Box, Region
 from irverify.regions.inputs import regions_for
+from irverify.regions.joining import join
 
-__all__ = ["L1", "L2", "Ball", "Box", "Linf", "Region", "regions_for"]
+__all__ = ["L1", "L2", "Ball", "Box", "Linf", "Region", "join", "regions_for"]

@@ -8,7 +8,7 @@ from torch import nn
 import irverify as iv
 from irverify.attacks import Pgd, pgd
 from irverify.ir.graph import Graph
-from irverify.passes.chords import Mixed
+from irverify.passes.chords import Chords
 from irverify.pipeline.facts import Bounds
 
 
@@ -25,12 +25,12 @@ def plateau() -> tuple[Graph, iv.Linf]:
 def test_chord_of_a_relu_by_hand() -> None:
     """Pre-activation in [-1.5, 0.5]: the chord is (z + 1.5) / 4, so that at x = 0 (z = -0.5) it gives 0.25."""
     graph, region = plateau()
-    mixed = Mixed(graph, iv.run(graph, "ibp", region).bounds)
+    mixed = Chords(graph, [iv.run(graph, "ibp", region).bounds, {}])
     assert mixed.any
-    at = torch.zeros(1, 1, dtype=torch.float64)
+    at = {graph.inputs[0].name: torch.zeros(2, 1, dtype=torch.float64)}
     for share, expected in ((1.0, 2 - 8 * 0.25), (0.5, 2 - 8 * 0.125), (0.0, 2.0)):
-        mixed.fade(share)
-        torch.testing.assert_close(mixed.graph.evaluate(at), torch.full_like(at, expected))
+        values = mixed.graph.values(at | mixed.operands(share, torch.tensor([0, 1])))
+        assert values[mixed.graph.outputs[0]].flatten().tolist() == [expected, 2.0]  # the second one has no bounds
 
 
 def test_without_bounds_the_network_stays_as_it_is() -> None:
@@ -40,7 +40,7 @@ def test_without_bounds_the_network_stays_as_it_is() -> None:
         for name, bounds in iv.run(graph, "ibp", region).bounds.items()
     }
     for bounds in ({}, infinite):
-        mixed = Mixed(graph, bounds)
+        mixed = Chords(graph, [bounds])
         assert not mixed.any and len(mixed.graph) == len(graph)
 
 
