@@ -6,9 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from irverify.backends.milp.model import Floats, Indices, MilpModel
+from irverify.backends.milp.integers import IntegerModel
+from irverify.backends.milp.model import Flags, Floats, Indices, MilpModel
 
-SolverName: TypeAlias = Literal["scip", "highs"]
+SolverName: TypeAlias = Literal["scip", "highs", "cp-sat"]
 Status: TypeAlias = Literal["optimal", "infeasible", "feasible", "no_solution", "unknown"]
 
 
@@ -16,13 +17,17 @@ Status: TypeAlias = Literal["optimal", "infeasible", "feasible", "no_solution", 
 class Solution:
     """What a solver said. Nothing else than `status` says whether something was decided:
 
-    - `optimal`: x is a best solution; `infeasible`: there is none. Both within the solver's tolerances (1e-6 for HiGHS
-      and SCIP: rows and bounds may be broken by as much), in floating point.
+    - `optimal`: x is a best solution; `infeasible`: there is none. For HiGHS and SCIP both within their tolerances
+      (rows and bounds may be broken by 1e-6), in floating point.
     - `feasible`: stopped at a limit with a solution; `no_solution`: stopped at a limit without one.
     - `unknown`: everything else, such as an unbounded problem or numerical trouble.
 
     `dual_bound` is what the solver holds to be a lower bound of the optimum (-inf where it has none): no proof by
     itself, but only beyond a margin (see `Formulation.tolerance`).
+
+    Where `proves` is True (CP-SAT, over whole numbers and with outward slack), `infeasible` and `dual_bound` hold for
+    the program in real arithmetic. Then x is only near its solutions: it may break rows by the slack, and `optimal` and
+    `objective` speak of the whole numbers.
     """
 
     status: Status
@@ -32,6 +37,7 @@ class Solution:
     seconds: float
     solver: SolverName
     message: str = ""
+    proves: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +56,36 @@ class SolveTask:
 
 
 @dataclass(frozen=True, eq=False)
+class IntegerTask:
+    """Solve one integer program; answered by a `WholeSolution`."""
+
+    model: IntegerModel
+    deadline: float | None = None
+    threads: int = 1
+    seed: int | None = None
+    hint: Indices | None = None
+    first_solution: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class WholeSolution:
+    """What a solver said of an integer program: `x` where it has one, `bound` of the integer objective from below."""
+
+    status: Status
+    x: Indices | None
+    bound: float
+    seconds: float
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
 class LpTask:
     """Lower and upper bounds of variables `targets` over a continuous model; answered by an `LpBounds`.
 
     `lower` and `upper` are what is known of them already. A target is settled, and not worked on any more, once its
-    bounds do not have its entry of `knots` strictly between them; NaN is never settled. `upper_too` asks for both
-    sides.
+    bounds do not have its entry of `knots` strictly between them; NaN is never settled. `sides` `[targets, 2]` says
+    whether the lower and the upper bound are asked for; with `signs` a side is asked only until a point of the
+    relaxation shows that it settles nothing.
     """
 
     model: MilpModel
@@ -63,8 +93,9 @@ class LpTask:
     lower: Floats
     upper: Floats
     knots: Floats
+    sides: Flags
+    signs: bool
     deadline: float
-    upper_too: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +109,8 @@ class LpBounds:
     finished: bool
 
 
-Task: TypeAlias = SolveTask | LpTask
+Task: TypeAlias = SolveTask | IntegerTask | LpTask
+Answer: TypeAlias = Solution | WholeSolution | LpBounds
 
 
 @dataclass(frozen=True)

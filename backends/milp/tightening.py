@@ -1,40 +1,43 @@
-"""Tighter bounds of the values that nonlinear operators read, from linear programs over the relaxed network."""
+"""Tighter bounds of the values that nonlinear operators read, and of outputs, from programs over the network so far."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from irverify.backends.milp.cones import Cones
 from irverify.backends.milp.encoding import Bounds, Encoding, nonlinear
 from irverify.backends.milp.expressions import Affine
 from irverify.backends.milp.margins import bound_to, largest, margins
 from irverify.backends.milp.model import Floats, Indices, MilpModel
 from irverify.backends.milp.process import Pool
-from irverify.backends.milp.reduction import reduce
-from irverify.backends.milp.tasks import LpTask
+from irverify.backends.milp.programs import FOREVER, LinearPrograms, Wishes
 from irverify.ir.graph import Graph, Node
 from irverify.properties import Property
 
-FOREVER = 1e9
-ROUNDING = 1e-10
-"""By how much, relative to 1 + its magnitude, a bound from a linear program is moved outward. Weak duality with
-directed rounding makes it rigorous for the rows as they stand; this covers the rounding of the rows themselves."""
+
+@dataclass(frozen=True)
+class Goals:
+    """What programs are spent on: unstable operands of nonlinear operators where `intermediate`, and no more than
+    settles their `signs` or shows that these are open where that is set; the lower or both bounds of the `outputs`; the
+    margins of `prop`."""
+
+    intermediate: bool = True
+    signs: bool = False
+    outputs: Literal["none", "lower", "both"] = "none"
+    prop: Property | None = None
 
 
 @dataclass(frozen=True)
 class Tightening:
     """`bounds`: value name -> (lower, upper), float64 of the value's shape, for each value that was encoded; they hold
-    for the network in real arithmetic up to the rounding of its rows. `solved` linear programs in `seconds`;
-    `finished` is False where time did not suffice and some bounds are the old ones. `open`: node -> how many of its
-    elements stay unstable. `margins` `[disjuncts]`, where a property was given: a lower bound of the largest margin of
-    each disjunct of its violation; a positive one refutes that disjunct."""
+    for the network in real arithmetic up to the rounding of its rows. `solved` programs in `seconds`; `finished` is
+    False where time did not suffice and some bounds are the old ones. `open`: node -> how many of its elements stay
+    unstable. `margins` `[disjuncts]`, where a property was given: a lower bound of the largest margin of each disjunct
+    of its violation; a positive one refutes that disjunct."""
 
     bounds: dict[str, tuple[Floats, Floats]]
     solved: int
@@ -60,23 +63,41 @@ def tighten(
     nearer to zero first; where it settles the element, the other side is not asked for. Under a time limit every such
     operator has its share. Bounds come from duals by weak duality, and are rigorous for the rows as they stand.
     """
+    with nullcontext(pool) if pool is not None else Pool(2) as workers:
+        encoding = Encoding(graph, region, bounds, relaxed=True)
+        return walk(encoding, LinearPrograms(workers), Goals(prop=prop), time_limit)
+
+
+class Programs(Protocol):
+    """What bounds variables over a model, until a deadline."""
+
+    deadline: float
+    solved: int
+    finished: bool
+
+    def bounds(self, model: MilpModel, wishes: Wishes) -> tuple[Floats, Floats]: ...
+
+
+def walk(encoding: Encoding, programs: Programs, goals: Goals, time_limit: float | None = None) -> Tightening:
+    """Encodes what is pending, tightening on the way."""
     started = time.time()
     deadline = started + (FOREVER if time_limit is None else time_limit)
-    encoding = Encoding(graph, region, bounds, relaxed=True)
     left = dict[str, int]()
-    with nullcontext(pool) if pool is not None else Pool(2) as workers:
-        programs = _Programs(workers)
-        waiting = sum(map(nonlinear, encoding.pending()))
-        for node in encoding.pending():
-            if nonlinear(node):
-                # Twice its share of what is left, where the property has a share as well: most nodes need less.
-                programs.deadline = time.time() + min(0.75, 2 / (waiting + 1)) * (deadline - time.time())
-                waiting -= 1
-                _tighten_operands(encoding, node, programs)
-                left[node.name] = len(encoding.unstable(node)[0])
-            encoding.add(node)
-        programs.deadline = deadline
-        worst = None if prop is None else _margins(encoding.branch(), bound_to(prop, graph), programs)
+    waiting = sum(map(nonlinear, encoding.pending()))
+    for node in encoding.pending():
+        if nonlinear(node):
+            # Twice its share of what is left, where the outputs have a share as well: most nodes need less.
+            programs.deadline = time.time() + min(0.75, 2 / (waiting + 1)) * (deadline - time.time())
+            waiting -= 1
+            if goals.intermediate:
+                _tighten_operands(encoding, node, programs, goals.signs)
+            left[node.name] = len(encoding.unstable(node)[0])
+        encoding.add(node)
+    programs.deadline = deadline
+    if goals.outputs != "none":
+        _tighten_outputs(encoding, programs, lower_only=goals.outputs == "lower")
+    prop = goals.prop
+    worst = None if prop is None else _margins(encoding.branch(), bound_to(prop, encoding.graph), programs)
     shapes = {name: encoding.graph[name].type.shape for name in encoding.values}
     result = {
         name: (lower.reshape(shapes[name]), upper.reshape(shapes[name]))
@@ -85,22 +106,34 @@ def tighten(
     return Tightening(result, programs.solved, time.time() - started, programs.finished, left, worst)
 
 
-def _tighten_operands(encoding: Encoding, node: Node, programs: _Programs) -> None:
+def _tighten_operands(encoding: Encoding, node: Node, programs: Programs, signs: bool) -> None:
     """Tightens what `node` reads and is unstable."""
     targets, knots = _variables(*encoding.unstable(node))
-    if targets.size:
-        lower, upper = programs.bounds(encoding.builder.build(), targets, knots)
-        encoding.builder.restrict(targets, lower, upper)
+    _restrict(encoding, programs, Wishes.of(targets, knots, signs=signs))
 
 
-def _margins(encoding: Encoding, prop: Property, programs: _Programs) -> Floats:
+def _tighten_outputs(encoding: Encoding, programs: Programs, *, lower_only: bool) -> None:
+    for name in encoding.graph.outputs:
+        value = encoding.values[name]
+        plain = lower_only and bool((value.scale >= 0).all())
+        targets, knots = _variables(value, np.full(len(value), np.nan))
+        _restrict(encoding, programs, Wishes.of(targets, knots, lower_only=plain))
+
+
+def _restrict(encoding: Encoding, programs: Programs, wishes: Wishes) -> None:
+    if wishes.targets.size:
+        lower, upper = programs.bounds(encoding.builder.build(), wishes)
+        encoding.builder.restrict(wishes.targets, lower, upper)
+
+
+def _margins(encoding: Encoding, prop: Property, programs: Programs) -> Floats:
     """A lower bound of the largest margin of each disjunct."""
     targets = np.array([largest(encoding, margins(encoding, disjunct)) for disjunct in prop.disjuncts], dtype=np.int64)
     bounds = encoding.builder.bounds()[0][targets]
     undecided = np.flatnonzero(~(bounds > 0))
     if undecided.size:
-        wishes = np.full(len(undecided), np.nan)
-        bounds[undecided], _ = programs.bounds(encoding.builder.build(), targets[undecided], wishes, upper_too=False)
+        wishes = Wishes.of(targets[undecided], np.full(len(undecided), np.nan), lower_only=True)
+        bounds[undecided], _ = programs.bounds(encoding.builder.build(), wishes)
     return bounds
 
 
@@ -110,62 +143,3 @@ def _variables(elements: Affine, knots: Floats) -> tuple[Indices, Floats]:
     knots = (knots[free] - elements.shift[free]) / elements.scale[free]
     columns, first, counts = np.unique(elements.columns[free], return_index=True, return_counts=True)
     return columns, np.where(counts == 1, knots[first], np.nan)
-
-
-@dataclass
-class _Programs:
-    """Runs linear programs until a deadline, and counts them."""
-
-    pool: Pool
-    deadline: float = 0.0
-    solved: int = 0
-    finished: bool = True
-
-    def bounds(
-        self, model: MilpModel, targets: Indices, knots: Floats, *, upper_too: bool = True
-    ) -> tuple[Floats, Floats]:
-        """Bounds of the variables `targets` (sorted), from those in `model` on; see `LpTask`."""
-        old = model.lower[targets], model.upper[targets]
-        if time.time() >= self.deadline:
-            self.finished = False
-            return old
-        reduced = reduce(model, targets)
-        places = np.searchsorted(reduced.kept, targets)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            promise = np.minimum(knots - old[0], old[1] - knots) / (
-                old[1] - old[0]
-            )  # what is nearest to settling first
-        parts: list[Indices] = []
-
-        def tasks() -> Iterator[LpTask]:
-            for group, cone, kept in _parts(Cones(reduced.model), places, 2 * len(self.pool.workers)):
-                which = np.searchsorted(places, group)
-                which = which[np.argsort(promise[which], kind="stable")]
-                own = np.searchsorted(kept, places[which])
-                parts.append(which)
-                yield LpTask(cone, own, cone.lower[own], cone.upper[own], knots[which], self.deadline, upper_too)
-
-        lower, upper = old[0].copy(), old[1].copy()
-        for which, answer in zip(parts, self.pool.bounds(tasks()), strict=False):
-            lower[which], upper[which] = answer.lower, answer.upper
-            self.solved, self.finished = self.solved + answer.solved, self.finished and answer.finished
-        lower, upper = lower - ROUNDING * (1 + np.abs(lower)), upper + ROUNDING * (1 + np.abs(upper))
-        return np.maximum(lower, old[0]), np.minimum(upper, old[1])
-
-
-def _parts(cones: Cones, targets: Indices, wanted: int) -> Iterator[tuple[Indices, MilpModel, Indices]]:
-    """Targets that share a cone, their cone, and its variables, in `wanted` parts or more. What needs most of the model
-    anyway is put together, so that one program after the other starts from the last one's basis."""
-    groups = cones.groups(targets)
-    pieces = math.ceil(wanted / len(groups))
-    large: list[Indices] = []
-    for group in groups:
-        cone, kept = cones.cut(group)
-        if len(kept) > len(cones.model.lower) / 2:
-            large.append(group)
-            continue
-        yield from ((group[start::pieces], cone, kept) for start in range(min(pieces, len(group))))
-    if large:
-        together = np.sort(np.concatenate(large))
-        cone, kept = cones.cut(together)
-        yield from ((together[start::wanted], cone, kept) for start in range(min(wanted, len(together))))
