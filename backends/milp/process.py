@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
-from irverify.backends.milp.tasks import Failure, LpBounds, LpTask, Solution, Task
+from irverify.backends.milp.tasks import Answer, Failure, LpBounds, LpTask, Solution, Task, WholeSolution
 from irverify.errors import SolverError
 
 BOOT = """
@@ -82,7 +82,7 @@ class Worker:
             self.close()
             raise
 
-    def result(self, timeout: float | None) -> Solution | LpBounds:
+    def result(self, timeout: float | None) -> Answer:
         """The answer to the task before. OverTime after `timeout` seconds, the process being dead then."""
         try:
             payload = self._answers.get(timeout=timeout)
@@ -98,7 +98,7 @@ class Worker:
         answer = pickle.loads(payload)
         if isinstance(answer, Failure):
             raise SolverError(f"the solver failed: {answer.message}")
-        assert isinstance(answer, Solution | LpBounds)
+        assert isinstance(answer, Solution | WholeSolution | LpBounds)
         return answer
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Solving a model with SCIP or HiGHS in a process of its own."""
+"""Solving a model with SCIP, HiGHS or CP-SAT in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from irverify.backends.milp.integers import whole
 from irverify.backends.milp.model import Floats, MilpModel
 from irverify.backends.milp.process import OverTime, Worker
 from irverify.backends.milp.reduction import reduce
-from irverify.backends.milp.tasks import Solution, SolverName, SolveTask
+from irverify.backends.milp.tasks import Answer, IntegerTask, Solution, SolverName, SolveTask, Task, WholeSolution
 from irverify.errors import UsageError
 
+SOLVERS: tuple[SolverName, ...] = ("scip", "highs", "cp-sat")
 GRACE = 0.5
 """Seconds that a solver has beyond its time limit before its process is killed."""
 
@@ -52,23 +54,57 @@ def solve(
     someone else: that is never a status.
     """
     options = options or SolveOptions()
-    if solver not in ("scip", "highs"):
-        raise UsageError(f"expected solver scip or highs, got {solver!r}")
+    if solver not in SOLVERS:
+        raise UsageError(f"expected one of the solvers {', '.join(SOLVERS)}, got {solver!r}")
     if hint is not None and (hint.shape != model.lower.shape or not bool(np.isfinite(hint).all())):
         raise UsageError(f"expected a finite hint for {len(model.lower)} variables, got shape {hint.shape}")
     if worker is None:
         with Worker(options.memory) as own:
             return solve(model, solver, options, hint=hint, worker=own)
     started = time.time()
-    reduced = reduce(model)
-    hint = None if hint is None else hint[reduced.kept]
     deadline = None if options.time_limit is None else started + options.time_limit
+    run = _over_integers if solver == "cp-sat" else _in_floating_point
     try:
-        worker.submit(
-            SolveTask(reduced.model, solver, deadline, options.threads, options.seed, hint, options.first_solution)
-        )
-        answer = worker.result(None if deadline is None else max(0.0, deadline + GRACE - time.time()))
+        return run(_Job(model, solver, options, hint, worker, deadline))
     except OverTime:
         return Solution("no_solution", None, -math.inf, None, time.time() - started, solver, "killed at the time limit")
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A solve; `deadline` in the time of `time.time`."""
+
+    model: MilpModel
+    solver: SolverName
+    options: SolveOptions
+    hint: Floats | None
+    worker: Worker
+    deadline: float | None
+
+    def answer(self, task: Task) -> Answer:
+        self.worker.submit(task)
+        return self.worker.result(None if self.deadline is None else max(0.0, self.deadline + GRACE - time.time()))
+
+
+def _in_floating_point(job: _Job) -> Solution:
+    reduced, options = reduce(job.model), job.options
+    hint = None if job.hint is None else job.hint[reduced.kept]
+    answer = job.answer(
+        SolveTask(reduced.model, job.solver, job.deadline, options.threads, options.seed, hint, options.first_solution)
+    )
     assert isinstance(answer, Solution)
     return answer if answer.x is None else replace(answer, x=reduced.expand(answer.x))
+
+
+def _over_integers(job: _Job) -> Solution:
+    """By the integer program around the model as it stands: substitutions would round."""
+    program, options = whole(job.model), job.options
+    hint = None if job.hint is None else program.rounded(job.hint)
+    answer = job.answer(
+        IntegerTask(program, job.deadline, options.threads, options.seed, hint, options.first_solution)
+    )
+    assert isinstance(answer, WholeSolution)
+    x = None if answer.x is None else program.point(answer.x)
+    objective = None if x is None else float(job.model.objective @ x) + job.model.offset
+    bound = -math.inf if answer.bound == -math.inf else program.bound(answer.bound) + job.model.offset
+    return Solution(answer.status, objective, bound, x, answer.seconds, "cp-sat", answer.message, proves=True)

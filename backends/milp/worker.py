@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from irverify.backends.milp.mathopt import solve
 from irverify.backends.milp.sequences import lp_bounds
-from irverify.backends.milp.tasks import Failure, LpBounds, LpTask, Solution, Task
+from irverify.backends.milp.tasks import Answer, Failure, IntegerTask, LpTask, Task
 
 HEADER = struct.Struct("<Q")
 
@@ -64,8 +64,12 @@ def _read(source: BinaryIO, tasks: queue.SimpleQueue[Task]) -> None:
         os._exit(0)
 
 
-def _answer(task: Task) -> Solution | LpBounds | Failure:
+def _answer(task: Task) -> Answer | Failure:
     try:
+        if isinstance(task, IntegerTask):
+            from irverify.backends.milp import cpsat  # brings pandas, which the others do without
+
+            return cpsat.solve(task)
         return lp_bounds(task) if isinstance(task, LpTask) else solve(task)
     except Exception as error:  # every failure of a solver is reported to the parent, which raises
         return Failure(f"{type(error).__name__}: {error}")

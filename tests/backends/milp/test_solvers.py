@@ -213,7 +213,7 @@ def test_first_solution_and_hint(worker: Worker) -> None:
 
 
 def test_usage_errors() -> None:
-    with pytest.raises(UsageError, match="scip or highs"):
+    with pytest.raises(UsageError, match="scip, highs, cp-sat"):
         solve(knapsack(), "cplex")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="time limit"):
         SolveOptions(time_limit=math.nan)
