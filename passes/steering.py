@@ -51,40 +51,41 @@ def _line(family: Family | None, choice: Tensor) -> Line:
 
 
 class _Bend(torch.autograd.Function):
-    """`a s` and the sum of `a t` for each row, with the line (s, t) below where a >= 0 and the one above elsewhere."""
+    """`a s` and the sum of `a t` for each row, with the line (s, t) below where a >= 0 and the one above elsewhere.
+
+    Without masks: on a CPU, arithmetic is several times faster than comparing and choosing.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, coefficients: Tensor, below: Tensor, base: Tensor | None, above: Tensor, top: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        negative = coefficients < 0
-        slope = torch.where(negative, above, below)
-        intercept = None
-        if base is not None or top is not None:
-            zero = coefficients.new_zeros(())
-            intercept = torch.where(negative, zero if top is None else top, zero if base is None else base)
-            constant = torch.linalg.vecdot(rowwise(coefficients), rowwise(intercept))
-        else:
-            constant = coefficients.new_zeros(coefficients.shape[0])
-        ctx.save_for_backward(coefficients, negative, slope, intercept)
-        return coefficients * slope, constant
+        positive, negative = coefficients.clamp(min=0), coefficients.clamp(max=0)
+        passed = (positive * below).addcmul_(negative, above)
+        constant = coefficients.new_zeros(coefficients.shape[0])
+        for part, intercept in ((positive, base), (negative, top)):
+            if intercept is not None:
+                constant = constant + torch.linalg.vecdot(rowwise(part), rowwise(intercept))
+        ctx.save_for_backward(positive, negative, below, base, above, top)
+        return passed, constant
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        passed, constant = gradients
-        coefficients, negative, slope, intercept = ctx.saved_tensors
-        constant = constant.reshape(-1, *(1,) * (coefficients.ndim - 1))
+        positive, negative, below, base, above, top = ctx.saved_tensors
+        passed, constant = gradients[0], gradients[1].reshape(-1, *(1,) * (positive.ndim - 1))
         onward = None
         if ctx.needs_input_grad[0]:
-            onward = passed * slope
-            if intercept is not None:
-                onward.addcmul_(constant, intercept)
-        others = [passed, constant, passed, constant]
-        found: list[Tensor | None] = [None] * 4
-        for place, wanted in enumerate(ctx.needs_input_grad[1:]):
-            if wanted:  # first the slope and the intercept below, which count where no coefficient is negative
-                off = negative if place < 2 else ~negative
-                found[place] = (others[place] * coefficients).masked_fill_(off, 0.0)
+            upper = negative.sign().neg_()  # 1 where the line above counts
+            onward = passed * torch.addcmul(below, upper, above - below)
+            if base is not None or top is not None:
+                zero = positive.new_zeros(())
+                base, top = zero if base is None else base, zero if top is None else top
+                onward.addcmul_(constant, torch.addcmul(base, upper, top - base))
+        sides = ((passed, positive), (constant, positive), (passed, negative), (constant, negative))
+        found = [
+            first * second if wanted else None
+            for (first, second), wanted in zip(sides, ctx.needs_input_grad[1:], strict=True)
+        ]
         return onward, *found
 
 
