@@ -4,61 +4,70 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from irverify.attacks import Candidate
-from irverify.errors import UnsupportedError
 from irverify.ir.graph import Graph
-from irverify.passes.ibp import Ibp
-from irverify.passes.outward import OutwardIbp
-from irverify.pipeline import Bounds, run
-from irverify.properties import Property
+from irverify.pipeline import Bounds
+from irverify.properties import Disjunct, Property
 from irverify.regions import Region
 from irverify.verify.replay import Replay
 from irverify.verify.verdict import Counterexample, Stage
 
-ROUNDING = 1e-10
-"""What a float64 bound must exceed to prove anything, relative to the largest magnitude of any value."""
+NOTHING = "nothing decided"
 
 
 @dataclass(frozen=True)
 class Options:
     """How a problem is decided: `timeout` in seconds (None: no limit), `solver` (auto, highs, scip) and `threads` for
-    it, `pipeline` (the passes whose bounds are used), `seed` of the attack, `progress` is told of each stage as it
-    begins."""
+    it, `pipeline` (the passes whose bounds are used), `attack` (a protocol of `irverify.attacks` by name, in place of
+    the quick attack that comes first), `seed` of the attacks, `progress` is told of each stage as it begins."""
 
     timeout: float | None = None
     solver: str = "auto"
     threads: int | None = None
     pipeline: str | None = None
+    attack: str | None = None
     seed: int = 0
     progress: Callable[[str], None] | None = None
 
 
 @dataclass
 class Clock:
-    """The time budget of a run, and the stages that have used it."""
+    """The time budget of one question, and the stages that have used it.
+
+    It runs from the start on; one that is suspended (`since` None) counts only what is charged to it: its part of
+    stages that several questions share.
+    """
 
     options: Options
-    started: float = field(default_factory=time.monotonic)
+    since: float | None = field(default_factory=time.monotonic)
     stages: list[Stage] = field(default_factory=list)
+    spent: float = 0.0
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.started
+        return self.spent + (0.0 if self.since is None else time.monotonic() - self.since)
+
+    def suspend(self) -> None:
+        self.spent, self.since = self.seconds, None
+
+    def resume(self) -> None:
+        if self.since is None:
+            self.since = time.monotonic()
 
     def share(self, part: float) -> float | None:
         """The time of `time.monotonic` at which a stage that may take this part of the limit has to end."""
-        if self.options.timeout is None:
+        left = self.left()
+        if left is None or self.options.timeout is None:
             return None
-        return min(self.started + self.options.timeout, time.monotonic() + part * self.options.timeout)
+        return time.monotonic() + min(left, part * self.options.timeout)
 
     def left(self) -> float | None:
         """Seconds until the limit, at least 0; None where there is none."""
@@ -71,13 +80,22 @@ class Clock:
     @contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
         """Times one stage; what it appends to the list becomes the outcome."""
-        if self.options.progress is not None:
-            self.options.progress(name)
+        self.announce(name)
         begun, outcome = time.monotonic(), list[str]()
         try:
             yield outcome
         finally:
-            self.stages.append(Stage(name, time.monotonic() - begun, "; ".join(outcome) or "nothing decided"))
+            self.stages.append(Stage(name, time.monotonic() - begun, "; ".join(outcome) or NOTHING))
+
+    def charge(self, name: str, seconds: float, outcome: str) -> None:
+        """Writes down a stage that was shared with others and took so many seconds of this question's time."""
+        self.stages.append(Stage(name, seconds, outcome))
+        if self.since is None:
+            self.spent += seconds
+
+    def announce(self, name: str) -> None:
+        if self.options.progress is not None:
+            self.options.progress(name)
 
 
 @dataclass
@@ -101,49 +119,16 @@ class Problem:
     tolerance: float = math.inf
     tightened: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]] | None = None
     """Bounds from linear programs, once these have run."""
+    nearest: dict[Disjunct, tuple[float, Candidate]] = field(default_factory=dict)
+    """For each disjunct the smallest margin that an attack has met, in the network's own arithmetic, and where."""
     counterexample: Counterexample | None = None
     proofs: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Method -> the smallest margin that it refuted a disjunct by, and the tolerance that this exceeds."""
     reason: str | None = None
 
     def learn(self, bounds: Mapping[str, Bounds]) -> None:
-        """Takes note of bounds of the values of `work`, and of the tolerance that their magnitudes ask for.
-
-        A float64 bound of this network is wrong by at most about (terms in a sum) x (layers) x 1e-16 of the largest
-        magnitude that occurs; `ROUNDING` covers a million of these.
-        """
-        self.bounds = {name: entry for name, entry in bounds.items() if name in self.work}
-        if not math.isfinite(self.tolerance):  # the first bounds are the widest: they cover what others compute with
-            ends = [side.abs().max() for entry in bounds.values() for side in (entry.lower, entry.upper)]
-            try:
-                largest = torch.stack(ends).max().clamp(min=1.0)
-                self.tolerance = float(torch.maximum(ROUNDING * largest, self._rounding()))  # NaN stays NaN
-            except UnsupportedError as error:  # rounded outward, the network is undefined somewhere: nothing is proved
-                self.reason = str(error)
-
-    def _rounding(self) -> Tensor:
-        """Four times what rounding may have done to a bound of any open row: what intervals that are rounded outward
-        lose against those that are not, which counts errors as the network amplifies them (weights that cancel)."""
-        outer, plain = (run(self.work, step, self.regions).bounds for step in (OutwardIbp(), Ibp()))
-
-        def joined(parts: Iterable[Tensor]) -> Tensor:
-            return torch.cat([part.flatten() for part in parts])
-
-        outputs, inputs = self.work.outputs, [node.name for node in self.work.inputs]
-        lost = joined(
-            torch.maximum(outer[name].upper - plain[name].upper, plain[name].lower - outer[name].lower)
-            for name in outputs
-        ).clamp(min=0)
-        y = joined(torch.maximum(outer[name].lower.abs(), outer[name].upper.abs()) for name in outputs)
-        x = joined(torch.maximum(plain[name].lower.abs(), plain[name].upper.abs()) for name in inputs)
-        unit = torch.finfo(torch.float64).eps * (len(x) + len(y))
-        errors = []
-        for disjunct in self.open.disjuncts:
-            size = disjunct.outputs.abs() @ y + disjunct.offset.abs()
-            if disjunct.inputs is not None:
-                size = size + disjunct.inputs.abs() @ x
-            errors.append((disjunct.outputs.abs() @ lost + unit * size).max())
-        return 4 * torch.stack(errors).max()
+        """Takes note of bounds of the values of `work`."""
+        self.bounds.update({name: entry for name, entry in bounds.items() if name in self.work})
 
     @property
     def decided(self) -> bool:
@@ -164,11 +149,20 @@ class Problem:
         self.counterexample = self.replay(candidate)
         return self.counterexample is not None
 
+    def note(self, nearest: Mapping[Disjunct, tuple[float, Candidate]]) -> None:
+        """Takes note of the points that an attack has come nearest to a violation with."""
+        for disjunct, (margin, candidate) in nearest.items():
+            if disjunct not in self.nearest or margin < self.nearest[disjunct][0]:
+                self.nearest[disjunct] = margin, candidate
+
     def summary(self, refuted: int) -> str:
         """What a stage that refuted so many disjuncts has achieved, in words."""
-        if self.counterexample is not None:
-            return "found a counterexample"
-        return f"refuted {refuted} of {refuted + len(self.open.disjuncts)}"
+        return achieved(self.counterexample is not None, refuted, refuted + len(self.open.disjuncts))
+
+
+def achieved(found: bool, refuted: int, disjuncts: int) -> str:
+    """What a stage has achieved, in words."""
+    return "found a counterexample" if found else f"refuted {refuted} of {disjuncts}"
 
 
 def element_type(graph: Graph) -> torch.dtype:

@@ -24,7 +24,7 @@ from irverify.pipeline import run
 from irverify.properties import linear
 from irverify.regions import Box
 from irverify.verify import Options, verify
-from irverify.verify.driver import _problem
+from irverify.verify.driver import problem_of, working
 from irverify.verify.exact import search_exactly
 from irverify.verify.problem import Clock
 from tests.soundness.exact_nets import Exact, Path, exact_net
@@ -84,7 +84,7 @@ def test_the_exact_search_refutes_nothing_that_is_violated(solver: str) -> None:
     net = exact_net(469, -1.0, 1.0)
     least = float(net.output.range(0)[0])
     prop = linear(torch.ones(1, 1), torch.tensor([-(least + 1e-4)], dtype=torch.float64))
-    problem = _problem(net.graph, net.region, prop)
+    problem = problem_of(net.graph, working(net.graph), net.region, prop)
     problem.inner = None
     bounds = run(problem.work, "ibp", net.region).bounds
     problem.tightened = {name: (entry.lower[0].numpy(), entry.upper[0].numpy()) for name, entry in bounds.items()}

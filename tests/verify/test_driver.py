@@ -19,7 +19,7 @@ from irverify.ir.text import parse_graph
 from irverify.ir.types import TensorType
 from irverify.properties import Case, Declaration, Query, any_of, linear, robust
 from irverify.regions import L2, Box, Linf
-from irverify.verify import driver, verify
+from irverify.verify import attacking, verify
 
 RELU_SUM = """
 graph "sum" {
@@ -198,5 +198,5 @@ def test_digits_without_attack_are_decided_by_the_program(monkeypatch: pytest.Mo
     whole = verdicts()
     blind = Pgd(steps=0, restarts=1)
     for name in ("QUICK", "GUIDED", "SAMPLED", "THOROUGH"):
-        monkeypatch.setattr(driver, name, blind)
+        monkeypatch.setattr(attacking, name, blind)
     assert verdicts() == whole and set(whole) <= {"verified", "falsified"}

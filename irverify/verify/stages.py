@@ -1,0 +1,191 @@
+"""The stages: attack, bounds, exact search, from cheap to dear, each only on what is still open.
+
+Questions about one network share the cheap stages, a batch at a time; what stays open goes through the dear ones alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from irverify.attacks import Pgd, protocol
+from irverify.errors import IRVerifyError, UsageError, is_out_of_memory
+from irverify.pipeline import BoundsFault
+from irverify.verify import attacking
+from irverify.verify.attacking import FEW_INPUTS, free_inputs, seeded, strike
+from irverify.verify.bounding import bound, check_method
+from irverify.verify.problem import Clock, Options, Problem, achieved
+from irverify.verify.verdict import Verdict, VerdictName
+
+ATTACK_SHARE = 0.1
+"""The part of the time limit that one attack may take; what proves something must get its turn."""
+Work: TypeAlias = Callable[[Sequence[Problem], float | None], dict[int, Exception]]
+"""What a shared stage does with problems until a deadline; what went wrong, by the place of the problem."""
+
+
+@dataclass
+class Job:
+    """One question while it is being decided: it holds where all its problems are decided without a counterexample.
+    `fault` is what went wrong with it."""
+
+    problems: Sequence[Problem]
+    clock: Clock
+    fault: Exception | None = None
+
+    def __post_init__(self) -> None:
+        if not self.problems:  # all of nothing would be verified
+            raise UsageError("expected a query with a case at least, got none")
+
+    @property
+    def found(self) -> bool:
+        return any(problem.counterexample is not None for problem in self.problems)
+
+    @property
+    def over(self) -> bool:
+        """Nothing more is to be done."""
+        return self.fault is not None or self.found or self.clock.over or not self.open
+
+    @property
+    def open(self) -> list[Problem]:
+        return [problem for problem in self.problems if not problem.decided]
+
+    @property
+    def disjuncts(self) -> int:
+        return sum(len(problem.open.disjuncts) for problem in self.problems)
+
+    def verdict(self) -> Verdict:
+        """Falsified where one problem is, verified where all are; what went wrong is raised."""
+        if self.fault is not None:
+            raise self.fault
+        clock = self.clock
+        verdict: VerdictName
+        example = next((each.counterexample for each in self.problems if each.counterexample is not None), None)
+        method = margin = tolerance = reason = None
+        if example is not None:
+            verdict, method = "falsified", clock.stages[-1].name
+        elif not self.open:
+            verdict = "verified"
+            proofs = [(name, *proof) for problem in self.problems for name, proof in problem.proofs.items()]
+            method = " & ".join(dict.fromkeys(name for name, _, _ in proofs))
+            margin = min((smallest for _, smallest, _ in proofs), default=None)
+            tolerance = max((needed for _, _, needed in proofs), default=None)
+        elif clock.over:
+            verdict, reason = "timeout", f"the limit of {clock.options.timeout:g} s came first"
+        else:
+            verdict = "unknown"
+            reason = next((problem.reason for problem in self.open if problem.reason), "the bounds are too loose")
+        return Verdict(verdict, method, margin, tolerance, example, clock.seconds, tuple(clock.stages), reason)
+
+
+def decide(jobs: Sequence[Job]) -> Iterator[Job]:
+    """Decides questions about one network with the same options, and yields each as soon as nothing more is to be
+    done: the cheap stages on all of them together, the dear ones on one after the other.
+
+    Time that is shared counts for each its part, and what one waits for another counts for none.
+    """
+    waiting = list(jobs)
+    options = waiting[0].clock.options
+    alone = len(waiting) == 1
+    for name, work in _shared_stages(options):
+        yield from (job for job in waiting if job.over)
+        waiting = [job for job in waiting if not job.over]
+        if waiting:
+            if not alone:
+                for job in waiting:
+                    job.clock.suspend()
+            _share(name, work, waiting)
+    for job in waiting:
+        if not job.over and options.pipeline is None:
+            job.clock.resume()
+            _go_on_alone(job)
+            job.clock.suspend()
+        yield job
+
+
+def _shared_stages(options: Options) -> Iterator[tuple[str, Work]]:
+    """The stages that questions share, from cheap to dear."""
+    if options.pipeline is not None:
+        check_method(options.pipeline)
+    yield _attack(attacking.QUICK if options.attack is None else protocol(options.attack), options)
+    for method in (options.pipeline,) if options.pipeline else ("ibp", "crown"):
+        yield _bound(method)
+    yield _attack(attacking.GUIDED, options)
+    yield _attack(attacking.SAMPLED, options, FEW_INPUTS)
+    if options.pipeline is None:
+        yield _bound("alpha")
+
+
+def _attack(how: Pgd, options: Options, inputs: int | None = None) -> tuple[str, Work]:
+    """An attack on problems with up to so many free inputs (None: any number)."""
+
+    def work(problems: Sequence[Problem], deadline: float | None) -> dict[int, Exception]:
+        places = [place for place, each in enumerate(problems) if inputs is None or free_inputs(each) <= inputs]
+        faults = strike([problems[place] for place in places], seeded(how, options.seed), deadline)
+        return {places[place]: error for place, error in faults.items()}
+
+    return str(how), work
+
+
+def _bound(method: str) -> tuple[str, Work]:
+    return method, lambda problems, deadline: bound(problems, method)
+
+
+def _share(name: str, work: Work, jobs: Sequence[Job]) -> None:
+    """One stage on the open problems of all jobs; each is charged its part of the seconds."""
+    jobs[0].clock.announce(name)
+    listed = [(job, problem) for job in jobs for problem in job.open]
+    before = [job.disjuncts for job in jobs]
+    begun = time.monotonic()
+    deadline = None
+    limits = [job.clock.left() for job in jobs]
+    if None not in limits:
+        timeout = jobs[0].clock.options.timeout or 0.0
+        deadline = begun + sum(min(left, ATTACK_SHARE * timeout) for left in limits if left is not None)
+    faults = work([problem for _, problem in listed], deadline)
+    seconds = (time.monotonic() - begun) / len(jobs)
+    for place, error in faults.items():
+        listed[place][0].fault = error
+    for job, disjuncts in zip(jobs, before, strict=True):
+        told = [problem.reason for problem in job.open if problem.reason]
+        refuted = disjuncts - job.disjuncts
+        outcome = told[0] if told and not refuted else achieved(job.found, refuted, disjuncts)
+        job.clock.charge(name, seconds, outcome)
+
+
+def _go_on_alone(job: Job) -> None:
+    """The dear stages, on all problems of one question."""
+    for stage in (_tighten, _thorough, _search):
+        for problem in job.problems:
+            if problem.decided or job.over:
+                continue
+            try:
+                stage(problem, job.clock)
+            except (IRVerifyError, BoundsFault) as error:
+                job.fault = error
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                job.fault = error
+
+
+def _tighten(problem: Problem, clock: Clock) -> None:
+    from irverify.verify.exact import tighten_bounds  # brings scipy, which most instances do without
+
+    tighten_bounds(problem, clock)
+
+
+def _search(problem: Problem, clock: Clock) -> None:
+    from irverify.verify.exact import search_exactly
+
+    search_exactly(problem, clock)
+
+
+def _thorough(problem: Problem, clock: Clock) -> None:
+    how = seeded(attacking.THOROUGH, clock.options.seed)
+    with clock.stage(str(how)) as outcome:
+        faults = strike([problem], how, clock.share(ATTACK_SHARE))
+        outcome.append(problem.summary(0))
+    for error in faults.values():
+        raise error
