@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from irverify.certify.analysis import ByAnalysis, Settings
+from irverify.certify.certifier import Certifier
+from irverify.certify.crew import Crew
 from irverify.certify.driver import ByDriver
-from irverify.certify.outcome import Outcome, Sweep
+from irverify.certify.outcome import Accuracies, Outcome, Sweep
 from irverify.certify.question import Question
+from irverify.certify.store import Store
 
-__all__ = ["ByAnalysis", "ByDriver", "Outcome", "Question", "Settings", "Sweep"]
+__all__ = [
+    "Accuracies",
+    "ByAnalysis",
+    "ByDriver",
+    "Certifier",
+    "Crew",
+    "Outcome",
+    "Question",
+    "Settings",
+    "Store",
+    "Sweep",
+]

@@ -3,68 +3,33 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass, field, replace
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from irverify.cli.loading import check_model, load_model
+from irverify.cli.loading import check_model
 from irverify.cli.numbers import Numbers
 from irverify.cli.options import Batch, Clip, Device, Dtype, Images, Index, Json, Memory, Model, Norm, Radii, Seed
-from irverify.cli.progress import Tally
-from irverify.cli.regions import Perturbation, check_perturbation, indices_of, question_of
-from irverify.cli.streams import encode, write, write_file
-from irverify.errors import FileError, UsageError
+from irverify.cli.regions import Perturbation, check_perturbation, indices_of
+from irverify.cli.streams import encode, note, write, write_file
+from irverify.cli.sweeps import DRIVER, Job, Recipe
+from irverify.errors import FileError, IRVerifyError, UsageError
 
 if TYPE_CHECKING:
-    from irverify.certify import ByAnalysis, ByDriver, Question, Sweep
+    from irverify.certify import Sweep
+    from irverify.certify.store import Store
 
-DRIVER = "exact"
-"""The method that is the whole driver."""
 WITHOUT_BOUNDS = ("gap", "stability")
 """Analyses that say something else."""
 FILE = "certify.json"
-
-
-@dataclass
-class _Job:
-    """What is asked for, and the sweeps over the data set, one for each radius, as far as they have come."""
-
-    model: str
-    wanted: Perturbation
-    method: str | None
-    numbers: Numbers
-    batch: int | None
-    timeout: float | None
-    seed: int
-    clip: tuple[float, float] | None = None
-    """The range that inputs are kept in, once the data set is known."""
-    sweeps: list[Sweep] = field(default_factory=list)
-
-    def certifier(self, question: Question) -> ByAnalysis | ByDriver:
-        from irverify.certify import ByAnalysis, ByDriver, Settings
-        from irverify.verify import Options
-
-        if self.method in (None, DRIVER):
-            return ByDriver(question, Options(timeout=self.timeout, seed=self.seed))
-        assert self.method is not None
-        dtype, memory = self.numbers.torch_dtype, self.numbers.memory
-        assert dtype is not None
-        half = None if memory is None else max(1, memory // 2)  # for values, and for what the analysis has in flight
-        settings = Settings(dtype, self.numbers.check_device(), self.batch, None if half is None else half * 2**20)
-        return ByAnalysis(question, replace(self.numbers, memory=half).limited(self.method), settings, self.method)
-
-    def content(self) -> dict[str, object]:
-        """The job for JSON: the counts of one radius beside what was asked, those of several under `runs`."""
-        wanted = self.wanted
-        asked = {
-            "model": self.model, "data": wanted.data, "norm": wanted.norm, "clip": self.clip,
-            "method": self.method or DRIVER, "dtype": self.numbers.dtype, "device": self.numbers.device,
-        }  # fmt: skip
-        runs = [sweep.content() for sweep in self.sweeps]
-        return {**asked, **runs[0]} if len(runs) == 1 else {**asked, "runs": runs}
+REASONS = 3
+"""How many reasons of errors are told."""
 
 
 def certify(
@@ -87,8 +52,16 @@ def certify(
     device: Device = "cpu",
     memory: Memory = None,
     seed: Seed = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", metavar="N", min=1,
+            help="Processes that share the images; without it, one for each core for the whole driver.",
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help=f"Write {FILE} there; also what there is when stopped.")
+        Path | None,
+        typer.Option("--out", metavar="DIR", help=f"Keep what is decided there, and write {FILE}; go on from there."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -96,44 +69,75 @@ def certify(
 
     With --method the bounds of one analysis decide, a batch of images at a time; `irverify passes` lists them. Without
     it, or with --method exact, every image goes through attacks, bounds and exact search. A misclassified image is
-    falsified.
+    falsified. With --out, the same command goes on after whatever stopped it.
     """
     radii = _radii(eps)
-    job = _Job(
-        model, Perturbation(data, radii[0], norm, clip, first, index), method, Numbers(dtype, device, memory), batch,
-        timeout, seed,
-    )  # fmt: skip
-    check_perturbation(job.wanted)
+    wanted = Perturbation(data, radii[0], norm, clip, first, index)
+    method = DRIVER if method is None else method
+    usual = (os.cpu_count() or 1) if method == DRIVER else 0
+    recipe = Recipe(model, wanted, method, Numbers(dtype, device, memory), batch, timeout, seed, workers or usual)
+    check_perturbation(wanted)
     check_model(model)
-    _check_method(job)
+    _check_method(recipe)
     if out is not None:
         _make_folder(out)
-    question = question_of(load_model(model), job.wanted)
-    job.clip = question.clip
-    try:
-        _sweep(job, question, radii)
-    finally:
-        if out is not None and job.sweeps:
-            write_file(out / FILE, encode("certify", job.content()) + "\n")
-    write(encode("certify", job.content()) if as_json else _report(job.sweeps))
-
-
-def _sweep(job: _Job, question: Question, radii: list[float]) -> None:
-    """Runs the sweeps of all radii; what they find goes into `job` as it comes."""
-    from irverify.certify import Sweep
-
-    indices = indices_of(job.wanted, len(question.images), usual=len(question.images))
+    question = recipe.question()
+    indices = indices_of(wanted, len(question.images), usual=len(question.images))
     question.check(indices)
-    with Tally(len(indices) * len(radii)) as tally:
-        for radius in radii:
-            certifier = job.certifier(question.at(radius))
-            sweep = Sweep(radius)
-            job.sweeps.append(sweep)
-            begun = time.perf_counter()
-            for outcomes in certifier.outcomes(indices):
-                sweep.outcomes += outcomes
-                sweep.seconds = time.perf_counter() - begun
-                tally.advance(len(outcomes), f"eps {radius:g}: {_counts(sweep)}")
+    job = Job(replace(recipe, workers=min(recipe.workers, len(indices))), question, indices, radii)
+    with _kept(job, out) as store:
+        job.run(store)
+    write(encode("certify", job.content()) if as_json else _tables(job.sweeps))
+    _tell_errors(job.sweeps)
+
+
+@contextmanager
+def _kept(job: Job, out: Path | None) -> Iterator[Store | None]:
+    """The store in a folder, and `FILE` there at the end. What was found by a job that is stopped is told as well."""
+    if out is None:
+        with _told(job, "; with --out they would have been kept"):
+            yield None
+        return
+    from irverify.certify.store import Store
+
+    with Store(out, job.identity()) as store, _told(job, f" and kept in {out}; the same command goes on from there"):
+        try:
+            yield store
+        except BaseException:
+            with suppress(IRVerifyError):  # why it was stopped matters more
+                _write_content(job, out)
+            raise
+        _write_content(job, out)
+
+
+@contextmanager
+def _told(job: Job, where: str) -> Iterator[None]:
+    """Tells what a job has found that is stopped."""
+    try:
+        yield
+    except BaseException:
+        done = sum(len(sweep.found) for sweep in job.sweeps)
+        if done:
+            note(f"{done} of {job.total} decided{where}\n{_tables(job.sweeps)}")
+        raise
+
+
+def _tables(sweeps: list[Sweep]) -> str:
+    from irverify.report.sweeps import sweep_tables  # brings torch
+
+    return sweep_tables(sweeps)
+
+
+def _write_content(job: Job, out: Path) -> None:
+    if any(sweep.found for sweep in job.sweeps):
+        write_file(out / FILE, encode("certify", job.content()) + "\n")
+
+
+def _tell_errors(sweeps: list[Sweep]) -> None:
+    """Tells why images could not be asked, the most frequent reasons first."""
+    reasons = Counter(outcome.reason for sweep in sweeps for outcome in sweep.outcomes if outcome.status == "error")
+    for reason, count in reasons.most_common(REASONS):
+        note(f"error of {count} image{'s' if count > 1 else ''}: {reason}")
 
 
 def _radii(text: str) -> list[float]:
@@ -147,28 +151,27 @@ def _radii(text: str) -> list[float]:
     return radii
 
 
-def _check_method(job: _Job) -> None:
+def _check_method(recipe: Recipe) -> None:
     """Raises UsageError where method and options do not go together; needs no torch."""
-    if job.timeout is not None and not (0 < job.timeout < math.inf):
-        raise UsageError(f"expected --timeout to be a positive number of seconds, got {job.timeout}")
-    if job.method in (None, DRIVER):
-        if job.batch is not None or job.numbers != Numbers():
+    if recipe.timeout is not None and not (0 < recipe.timeout < math.inf):
+        raise UsageError(f"expected --timeout to be a positive number of seconds, got {recipe.timeout}")
+    if recipe.method == DRIVER:
+        if recipe.batch is not None or recipe.numbers != Numbers(memory=recipe.numbers.memory):
             hint = "give --method, such as --method crown"
-            raise UsageError("the whole driver computes in float64 on the CPU, an image at a time", hint=hint)
+            raise UsageError("the whole driver computes in float64 on the CPU, in batches of its own", hint=hint)
         return
-    if job.timeout is not None:
+    if recipe.timeout is not None:
         raise UsageError("--timeout is for the whole driver", hint="leave --method out, or --timeout")
     from irverify.pipeline.catalog import CATALOG, find
     from irverify.pipeline.text import parse_pipeline
 
-    assert job.method is not None
-    steps = parse_pipeline(job.method)
+    steps = parse_pipeline(recipe.method)
     last = find(steps[-1].name) if steps else None
     if last is None or last.kind != "analysis" or last.name in WITHOUT_BOUNDS:
         methods = [entry.name for entry in CATALOG.values() if entry.kind == "analysis"]
         known = ", ".join(name for name in (*methods, DRIVER) if name not in WITHOUT_BOUNDS)
         reason = "an estimate proves nothing" if last is not None and last.kind == "estimator" else "it gives no bounds"
-        raise UsageError(f"--method {job.method} certifies nothing: {reason}", hint=f"there are {known}")
+        raise UsageError(f"--method {recipe.method} certifies nothing: {reason}", hint=f"there are {known}")
 
 
 def _make_folder(out: Path) -> None:
@@ -176,33 +179,3 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"cannot be made: {error.strerror or error}", where=str(out)) from error
-
-
-def _counts(sweep: Sweep) -> str:
-    return ", ".join(f"{count} {status}" for status, count in sweep.counts().items() if count)
-
-
-def _report(sweeps: list[Sweep]) -> str:
-    """One row for each radius, and what each stage did."""
-    from irverify.certify.outcome import STATUSES
-    from irverify.report.tables import table
-
-    def share(count: int, whole: int) -> str:
-        return f"{count} ({100 * count / whole:.2f} %)" if count else "0"
-
-    headings = ("eps", "images", "correct", *STATUSES, "seconds", "images/s")
-    rows = []
-    for sweep in sweeps:
-        n = len(sweep.outcomes)
-        counts = [share(count, n) for count in (sweep.correct, *sweep.counts().values())]
-        rate = f"{n / sweep.seconds:.1f}" if sweep.seconds > 0 else "-"
-        rows.append((f"{sweep.eps:g}", str(n), *counts, f"{sweep.seconds:.2f}", rate))
-    stages = [
-        (f"{sweep.eps:g}", name, str(row["certified"]), str(row["falsified"]), f"{row['seconds']:.2f}")
-        for sweep in sweeps
-        for name, row in sweep.per_stage().items()
-    ]
-    parts = [table(headings, rows, headings).render()]
-    words = ("eps", "stage", "certified", "falsified", "seconds")
-    parts.append(table(words, stages, ("eps", "certified", "falsified", "seconds")).render())
-    return "\n".join(parts)

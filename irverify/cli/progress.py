@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from irverify.cli.streams import note
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
-PAUSE = 5.0
-"""Seconds between two lines about a long run, where nobody watches a live one."""
+PAUSE, LONG_PAUSE = 5.0, 60.0
+"""Seconds between two lines about a long run, where nobody watches a live one: at first, and later on."""
+GLANCE = 0.1
+"""Seconds between two changes of a live line."""
 
 
 class Progress:
@@ -59,38 +62,48 @@ class Progress:
 
 
 class Tally:
-    """Counts what a long run has done: live in a terminal with rate and time left, elsewhere a line now and then."""
+    """Counts what a long run has done: live in a terminal with rate and time left, elsewhere a line now and then, less
+    often the longer it takes."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = 0
+    def __init__(self, total: int, known: int = 0) -> None:
+        """`total` steps, of which so many were done by earlier runs."""
+        self._total, self._known, self._done = total, known, known
         self._begun = self._said = time.monotonic()
         self._bar: Bar | None = None
         self._task: TaskID | None = None
 
-    def advance(self, steps: int, text: str) -> None:
-        """So many more are done; `text` says what came of all of them so far."""
-        self._done += steps
+    def advance(self, say: Callable[[], str]) -> None:
+        """One more is done; `say()` tells what came of all of them so far, and is asked as often as somebody reads."""
+        self._done += 1
         now = time.monotonic()
-        rate = self._done / max(now - self._begun, 1e-9)
+        if self._done < self._total and now - self._said < self._pause(now):
+            return
+        self._said = now
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=steps, description=f"{rate:.1f}/s  {text}")
-        elif now - self._said >= PAUSE or self._done == self._total:
-            self._said = now
-            left = (self._total - self._done) / rate
-            note(f"{self._done} of {self._total}, {rate:.1f}/s, {left:.0f} s left: {text}")
+            self._bar.update(self._task, completed=self._done, description=f"{self._pace(now)}  {say()}")
+        else:
+            note(f"{self._done} of {self._total}, {self._pace(now)}: {say()}")
+
+    def _pause(self, now: float) -> float:
+        return GLANCE if self._bar is not None else min(max(PAUSE, (now - self._begun) / 10), LONG_PAUSE)
+
+    def _pace(self, now: float) -> str:
+        """The rate of this run, and how long the rest takes at it."""
+        rate = (self._done - self._known) / max(now - self._begun, 1e-9)
+        left = (self._total - self._done) / rate
+        pace = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+        return f"{pace}, {_duration(left)} left"
 
     def __enter__(self) -> Tally:
         if sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
 
-            elapsed, left = TimeElapsedColumn(), TimeRemainingColumn()
             text = TextColumn("{task.description}", markup=False)
-            columns = (BarColumn(bar_width=20), MofNCompleteColumn(), elapsed, left, text)
+            columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), text)
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
-            self._task = self._bar.add_task("", total=self._total)
+            self._task = self._bar.add_task("starting", total=self._total, completed=self._known)
             self._bar.start()
         return self
 
@@ -98,3 +111,13 @@ class Tally:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the units that a person reads."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,137 @@
+"""What `certify` was asked for, in a form that worker processes can be sent, and the sweeps that answer it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from irverify.cli.loading import load_model
+from irverify.cli.numbers import Numbers
+from irverify.cli.progress import Tally
+from irverify.cli.regions import Perturbation, question_of
+
+if TYPE_CHECKING:
+    from irverify.certify import Question, Sweep
+    from irverify.certify.certifier import Certifier, Maker, Source
+    from irverify.certify.store import Store
+
+DRIVER = "exact"
+"""The method that is the whole driver."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The model, the data set and the method that decide about images; calling it loads them.
+
+    `workers` processes share the work (0: this one does it), each with its part of the processor cores.
+    """
+
+    model: str
+    wanted: Perturbation
+    method: str
+    numbers: Numbers
+    batch: int | None
+    timeout: float | None
+    seed: int
+    workers: int
+
+    @property
+    def threads(self) -> int:
+        return max(1, (os.cpu_count() or 1) // max(1, self.workers))
+
+    @property
+    def worker_memory(self) -> int | None:
+        """The bytes that a worker may use; None: any number. Single analyses keep to a limit by themselves."""
+        memory = self.numbers.memory
+        return None if memory is None or self.method != DRIVER else memory * 2**20
+
+    def question(self) -> Question:
+        return question_of(load_model(self.model), self.wanted)
+
+    def __call__(self) -> Maker:
+        question = self.question()
+        return lambda eps: self.certifier(question.at(eps))
+
+    def certifier(self, question: Question) -> Certifier:
+        from irverify.certify import ByAnalysis, ByDriver, Settings
+        from irverify.verify import Options
+
+        if self.method == DRIVER:
+            return ByDriver(question, Options(timeout=self.timeout, threads=self.threads, seed=self.seed))
+        dtype, memory = self.numbers.torch_dtype, self.numbers.memory
+        assert dtype is not None
+        half = None if memory is None else max(1, memory // 2)  # for values, and for what the analysis has in flight
+        settings = Settings(dtype, self.numbers.check_device(), self.batch, None if half is None else half * 2**20)
+        return ByAnalysis(question, replace(self.numbers, memory=half).limited(self.method), settings, self.method)
+
+    def settings(self) -> dict[str, str]:
+        """What verdicts depend on beside network, images and ball."""
+        return {"method": self.method, "numbers": str(self.numbers.dtype), "seed": str(self.seed)}
+
+
+class Job:
+    """The sweeps over some images of a data set, one for each radius, as far as they have come."""
+
+    def __init__(self, recipe: Recipe, question: Question, indices: Sequence[int], radii: Sequence[float]) -> None:
+        from irverify.certify.sweeping import begun
+
+        self.recipe, self.question = recipe, question
+        self.sweeps: list[Sweep] = [begun(eps, indices) for eps in radii]
+        self.total = len(indices) * len(radii)
+
+    def identity(self) -> dict[str, str]:
+        from irverify.certify.fingerprint import identity
+
+        return identity(self.question, self.recipe.settings())
+
+    def run(self, store: Store | None) -> None:
+        """Decides what is open."""
+        from irverify.certify.sweeping import proceed, resume, still_open
+
+        limit = self.recipe.timeout
+        for sweep in self.sweeps:
+            resume(sweep, store)
+        todo = [still_open(sweep, store, limit) for sweep in self.sweeps]
+        with self._source() as source, Tally(self.total, self.total - sum(map(len, todo))) as tally:
+            for sweep, indices in zip(self.sweeps, todo, strict=True):
+                for _ in proceed(sweep, indices, source, store, limit):
+                    tally.advance(partial(_summary, sweep))
+
+    @contextmanager
+    def _source(self) -> Iterator[Source]:
+        """What decides images: this process, or others."""
+        if not self.recipe.workers:
+            from irverify.certify.certifier import in_this_process
+
+            yield in_this_process(lambda eps: self.recipe.certifier(self.question.at(eps)))
+            return
+        from irverify.certify.crew import Crew
+        from irverify.certify.messages import Setup
+
+        setup = Setup(self.recipe, self.recipe.threads, self.recipe.worker_memory)
+        with Crew(self.question, setup, self.recipe.workers, self.recipe.timeout) as crew:
+            yield crew.outcomes
+
+    def content(self) -> dict[str, object]:
+        """The job for JSON: the counts of one radius beside what was asked, those of several under `runs`."""
+        recipe, wanted = self.recipe, self.recipe.wanted
+        asked = {
+            "model": recipe.model, "data": wanted.data, "norm": wanted.norm, "clip": self.question.clip,
+            "method": recipe.method, "dtype": recipe.numbers.dtype, "device": recipe.numbers.device,
+            "timeout": recipe.timeout,
+        }  # fmt: skip
+        runs = [sweep.content() for sweep in self.sweeps]
+        return {**asked, **runs[0]} if len(runs) == 1 else {**asked, "runs": runs}
+
+
+def _summary(sweep: Sweep) -> str:
+    """Counts by verdict, and by the stage that decided."""
+    counts = ", ".join(f"{count} {status}" for status, count in sweep.counts().items() if count)
+    by = Counter(outcome.decided_by for outcome in sweep.found.values() if outcome.decided_by is not None)
+    stages = ", ".join(f"{stage} {count}" for stage, count in by.most_common())
+    return f"eps {sweep.eps:g}: {counts}" + (f" (by {stages})" if stages else "")
