@@ -9,9 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from irverify.backends.milp.distances import Nearest as Nearest
     from irverify.backends.milp.encoding import Encoding as Encoding
     from irverify.backends.milp.formulation import TOLERANCE as TOLERANCE
     from irverify.backends.milp.formulation import Formulation as Formulation
+    from irverify.backends.milp.formulation import Program as Program
     from irverify.backends.milp.formulation import formulate as formulate
     from irverify.backends.milp.model import MilpModel as MilpModel
     from irverify.backends.milp.model import ModelBuilder as ModelBuilder
@@ -28,7 +30,9 @@ _HOME = {
     "Formulation": "formulation",
     "MilpModel": "model",
     "ModelBuilder": "model",
+    "Nearest": "distances",
     "Pool": "process",
+    "Program": "formulation",
     "Solution": "tasks",
     "SolveOptions": "solvers",
     "TOLERANCE": "formulation",

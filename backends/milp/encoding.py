@@ -63,8 +63,8 @@ class Encoding:
         self._encoder = Encoder(self.builder, relaxed)
         self._known = {name: _flat_bounds(self.graph, name, pair) for name, pair in (bounds or {}).items()}
         inputs = self.graph.inputs
-        regions = regions_for(region, [node.name for node in inputs], [node.type.shape for node in inputs])
-        for node, part in zip(inputs, regions, strict=True):
+        self.regions = regions_for(region, [node.name for node in inputs], [node.type.shape for node in inputs])
+        for node, part in zip(inputs, self.regions, strict=True):
             self._input(node, part)
 
     def branch(self) -> Encoding:

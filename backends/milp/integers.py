@@ -32,7 +32,8 @@ ROUNDING = 1e-10
 VALUE_BITS = 20
 """|X_j| is at most 2 to this power: the largest variable of each block comes close to it."""
 TERM_BITS = 40
-"""|C_j X_j| is at most about 2 to this power: coefficients of values get the other half, those of binaries all of it."""
+"""|C_j X_j| is at most about 2 to this power: the coefficients of values get the other half, those of binaries all of
+it."""
 ROW_LIMIT = 2.0**50
 """What sum |C_j| max |X_j| may reach in a row: far inside int64, and exact in float64."""
 

@@ -1,6 +1,8 @@
-"""The margins of a property as variables of an encoding."""
+"""The margins of a property as variables of an encoding, and what is asked of them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import sparse
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from irverify.backends.milp.encoding import Encoding
 from irverify.backends.milp.expressions import composed, concatenated
-from irverify.backends.milp.model import Floats, Indices, Terms
+from irverify.backends.milp.model import Floats, Indices, ModelBuilder, Terms
 from irverify.ir.graph import Graph
 from irverify.properties import Disjunct, Property
 
@@ -35,6 +37,11 @@ def margins(encoding: Encoding, disjunct: Disjunct, name: str = "margin") -> Ind
     return encoding.sums(name, terms, constant).columns
 
 
+def worst(encoding: Encoding, parts: Sequence[Indices]) -> int:
+    """The variable that, minimised, is the smallest over some disjuncts of the largest of their margins."""
+    return largest(encoding, parts[0]) if len(parts) == 1 else _smallest(encoding, parts)
+
+
 def largest(encoding: Encoding, parts: Indices) -> int:
     """The variable that, minimised, is the largest of some margins."""
     if len(parts) == 1:
@@ -47,31 +54,45 @@ def largest(encoding: Encoding, parts: Indices) -> int:
     return int(worst[0])
 
 
-def smallest(encoding: Encoding, disjuncts: list[Indices]) -> int:
-    """The variable that, minimised, is the smallest over some disjuncts of the largest of their margins: with a binary
-    for each disjunct, one of which is 1, it is at least each margin of that one."""
-    builder, count = encoding.builder, len(disjuncts)
+def violated(encoding: Encoding, parts: Sequence[Indices], limit: float) -> None:
+    """Appends rows that hold where all margins of one of some disjuncts are <= `limit`: with a binary for each disjunct
+    where there are several, one of which is 1."""
+    builder, together = encoding.builder, np.concatenate(parts)
+    terms, limits = [Terms(together)], np.full(len(together), limit)
+    if len(parts) > 1:
+        room = np.maximum(builder.bounds()[1][together] - limit, 0.0)
+        terms.append(Terms(_choice(builder, parts), room))
+        limits = limits + room
+    builder.rows("violated", terms, -np.inf, limits)
+
+
+def _smallest(encoding: Encoding, parts: Sequence[Indices]) -> int:
+    """At least each margin of the disjunct whose binary is 1."""
+    builder, together = encoding.builder, np.concatenate(parts)
     lower, upper = builder.bounds()
-    parts = np.concatenate(disjuncts)
-    which = np.repeat(np.arange(count), [len(part) for part in disjuncts])
-
-    def largest_of(x: Floats) -> Floats:
-        return np.array([x[part].max() for part in disjuncts])
-
-    floor, ceiling = float(largest_of(lower).min()), float(largest_of(upper).min())
-    chosen = builder.variables(
-        "disjunct",
-        0.0,
-        np.ones(count),
-        integer=True,
-        value=lambda x: (np.arange(count) == largest_of(x).argmin()).astype(np.float64),
-    )
-    builder.rows("disjunct.one", [Terms(chosen, sparse.csr_array(np.ones((1, count))))], [1.0], [1.0])
-    worst = builder.variables("worst", floor, ceiling, value=lambda x: largest_of(x).min(keepdims=True))
-    same, room = np.repeat(worst, len(parts)), np.maximum(upper[parts] - floor, 0.0)
-    terms = [Terms(same), Terms(parts, -1.0), Terms(chosen[which], -room)]
+    floor, ceiling = (float(_largest_of(side, parts).min()) for side in (lower, upper))
+    chosen = _choice(builder, parts)
+    worst = builder.variables("worst", floor, ceiling, value=lambda x: _largest_of(x, parts).min(keepdims=True))
+    same, room = np.repeat(worst, len(together)), np.maximum(upper[together] - floor, 0.0)
+    terms = [Terms(same), Terms(together, -1.0), Terms(chosen, -room)]
     builder.rows("worst.above", terms, -room, np.inf, owner=same)
     return int(worst[0])
+
+
+def _choice(builder: ModelBuilder, parts: Sequence[Indices]) -> Indices:
+    """A binary for each disjunct, one of which is 1; for each margin the one of its disjunct."""
+    count = len(parts)
+
+    def best(x: Floats) -> Floats:
+    return np.asarray(chosen[np.repeat(np.arange(count), [len(part) for part in parts])], dtype=np.int64)
+
+    chosen = builder.variables("disjunct", 0.0, np.ones(count), integer=True, value=best)
+    builder.rows("disjunct.one", [Terms(chosen, sparse.csr_array(np.ones((1, count))))], [1.0], [1.0])
+    return chosen[np.repeat(np.arange(count), [len(part) for part in parts])]
+
+
+def _largest_of(x: Floats, parts: Sequence[Indices]) -> Floats:
+    return np.array([x[part].max() for part in parts])
 
 
 def _numpy(tensor: Tensor) -> Floats:

@@ -137,7 +137,7 @@ def test_any_operator_and_property(worker: Worker, graph: Graph, data: st.DataOb
     size = 1 + float(np.abs(solution.x).max(initial=0.0))
     assert replay(formulation, solution.x) == pytest.approx(solution.objective, abs=1e-4 * size)
     for sample in points(graph, regions, count=4):
-        x = formulation.point(list(sample.values()))
+        x = formulation.hint(list(sample.values()))
         assert formulation.model.violation(x) <= 1e-7 * (1 + float(np.abs(x).max(initial=0.0)))
         value = float(formulation.model.objective @ x) + formulation.model.offset
         assert value == pytest.approx(replay(formulation, x), abs=1e-7 * size)
@@ -187,7 +187,7 @@ def test_disjuncts_by_hand(worker: Worker) -> None:
 def test_inputs_are_moved_into_the_box() -> None:
     graph, region = identity_net()
     formulation = formulate(graph, region, robust(1))
-    x = formulation.point([torch.tensor([[0.5, 2.5]])])
+    x = formulation.hint([torch.tensor([[0.5, 2.5]])])
     x[:2] = [-1e-7, 3.0 + 1e-7]
     assert formulation.inputs(x)[0].tolist() == [[0.0, 3.0]]
 
