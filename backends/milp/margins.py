@@ -84,11 +84,11 @@ def _choice(builder: ModelBuilder, parts: Sequence[Indices]) -> Indices:
     count = len(parts)
 
     def best(x: Floats) -> Floats:
-    return np.asarray(chosen[np.repeat(np.arange(count), [len(part) for part in parts])], dtype=np.int64)
+        return (np.arange(count) == _largest_of(x, parts).argmin()).astype(np.float64)
 
     chosen = builder.variables("disjunct", 0.0, np.ones(count), integer=True, value=best)
     builder.rows("disjunct.one", [Terms(chosen, sparse.csr_array(np.ones((1, count))))], [1.0], [1.0])
-    return chosen[np.repeat(np.arange(count), [len(part) for part in parts])]
+    return np.asarray(chosen[np.repeat(np.arange(count), [len(part) for part in parts])], dtype=np.int64)
 
 
 def _largest_of(x: Floats, parts: Sequence[Indices]) -> Floats:
