@@ -14,9 +14,9 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from irverify.backends.milp.tasks import Answer, Failure, LpBounds, LpTask, Solution, Task, WholeSolution
 from irverify.errors import SolverError
@@ -31,6 +31,10 @@ main(memory)
 HEADER = struct.Struct("<Q")
 OVERTIME = 2.0
 """Seconds beyond its deadline after which a sequence of linear programs is given up."""
+
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 class OverTime(Exception):
@@ -156,21 +160,26 @@ class Pool:
 
     def bounds(self, tasks: Iterable[LpTask]) -> list[LpBounds]:
         """The answers in the order of the tasks. A process that exceeds the deadline of its task by far is killed, and
-        what was known before is its answer; another failure, or an interrupt, kills all of them and raises."""
-        waiting: Iterator[tuple[int, LpTask]] = enumerate(tasks)
-        answers: dict[int, LpBounds] = {}
+        what was known before is its answer."""
+        return self.shared(_bounds, tasks)
+
+    def shared(self, work: Callable[[Worker, Job], Result], jobs: Iterable[Job]) -> list[Result]:
+        """`work` on every job, by whichever worker is free; the results in the order of the jobs. A failure, or an
+        interrupt, kills all processes and raises."""
+        waiting: Iterator[tuple[int, Job]] = enumerate(jobs)
+        results: dict[int, Result] = {}
         guard = threading.Lock()
 
-        def work(worker: Worker) -> None:
+        def run(worker: Worker) -> None:
             while True:
                 with guard:  # a generator runs in one thread at a time
                     entry = next(waiting, None)
                 if entry is None:
                     return
-                answers[entry[0]] = _bounds(worker, entry[1])
+                results[entry[0]] = work(worker, entry[1])
 
         with ThreadPoolExecutor(len(self.workers)) as threads:
-            running = [threads.submit(work, worker) for worker in self.workers]
+            running = [threads.submit(run, worker) for worker in self.workers]
             try:
                 for future in running:
                     future.result()
@@ -179,7 +188,7 @@ class Pool:
                     waiting = iter(())  # nobody starts another task, and those at work end with their processes
                 self.close()
                 raise
-        return [answers[number] for number in sorted(answers)]
+        return [results[number] for number in sorted(results)]
 
 
 def _bounds(worker: Worker, task: LpTask) -> LpBounds:

@@ -26,21 +26,27 @@ directed rounding makes it rigorous for the rows as they stand; this covers the 
 class Wishes:
     """Which variables are to be bounded, and how: `targets` (sorted); `knots`, where a target is settled once its
     bounds do not have its knot strictly between them (NaN: never); `sides` `[targets, 2]`, whether the lower and the
-    upper bound are asked for. With `signs` a side is asked only as long as it may settle its target."""
+    upper bound are asked for; `seen`, the least and the greatest value that each has had in an execution. With `signs`
+    a side is asked only as long as it may settle its target."""
 
     targets: Indices
     knots: Floats
     sides: Flags
+    seen: tuple[Floats, Floats]
     signs: bool = False
 
     @staticmethod
-    def of(targets: Indices, knots: Floats, *, lower_only: bool = False, signs: bool = False) -> Wishes:
-        sides = np.ones((len(targets), 2), dtype=np.bool_)
+    def plain(targets: Indices, *, lower_only: bool = False) -> Wishes:
+        """Bounds for their own sake."""
+        count = len(targets)
+        sides = np.ones((count, 2), dtype=np.bool_)
         sides[:, 1] = not lower_only
-        return Wishes(targets, knots, sides, signs)
+        return Wishes(targets, np.full(count, np.nan), sides, unseen(count))
 
-    def where(self, chosen: Flags) -> Wishes:
-        return Wishes(self.targets[chosen], self.knots[chosen], self.sides[chosen], self.signs)
+
+def unseen(count: int) -> tuple[Floats, Floats]:
+    """The range of nothing."""
+    return np.full(count, np.inf), np.full(count, -np.inf)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -14,20 +14,26 @@ from irverify.backends.milp.expressions import Affine
 from irverify.backends.milp.margins import bound_to, largest, margins
 from irverify.backends.milp.model import Floats, Indices, MilpModel
 from irverify.backends.milp.process import Pool
-from irverify.backends.milp.programs import FOREVER, LinearPrograms, Wishes
+from irverify.backends.milp.programs import FOREVER, LinearPrograms, Wishes, unseen
+from irverify.backends.milp.witnesses import Witnesses, open_sides
 from irverify.ir.graph import Graph, Node
 from irverify.properties import Property
+
+Outputs: TypeAlias = Literal["none", "lower", "both"]
+"""Which bounds of the outputs are asked for."""
 
 
 @dataclass(frozen=True)
 class Goals:
-    """What programs are spent on: unstable operands of nonlinear operators where `intermediate`, and no more than
-    settles their `signs` or shows that these are open where that is set; the lower or both bounds of the `outputs`; the
-    margins of `prop`."""
+    """What programs are spent on: unstable operands of nonlinear operators where `intermediate`; the lower or both
+    bounds of the `outputs`; the margins of `prop`. `witnesses` are executions that bounds are held against; with
+    `signs` these also say which sides of an operand are not worth a program, and no other than sides that may settle a
+    sign are asked for."""
 
     intermediate: bool = True
+    witnesses: Witnesses | None = None
     signs: bool = False
-    outputs: Literal["none", "lower", "both"] = "none"
+    outputs: Outputs = "none"
     prop: Property | None = None
 
 
@@ -90,7 +96,7 @@ def walk(encoding: Encoding, programs: Programs, goals: Goals, time_limit: float
             programs.deadline = time.time() + min(0.75, 2 / (waiting + 1)) * (deadline - time.time())
             waiting -= 1
             if goals.intermediate:
-                _tighten_operands(encoding, node, programs, goals.signs)
+                _tighten_operands(encoding, node, programs, goals)
             left[node.name] = len(encoding.unstable(node)[0])
         encoding.add(node)
     programs.deadline = deadline
@@ -106,18 +112,30 @@ def walk(encoding: Encoding, programs: Programs, goals: Goals, time_limit: float
     return Tightening(result, programs.solved, time.time() - started, programs.finished, left, worst)
 
 
-def _tighten_operands(encoding: Encoding, node: Node, programs: Programs, signs: bool) -> None:
+def _tighten_operands(encoding: Encoding, node: Node, programs: Programs, goals: Goals) -> None:
     """Tightens what `node` reads and is unstable."""
     targets, knots = _variables(*encoding.unstable(node))
-    _restrict(encoding, programs, Wishes.of(targets, knots, signs=signs))
+    if not targets.size:
+        return
+    seen, witnesses = unseen(len(targets)), goals.witnesses
+    if witnesses is not None:
+        for name in node.inputs:
+            value = encoding.values[name]
+            if goals.signs:
+                behind = np.isin(value.columns, targets) & (value.scale != 0)
+                witnesses.search(name, np.flatnonzero(behind))
+            low, high = witnesses.ranges(name, value, targets)
+            seen = np.minimum(seen[0], low), np.maximum(seen[1], high)
+    sides = open_sides(knots, seen) if goals.signs else np.ones((len(targets), 2), dtype=np.bool_)
+    _restrict(encoding, programs, Wishes(targets, knots, sides, seen, goals.signs))
 
 
 def _tighten_outputs(encoding: Encoding, programs: Programs, *, lower_only: bool) -> None:
     for name in encoding.graph.outputs:
         value = encoding.values[name]
         plain = lower_only and bool((value.scale >= 0).all())
-        targets, knots = _variables(value, np.full(len(value), np.nan))
-        _restrict(encoding, programs, Wishes.of(targets, knots, lower_only=plain))
+        targets, _ = _variables(value, np.full(len(value), np.nan))
+        _restrict(encoding, programs, Wishes.plain(targets, lower_only=plain))
 
 
 def _restrict(encoding: Encoding, programs: Programs, wishes: Wishes) -> None:
@@ -132,7 +150,7 @@ def _margins(encoding: Encoding, prop: Property, programs: Programs) -> Floats:
     bounds = encoding.builder.bounds()[0][targets]
     undecided = np.flatnonzero(~(bounds > 0))
     if undecided.size:
-        wishes = Wishes.of(targets[undecided], np.full(len(undecided), np.nan), lower_only=True)
+        wishes = Wishes.plain(targets[undecided], lower_only=True)
         bounds[undecided], _ = programs.bounds(encoding.builder.build(), wishes)
     return bounds
 

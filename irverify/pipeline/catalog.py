@@ -206,6 +206,41 @@ CATALOG: dict[str, Entry] = _table(
         ),
     ),
     Entry(
+        "lp",
+        "analysis",
+        "irverify.backends.milp.analyses:Lp",
+        "Bounds of the outputs by linear programs over the triangle relaxation, with the bounds in between of crown.",
+        (
+            Option("time", "float", None, optional=True),
+            Option("workers", "int", None, optional=True),
+            Option("intermediate", "str", "crown"),
+        ),
+    ),
+    Entry(
+        "lp-tighten",
+        "analysis",
+        "irverify.backends.milp.analyses:LpTighten",
+        "Bounds of every unstable pre-activation by linear programs, layer by layer, and then of the outputs.",
+        (
+            Option("time", "float", None, optional=True),
+            Option("workers", "int", None, optional=True),
+            Option("signs", "bool", False),
+        ),
+    ),
+    Entry(
+        "milp-tighten",
+        "analysis",
+        "irverify.backends.milp.analyses:MilpTighten",
+        "Bounds of unstable pre-activations and of outputs by mixed-integer programs: exact, but for a margin.",
+        (
+            Option("time", "float", None, optional=True),
+            Option("workers", "int", None, optional=True),
+            Option("signs", "bool", False),
+            Option("limit", "float", 5.0),
+            Option("solver", "str", "scip", ("scip", "highs")),
+        ),
+    ),
+    Entry(
         "gap",
         "analysis",
         "irverify.passes.gap:Gap",
