@@ -84,7 +84,7 @@ def _choice(builder: ModelBuilder, parts: Sequence[Indices]) -> Indices:
     count = len(parts)
 
     def best(x: Floats) -> Floats:
-        return (np.arange(count) == _largest_of(x, parts).argmin()).astype(np.float64)
+        return np.asarray(np.arange(count) == _largest_of(x, parts).argmin(), dtype=np.float64)
 
     chosen = builder.variables("disjunct", 0.0, np.ones(count), integer=True, value=best)
     builder.rows("disjunct.one", [Terms(chosen, sparse.csr_array(np.ones((1, count))))], [1.0], [1.0])
