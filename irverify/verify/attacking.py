@@ -17,7 +17,7 @@ MEMORY = 2**28
 """Bytes of values that runs may have in flight at once, about; more gain nothing."""
 FEW_INPUTS = 32
 """Up to how many free inputs random points tell something."""
-QUICK = Pgd(steps=10, restarts=4)
+QUICK = Pgd(steps=10, restarts=1)
 GUIDED = Pgd(steps=60, restarts=4, step=1.0, decay=0.97, chords=0.7)
 SAMPLED = Pgd(steps=50, restarts=30, step=0.2, decay=0.95, seed=1, sample=100_000)
 THOROUGH = Pgd(steps=100, restarts=60, step=1.0, decay=0.95, seed=3)
