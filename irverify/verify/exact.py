@@ -7,8 +7,9 @@ import os
 
 import numpy as np
 
-from irverify.backends.milp.formulation import Formulation, formulate
+from irverify.backends.milp.formulation import Formulation, Program, formulate
 from irverify.backends.milp.model import Floats
+from irverify.backends.milp.names import ObjectiveName
 from irverify.backends.milp.process import Pool, Worker
 from irverify.backends.milp.solvers import SolveOptions, solve
 from irverify.backends.milp.tasks import SolverName
@@ -20,8 +21,8 @@ TOLERANCE = 1e-5
 """What a margin must exceed to prove anything, relative to the largest magnitude of any value (at least 1), and by how
 much the violation is relaxed: ten times what solvers let rows and bounds be broken by, in units of the values.
 Violations slighter than this are refuted by nobody and stay unknown unless they replay."""
-SOLVERS: dict[str, SolverName] = {"auto": "scip", "highs": "highs", "scip": "scip"}
-"""`auto` is SCIP: it found the violating points of a robust image classifier several times faster than HiGHS."""
+SOLVERS: dict[str, SolverName] = {"auto": "scip", "highs": "highs", "scip": "scip", "cp-sat": "cp-sat"}
+"""`auto` is SCIP: see docs/solvers.md."""
 TIGHTENING_SHARE = 0.5
 """The part of the time that is left which linear programs may take; the search behind them must get its turn."""
 
@@ -66,8 +67,9 @@ def search_exactly(problem: Problem, clock: Clock) -> None:
 
     What refutes a disjunct is a lower bound of its smallest margin, above the tolerance. A bare "infeasible" refutes
     nothing: presolving and branching have called programs infeasible that have solutions with a margin of a thousandth
-    of the largest value, while a minimisation, which always has a solution, has not been seen wrong by a millionth. A
-    point that a solver finds is a candidate for a replay.
+    of the largest value, while a minimisation, which always has a solution, has not been seen wrong by a millionth. An
+    "infeasible" of CP-SAT refutes: it computes with whole numbers, around the program. A point that a solver finds is a
+    candidate for a replay.
     """
     if problem.tightened is None:  # there is no exact encoding, and the reason is known
         return
@@ -75,8 +77,13 @@ def search_exactly(problem: Problem, clock: Clock) -> None:
     with clock.stage(f"milp ({solver})") as outcome:
         formulation = formulate(problem.work, problem.regions, problem.open, problem.tightened)
         outcome.append(f"{int(formulation.model.integer.sum())} binaries")
-        margins = _search(problem, formulation, solver, clock)
-        problem.refute(list(margins), f"milp ({solver})", min(margins.values(), default=0.0), _tolerance(problem))
+        try:
+            margins = _search(problem, formulation, solver, clock)
+        except UnsupportedError as error:  # of a program that has no room in 64-bit integers
+            problem.reason = str(error)
+            return
+        tolerance = _tolerance(problem, solver)
+        problem.refute(list(margins), f"milp ({solver})", min(margins.values(), default=0.0), tolerance)
         outcome.append(problem.summary(len(margins)))
 
 
@@ -84,8 +91,11 @@ def _threads(clock: Clock) -> int:
     return clock.options.threads or os.cpu_count() or 1
 
 
-def _tolerance(problem: Problem) -> float:
-    """What a margin must exceed, and by how much the violation is relaxed."""
+def _tolerance(problem: Problem, solver: SolverName) -> float:
+    """What a margin must exceed, and by how much the violation is relaxed: nothing where whole numbers are rounded
+    outward."""
+    if solver == "cp-sat":
+        return 0.0
     bounds = (problem.tightened or {}).values()
     return TOLERANCE * max([1.0, *(float(np.abs(side).max(initial=0.0)) for pair in bounds for side in pair)])
 
@@ -94,14 +104,19 @@ def _search(problem: Problem, formulation: Formulation, solver: SolverName, cloc
     """The disjuncts that a mixed-integer program refutes, with a bound of their smallest margin; stops at the first
     counterexample."""
     refuted: dict[int, float] = {}
-    tolerance = _tolerance(problem)
+    tolerance = _tolerance(problem, solver)
     with Worker() as worker:
         for index in range(len(formulation.prop.disjuncts)):
             # First any point that violates; where there is none, or it does not replay, the smallest margin.
             for worst in (False, True):
-                model = formulation.worst(index) if worst else formulation.feasible(index, tolerance)
+                objective: ObjectiveName = "margin" if worst else "feasibility"
+                program = formulation.program(objective, disjunct=index, tolerance=tolerance)
                 options = SolveOptions(clock.left(), _threads(clock), 0, None, not worst)
-                solution = solve(model, solver, options, worker=worker)
+                hint = _hint(problem, program, index) if worst else None
+                solution = solve(program.model, solver, options, hint=hint, worker=worker)
+                if solution.proves and solution.status == "infeasible":
+                    refuted[index] = tolerance
+                    break
                 if worst and solution.status in ("optimal", "feasible") and solution.dual_bound > tolerance:
                     refuted[index] = solution.dual_bound
                     break
@@ -115,6 +130,12 @@ def _search(problem: Problem, formulation: Formulation, solver: SolverName, cloc
             else:
                 problem.reason = f"the smallest margin that {solver} found is too slight to decide"
     return refuted
+
+
+def _hint(problem: Problem, program: Program, index: int) -> Floats | None:
+    """All variables at the point that an attack came nearest to violating a disjunct with."""
+    found = problem.nearest.get(problem.open.disjuncts[index])
+    return None if found is None else program.hint(found[1])
 
 
 def _replayed(problem: Problem, formulation: Formulation, x: Floats) -> bool:
