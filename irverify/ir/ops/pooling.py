@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from irverify.ir.ops.base import LinearOp, Operator, expect_shape
 from irverify.ir.ops.conv import Pairs, check_windows, pad_spatial
+from irverify.ir.ops.scatter import Steps
 from irverify.ir.types import TensorType
 
 MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
@@ -49,6 +51,24 @@ class Windows:
         padded = pad_spatial(operand, self.padding)
         convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[spatial]
         return convolve(padded, ones, None, self.stride, 0, self.dilation, channels)
+
+    def spread(self, sums: Tensor, extents: tuple[int, ...]) -> Tensor:
+        """The transpose of `sums`: what each window has `[batch, channels, *windows]` goes to each of its elements."""
+        windows = sums.shape[2:]
+        if self.stride == self.kernel and set(self.dilation) == {1}:  # no two windows share an element
+            for axis, k in enumerate(self.kernel, 2):
+                shape = (*sums.shape[: axis + 1], k, *sums.shape[axis + 1 :])
+                sums = sums.unsqueeze(axis + 1).expand(shape).flatten(axis, axis + 1)
+            full = sums
+        else:
+            covered = Steps(self.stride, self.dilation, 1).covered(windows, self.kernel)
+            full = sums.new_zeros((*sums.shape[:2], *covered))
+            for tap in itertools.product(*map(range, self.kernel)):
+                axes = zip(tap, self.dilation, self.stride, windows, strict=True)
+                places = [slice(k * wide, k * wide + (n - 1) * pace + 1, pace) for k, wide, pace, n in axes]
+                full[(..., *places)] += sums
+        ends = zip(extents, full.shape[2:], self.padding, strict=True)
+        return pad_spatial(full, tuple((-before, extent + before - n) for extent, n, (before, _) in ends))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +110,11 @@ class AveragePool(LinearOp):
 
     def apply(self, *inputs: Tensor) -> Tensor:
         return self.windows.sums(inputs[0]) / self._divisors(inputs[0])
+
+    def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
+        extents = inputs[0].shape[1:]
+        shares = gradient / self._divisors(gradient.new_ones((1, 1, *extents)))
+        return (self.windows.spread(shares, extents),)
 
 
 @dataclass(frozen=True, eq=False)
