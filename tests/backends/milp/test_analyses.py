@@ -106,13 +106,12 @@ def test_milp_tighten_is_the_exact_range(seed: int, solver: str) -> None:
             low, high = (float(end) for end in path.range(element))
             lower, upper = float(bounds.lower[0, element]), float(bounds.upper[0, element])
             assert lower <= low + 1e-9 and high - 1e-9 <= upper
-            if not readers:
-                assert low - size <= lower and upper <= high + size
-            elif isinstance(readers[0].op, Relu) and low < -size < size < high:  # unstable, whatever bounds say
+            unstable = all(isinstance(reader.op, Relu) for reader in readers) and low < -size < size < high
+            if not readers or unstable:
                 assert low - size <= lower and upper <= high + size
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.integers(0, 2**31))
 def test_signs_are_all_that_is_asked(seed: int) -> None:
     """With signs, what is left unstable is what takes both signs (or comes within the margin of 0)."""
@@ -159,7 +158,7 @@ def test_margins_are_below_those_of_executions() -> None:
     """)
     region = Box(torch.zeros(2, 2).double(), torch.tensor([[0.5, 0.5], [1.0, 1.0]]).double())
     found = [margins(graph, region, [0, 1], method=method) for method in ("crown", *PROGRAMS)]
-    samples = torch.stack([graph.evaluate(point) for point in region.sample(200)], 1)
+    samples = torch.stack([graph.values({"x": point})["y"] for point in region.sample(200)], 1)
     for number, label in enumerate((0, 1)):
         exact = (samples[number, :, label] - samples[number, :, 1 - label]).min()
         ends = [float(bound[number, 1 - label]) for bound in found]
