@@ -16,12 +16,12 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 from irverify.certify.certifier import failed
 from irverify.certify.messages import Chunk, Found, Message, Ready, Refused, Setup
-from irverify.certify.outcome import Outcome
+from irverify.certify.outcome import Outcome, Status
 from irverify.certify.question import Question
 from irverify.errors import IRVerifyError
 
@@ -163,15 +163,15 @@ class Crew:
             return
         silent = time.monotonic() - worker.heard
         if silent > self._limit * len(worker.open) + GRACE:
-            yield from self._lost(worker, work, f"its worker process gave no answer for {silent:.0f} s")
+            yield from self._lost(worker, work, f"its worker process gave no answer for {silent:.0f} s", "timeout")
 
-    def _lost(self, worker: Worker, work: _Work, reason: str) -> Iterator[Outcome]:
+    def _lost(self, worker: Worker, work: _Work, reason: str, status: Status = "error") -> Iterator[Outcome]:
         """Ends a worker. What it had open is asked once more, an image at a time; for one that it had alone, it was
         this one."""
         self._workers.remove(worker)
         worker.close()
         if len(worker.chunk.indices) == 1:
-            yield from (failed(self._question, index, reason) for index in worker.open)
+            yield from (replace(failed(self._question, index, reason), status=status) for index in worker.open)
         else:
             work.suspects.extend(worker.open)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -55,7 +56,9 @@ def certify(
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", metavar="N", min=1,
+            "--workers",
+            metavar="N",
+            min=1,
             help="Processes that share the images; without it, one for each core for the whole driver.",
         ),
     ] = None,
@@ -87,8 +90,9 @@ def certify(
     job = Job(replace(recipe, workers=min(recipe.workers, len(indices))), question, indices, radii)
     with _kept(job, out) as store:
         job.run(store)
-    write(encode("certify", job.content()) if as_json else _tables(job.sweeps))
-    _tell_errors(job.sweeps)
+        _tell_errors(job.sweeps)
+        write(encode("certify", job.content()) if as_json else _tables(job.sweeps))
+        sys.stdout.flush()  # what is decided is told even where it cannot be written
 
 
 @contextmanager
@@ -100,14 +104,19 @@ def _kept(job: Job, out: Path | None) -> Iterator[Store | None]:
         return
     from irverify.certify.store import Store
 
-    with Store(out, job.identity()) as store, _told(job, f" and kept in {out}; the same command goes on from there"):
+    with Store(out, job.identity()) as store:
         try:
-            yield store
+            with _told(job, f" and kept in {out}; the same command goes on from there"):
+                yield store
         except BaseException:
             with suppress(IRVerifyError):  # why it was stopped matters more
                 _write_content(job, out)
             raise
-        _write_content(job, out)
+        try:
+            _write_content(job, out)
+        except IRVerifyError as error:  # stdout has its one answer already
+            note(f"error: {error}")
+            raise typer.Exit(1) from error
 
 
 @contextmanager
@@ -129,8 +138,18 @@ def _tables(sweeps: list[Sweep]) -> str:
 
 
 def _write_content(job: Job, out: Path) -> None:
-    if any(sweep.found for sweep in job.sweeps):
-        write_file(out / FILE, encode("certify", job.content()) + "\n")
+    """Writes `FILE`, as a whole or not at all."""
+    if not any(sweep.found for sweep in job.sweeps):
+        return
+    temporary = out / f".{FILE}.tmp"
+    try:
+        write_file(temporary, encode("certify", job.content()) + "\n")
+        temporary.replace(out / FILE)
+    except OSError as error:
+        raise FileError(f"cannot be written: {error.strerror or error}", where=str(out / FILE)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _tell_errors(sweeps: list[Sweep]) -> None:
@@ -148,6 +167,8 @@ def _radii(text: str) -> list[float]:
     for radius in radii:
         if not 0 <= radius < math.inf:
             raise UsageError(f"expected --eps to be finite and >= 0, got {radius}")
+    if len(set(radii)) < len(radii):
+        raise UsageError(f"expected every radius once, got --eps {text}")
     return radii
 
 

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from irverify.attacks import Pgd, pgd
-from irverify.certify import ByAnalysis, ByDriver, Certifier, Outcome, Question, Settings, Sweep
+from irverify.certify import Accuracies, ByAnalysis, ByDriver, Certifier, Outcome, Question, Settings, Sweep
 from irverify.certify.memory import batch_size, bytes_per_image
+from irverify.certify.outcome import CLEAN
 from irverify.data import DIGITS_NETWORK, DataSet, digits
 from irverify.errors import PropertyError, UnsupportedError, UsageError
 from irverify.frontends.compile import compile as compile_source
@@ -25,7 +26,8 @@ from irverify.pipeline import BoundsFault, Rewrite, State, margins
 from irverify.pipeline.catalog import CATALOG, Entry
 from irverify.properties import robust
 from irverify.regions import Linf
-from irverify.verify import Options, verify
+from irverify.report.sweeps import sweep_tables
+from irverify.verify import Options, bounding, verify
 
 ROWS = parse_graph("""
 graph "three" {
@@ -205,7 +207,7 @@ def test_a_fault_of_the_driver_is_an_error_of_its_own_image(monkeypatch: pytest.
     def faulty(*arguments: object) -> None:
         raise BoundsFault("crossed")
 
-    monkeypatch.setattr("irverify.certify.driver.verify", faulty)
+    monkeypatch.setattr(bounding, "_bound", faulty)
     images = data_set([[3.0, 1.0], [1.0, 2.0]], [0, 0])
     found = outcomes(ByDriver(Question(ROWS, images, 0.5), Options(timeout=20)), range(2))
     assert [(outcome.status, outcome.reason) for outcome in found] == [("error", "crossed"), ("falsified", None)]
@@ -269,6 +271,41 @@ def test_counts_add_up() -> None:
     stages = sweep.per_stage()
     assert stages["clean"]["falsified"] == 1
     assert stages["ibp"]["certified"] == 1
+
+
+def test_accuracies_as_in_the_paper() -> None:
+    """Of 8 images one is misclassified, two are broken by attacks, one by the program, two are certified."""
+    done = [
+        Outcome(0, 5, "falsified", 4, CLEAN),
+        Outcome(1, 5, "falsified", 5, "pgd", attacked=True),
+        Outcome(2, 5, "falsified", 5, "pgd", attacked=True, unstable=10),
+        Outcome(3, 5, "falsified", 5, "milp", attacked=False, unstable=30, build_seconds=1.0, solve_seconds=2.0),
+        Outcome(4, 5, "certified", 5, "ibp"),
+        Outcome(5, 5, "certified", 5, "milp", attacked=False, unstable=50, build_seconds=2.0, solve_seconds=6.0),
+        Outcome(6, 5, "timeout", 5, attacked=False, build_seconds=3.0, solve_seconds=7.0),
+        Outcome(7, 5, "error", 5),
+    ]
+    sweep = Sweep(0.1, tuple(range(9)), {outcome.index: outcome for outcome in done})
+    assert sweep.accuracies() == Accuracies(7 / 8, 5 / 8, 4 / 8, 2 / 8, 30.0, 3, 2.0, 5.0)
+    assert (sweep.content()["n"], sweep.content()["asked"]) == (8, 9)
+    lines = sweep_tables([sweep]).splitlines()
+    assert lines[2].split()[:3] == ["0.1", "8", "of"]
+    cells = ["0.1", "87.50", "%", "62.50", "%", "50.00", "%", "25.00", "%", "30.00", "3", "2.00", "5.00"]
+    assert cells in [line.split() for line in lines]
+
+
+def test_nothing_is_made_up_for_a_table() -> None:
+    """Without an attack on an image that is still open nobody knows how attacks fare."""
+    unknown = Outcome(0, 5, "unknown", 5)
+    assert Sweep(0.1, (0,), {0: unknown}).accuracies() == Accuracies(1.0, None, 1.0, 0.0, None, 0, None, None)
+    assert Sweep(0.1, (0,)).accuracies() == Accuracies(None, None, None, None, None, 0, None, None)
+
+
+def test_the_stage_that_decides() -> None:
+    stages = {"clean": 0.1, "ibp": 0.1, "crown": 0.1}
+    assert Outcome(0, 5, "certified", 5, "ibp & crown", stages=stages).decided_by == "crown"
+    assert Outcome(0, 5, "falsified", 4, "clean", stages=stages).decided_by == "clean"
+    assert Outcome(0, 5, "unknown", 5, stages=stages).decided_by is None
 
 
 @given(memory=st.integers(1, 2**40))

@@ -26,6 +26,11 @@ def test_json(irverify: Irverify) -> None:
     assert said["certified"] > 0
     assert [image["index"] for image in said["per_image"]] == list(range(12))
     assert said["per_stage"]["crown"]["certified"] == said["certified"]
+    assert said["accuracies"] == {
+        "test": said["correct"] / 12, "attack": None, "upper": 1 - said["falsified"] / 12,
+        "provable": said["certified"] / 12, "unstable": None, "searched": 0, "build_seconds": None,
+        "solve_seconds": None,
+    }  # fmt: skip
     certified = [image for image in said["per_image"] if image["status"] == "certified"]
     assert all(image["bound"] > image["tolerance"] > 0 for image in certified)
 
@@ -49,9 +54,13 @@ def test_table_and_progress(irverify: Irverify) -> None:
 
 
 def test_the_whole_driver_without_a_method(irverify: Irverify) -> None:
-    said = irverify(*COMMON, "--eps", "0.08", "--first", "2", "--timeout", "20", "--json").json
-    assert said["method"] == "exact"
-    assert said["certified"] + said["falsified"] == 2
+    said = irverify(
+        *COMMON, "--eps", "0.01,0.08", "--index", "13,3", "--timeout", "20", "--workers", "1", "--json"
+    ).json
+    assert (said["method"], said["timeout"]) == ("exact", 20.0)
+    for run in said["runs"]:
+        assert run["certified"] + run["falsified"] == run["n"] == run["asked"] == 2
+        assert [image["index"] for image in run["per_image"]] == [13, 3]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +72,9 @@ def test_the_whole_driver_without_a_method(irverify: Irverify) -> None:
         (("--eps", "0.1", "--method", "ibp,singleprop-zero"), "an estimate proves nothing"),
         (("--eps", "0.1", "--method", "crwn"), "did you mean crown"),
         (("--eps", "0.1", "--method", "stability"), "it gives no bounds (there are interval,"),
+        (("--eps", "0.1,0.2,0.1", "--method", "ibp"), "expected every radius once"),
+        (("--eps", "0.1", "--method", "ibp", "--index", "3,1,3"), "expected every image once, got 3"),
+        (("--eps", "0.1", "--method", "ibp", "--workers", "0"), "--workers"),
         (("--eps", "0.1", "--method", "ibp", "--index", "0,359"), "no image 359: expected 0 to 358"),
         (("--eps", "a", "--method", "ibp"), "expected --eps to be numbers"),
         (("--eps", "0.1,-1", "--method", "ibp"), "finite and >= 0"),
