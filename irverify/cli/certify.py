@@ -48,6 +48,13 @@ def certify(
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="S", help="Limit of the whole driver for each image.")
     ] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(
+            "--attack", metavar="A", help="The first attack of the whole driver: pgd-40, pgd-100, pgd-200x10."
+        ),
+    ] = None,
+    solver: Annotated[str, typer.Option("--solver", metavar="S", help="auto, scip, highs or cp-sat.")] = "auto",
     batch: Batch = None,
     dtype: Dtype = "float64",
     device: Device = "cpu",
@@ -78,7 +85,9 @@ def certify(
     wanted = Perturbation(data, radii[0], norm, clip, first, index)
     method = DRIVER if method is None else method
     usual = (os.cpu_count() or 1) if method == DRIVER else 0
-    recipe = Recipe(model, wanted, method, Numbers(dtype, device, memory), batch, timeout, seed, workers or usual)
+    recipe = Recipe(
+        model, wanted, method, Numbers(dtype, device, memory), batch, timeout, seed, workers or usual, attack, solver
+    )
     check_perturbation(wanted)
     check_model(model)
     _check_method(recipe)
@@ -173,16 +182,18 @@ def _radii(text: str) -> list[float]:
 
 
 def _check_method(recipe: Recipe) -> None:
-    """Raises UsageError where method and options do not go together; needs no torch."""
+    """Raises UsageError where method and options do not go together; needs torch for the whole driver alone."""
     if recipe.timeout is not None and not (0 < recipe.timeout < math.inf):
         raise UsageError(f"expected --timeout to be a positive number of seconds, got {recipe.timeout}")
     if recipe.method == DRIVER:
         if recipe.batch is not None or recipe.numbers != Numbers(memory=recipe.numbers.memory):
             hint = "give --method, such as --method crown"
             raise UsageError("the whole driver computes in float64 on the CPU, in batches of its own", hint=hint)
+        _check_driver(recipe)
         return
-    if recipe.timeout is not None:
-        raise UsageError("--timeout is for the whole driver", hint="leave --method out, or --timeout")
+    for name, given in (("timeout", recipe.timeout), ("attack", recipe.attack), ("solver", recipe.solver != "auto")):
+        if given:
+            raise UsageError(f"--{name} is for the whole driver", hint=f"leave --method out, or --{name}")
     from irverify.pipeline.catalog import CATALOG, find
     from irverify.pipeline.text import parse_pipeline
 
@@ -193,6 +204,15 @@ def _check_method(recipe: Recipe) -> None:
         known = ", ".join(name for name in (*methods, DRIVER) if name not in WITHOUT_BOUNDS)
         reason = "an estimate proves nothing" if last is not None and last.kind == "estimator" else "it gives no bounds"
         raise UsageError(f"--method {recipe.method} certifies nothing: {reason}", hint=f"there are {known}")
+
+
+def _check_driver(recipe: Recipe) -> None:
+    from irverify.attacks import protocol
+    from irverify.verify.exact import check_solver
+
+    check_solver(recipe.solver)
+    if recipe.attack is not None:
+        protocol(recipe.attack)
 
 
 def _make_folder(out: Path) -> None:

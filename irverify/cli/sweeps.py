@@ -39,6 +39,9 @@ class Recipe:
     timeout: float | None
     seed: int
     workers: int
+    attack: str | None = None
+    """A protocol of the papers, run first; the whole driver's own attacks follow."""
+    solver: str = "auto"
 
     @property
     def threads(self) -> int:
@@ -62,7 +65,8 @@ class Recipe:
         from irverify.verify import Options
 
         if self.method == DRIVER:
-            return ByDriver(question, Options(timeout=self.timeout, threads=self.threads, seed=self.seed))
+            options = Options(self.timeout, self.solver, self.threads, attack=self.attack, seed=self.seed)
+            return ByDriver(question, options, None if self.worker_memory is None else self.worker_memory // 4)
         dtype, memory = self.numbers.torch_dtype, self.numbers.memory
         assert dtype is not None
         half = None if memory is None else max(1, memory // 2)  # for values, and for what the analysis has in flight
@@ -71,7 +75,13 @@ class Recipe:
 
     def settings(self) -> dict[str, str]:
         """What verdicts depend on beside network, images and ball."""
-        return {"method": self.method, "numbers": str(self.numbers.dtype), "seed": str(self.seed)}
+        return {
+            "method": self.method,
+            "numbers": str(self.numbers.dtype),
+            "attack": self.attack or "usual",
+            "solver": self.solver,
+            "seed": str(self.seed),
+        }
 
 
 class Job:
@@ -123,7 +133,7 @@ class Job:
         asked = {
             "model": recipe.model, "data": wanted.data, "norm": wanted.norm, "clip": self.question.clip,
             "method": recipe.method, "dtype": recipe.numbers.dtype, "device": recipe.numbers.device,
-            "timeout": recipe.timeout,
+            "timeout": recipe.timeout, "attack": recipe.attack, "solver": recipe.solver,
         }  # fmt: skip
         runs = [sweep.content() for sweep in self.sweeps]
         return {**asked, **runs[0]} if len(runs) == 1 else {**asked, "runs": runs}
