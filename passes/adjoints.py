@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
-from irverify.ir.ops import Conv
+from irverify.ir.ops import Add, Conv, Elementwise, Input, Neg, Operator, Reshape, Sub
 from irverify.ir.types import TensorType
-from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide
-from irverify.passes.windows import kernels, worthwhile
+from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide, unowned
+from irverify.passes.windows import kernels, receptive, worthwhile
 
 
 def before_convolution(op: Conv, operand: TensorType, form: Form) -> Form:
@@ -19,17 +20,32 @@ def before_convolution(op: Conv, operand: TensorType, form: Form) -> Form:
     if isinstance(form, Units):
         starts = form.shape[1:]
         size = math.prod(starts)
-        windows = kernels(op, form.elements // size, form.elements % size, starts, plane)
-        return Patches(windows) if worthwhile(windows.window, plane) else Dense(windows.dense())
+        windows = kernels(op, form.elements // size, form.elements % size, starts, plane, form.owner)
+        return Patches(windows) if worthwhile(windows.window, plane) else Dense(windows.dense(), form.owner)
     before = form.windows.before(op, plane) if isinstance(form, Patches) else None
-    return Dense(op.adjoint(form.dense(), (operand,))[0]) if before is None else Patches(before)
+    return Dense(op.adjoint(form.dense(), (operand,))[0], form.owner) if before is None else Patches(before)
+
+
+def row_size(op: Operator, shapes: Sequence[tuple[int, ...]], form: Form) -> tuple[int, bool]:
+    """How many coefficients a row of this form takes behind an operator whose operands have these shapes, and whether
+    it is over whole planes then."""
+    largest = max(map(math.prod, shapes))
+    if isinstance(form, Units | Patches) and len(shapes[0]) > 1:
+        if isinstance(op, Conv):
+            window = form.windows.window if isinstance(form, Patches) else (1,) * (len(shapes[0]) - 1)
+            extents = receptive(op, window)
+            if worthwhile(extents, shapes[0][1:]):
+                return shapes[0][0] * math.prod(extents), False
+        elif isinstance(op, Elementwise | Add | Sub | Neg | Input):
+            return math.prod(form.coefficients.shape[1:]) if isinstance(form, Patches) else shapes[0][0], False
+    return (1, False) if isinstance(form, Units) and isinstance(op, Add | Reshape) else (largest, True)
 
 
 def before_reshape(form: Form, shape: tuple[int, ...]) -> Form | None:
     """Rows over a value of this shape that is reshaped; None where the form does not tell."""
     if isinstance(form, Units | Columns):
         return replace(form, shape=shape)
-    return Dense(form.coefficients.reshape(-1, *shape)) if isinstance(form, Dense) else None
+    return Dense(form.coefficients.reshape(-1, *shape), form.owner) if isinstance(form, Dense) else None
 
 
 def negated(form: Wide) -> Wide:
@@ -44,4 +60,4 @@ def constants(form: Form, offset: Tensor, shape: tuple[int, ...]) -> Tensor:
     per_channel = len(shape) > 1 and offset.shape == (shape[0], *(1,) * (len(shape) - 1))
     if per_channel and (isinstance(form, Dense) or (isinstance(form, Patches) and form.windows.clean)):
         return form.coefficients.flatten(2).sum(2) @ offset.reshape(-1)
-    return form.dot(offset.expand(shape))
+    return unowned(form).dot(offset.expand(shape))

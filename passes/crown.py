@@ -18,7 +18,7 @@ from torch import Tensor
 from irverify.errors import UsageError
 from irverify.ir.graph import Node
 from irverify.ir.ops import Input, Spec
-from irverify.passes.backward import Context, Rows, identity_rows, lower_bounds
+from irverify.passes.backward import Context, Rows, lower_bounds
 from irverify.passes.ibp import IBP
 from irverify.passes.needs import Need, Needs, exact_ranges
 from irverify.passes.propagate import Interval, interval_facts, tightened
@@ -35,10 +35,6 @@ LIVE = 12
 """How many tensors of that size there are at once, about."""
 MANY = 128
 """So many open elements of a convolution are bounded first on the side that may decide them, the others afterwards."""
-NARROW = 1024
-"""Bytes of the widest value up to which one call over rows of all examples costs less than one for each example."""
-FEW = 24
-"""Examples of a batch with fewer open elements than this are propagated together."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ class _Walk:
         boxes = all(region.is_box for region in context.regions.values())
         self._exact = exact_ranges(context.graph) if boxes else frozenset()
         self.chunk = CHUNK
-        self._views: dict[int, View] = {}
+        self._view: View | None = None
         self._widest = max(node.type.size * node.type.dtype.itemsize for node in context.graph)
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
@@ -132,53 +128,43 @@ class _Walk:
     def _elements(self, node: Node, interval: Interval, need: Need, results: Mapping[str, Interval]) -> Interval:
         """Both bounds of the elements that are open for some reader."""
         batch = interval.lower.shape[0]
-        open_ = need(*interval).reshape(batch, -1)
         bounds = Interval(*(side.reshape(batch, -1).clone() for side in interval))
-        counts = open_.sum(1).tolist()
-        together = torch.zeros_like(open_)
-        for example, count in enumerate(counts):
-            if self._widest > NARROW and (count >= FEW or len(counts) == 1):
-                view = self._views.setdefault(example, View(self.context, example, results))
-                self._sweep(view, node, open_[example], need, bounds)
-            else:
-                together[example] = open_[example]
-        if bool(together.any()):
-            self._rows(node, together, bounds)
+        owner, elements = need(*interval).reshape(batch, -1).nonzero(as_tuple=True)
+        dropping = need if self.needs.pieces(node.name) else None
+        if self._view is None:
+            self._view = View(self.context, None, results)
+        if dropping is None or elements.shape[0] < MANY or len(node.type.shape) == 1:
+            self._run(node, bounds, owner, elements, None, dropping)
+        else:
+            # Most elements that can be decided are by one of their bounds, and it is plain by which.
+            sides = (bounds.lower[owner, elements] + bounds.upper[owner, elements]).sign_()
+            sides = sides + (sides == 0)
+            self._run(node, bounds, owner, elements, sides, dropping)
+            rest = dropping(*(side[owner, elements] for side in bounds))
+            self._run(node, bounds, owner[rest], elements[rest], -sides[rest], dropping)
         return tightened(interval, *(side.reshape(interval.lower.shape) for side in bounds))
 
-    def _sweep(self, view: View, node: Node, open_: Tensor, need: Need, bounds: Interval) -> None:
-        """The open elements `[elements]` of one example."""
-        mine = Interval(*(side[view.example] for side in bounds))
-        step = max(1, self.chunk // (2 * self._widest))
-        dropping = need if self.needs.pieces(node.name) else None
-        for elements in open_.nonzero()[:, 0].split(step):
-            if dropping is None or elements.shape[0] < MANY or len(node.type.shape) == 1:
-                self._run(Sweep(view, node.name, elements, mine), dropping)
-                continue
-            # Most elements that can be decided are by one of their bounds, and it is plain by which.
-            sides = (mine.lower[elements] + mine.upper[elements]).sign_()
-            sides = sides + (sides == 0)
-            self._run(Sweep(view, node.name, elements, mine, sides), dropping)
-            rest = dropping(*(side[elements] for side in mine))
-            self._run(Sweep(view, node.name, elements[rest], mine, -sides[rest]), dropping)
-
-    def _run(self, sweep: Sweep, dropping: Need | None) -> None:
-        count = sweep.elements.shape[0]
-        if count > 0:
-            self.rows += count if sweep.sides is not None else 2 * count
-            sweep.run(dropping, self.needs.stations)
-
-    def _rows(self, node: Node, open_: Tensor, bounds: Interval) -> None:
-        """The open elements `[batch, elements]` of all examples together."""
-        owner, elements = open_.nonzero(as_tuple=True)
-        step = max(1, self.chunk // (2 * self._widest))
-        self.rows += 2 * owner.shape[0]
-        like = bounds.lower.new_empty((open_.shape[0], *node.type.shape))
-        for mine, places in zip(owner.split(step), elements.split(step), strict=True):
-            found = lower_bounds(self.context, node.name, identity_rows(like, mine, places)).to(like.dtype)
-            low, high = found[: mine.shape[0]], -found[mine.shape[0] :]
-            bounds.lower[mine, places] = torch.fmax(bounds.lower[mine, places], low)
-            bounds.upper[mine, places] = torch.fmin(bounds.upper[mine, places], high)
+    def _run(
+        self,
+        node: Node,
+        bounds: Interval,
+        owner: Tensor,
+        elements: Tensor,
+        sides: Tensor | None,
+        dropping: Need | None,
+    ) -> None:
+        """Bounds `[batch, size]` of elements of their owners, tightened in place."""
+        count = elements.shape[0]
+        if count == 0:
+            return
+        assert self._view is not None
+        self.rows += count if sides is not None else 2 * count
+        if bounds.lower.shape[0] == 1:
+            mine = Interval(*(side[0] for side in bounds))
+            sweep = Sweep(self._view.single(0), node.name, elements, mine, sides, limit=self.chunk)
+        else:
+            sweep = Sweep(self._view, node.name, elements, bounds, sides, owner, self.chunk)
+        sweep.run(dropping, self.needs.stations)
 
     def _specification(self, node: Node, interval: Interval) -> Interval:
         """Lower bounds of all rows of a specification; nobody asks for the upper ones."""

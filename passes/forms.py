@@ -1,8 +1,8 @@
 """The forms that rows over a value take on their way backwards, from the sparsest to all coefficients; all belong to
-one example.
+one example, or each to the example that its `owner` says.
 
 Whatever is said of an example's own tensors, such as the slopes of a relaxation, is brought `at` the coefficients that
-a form has.
+a form has; where rows have owners, these tensors are those of all examples, `[examples, *shape]`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ class Units:
     elements: Tensor
     shape: tuple[int, ...]
     like: Tensor
+    owner: Tensor | None = None
 
     def select(self, rows: Tensor) -> Units:
-        return replace(self, elements=self.elements[rows])
+        return replace(self, elements=self.elements[rows], owner=_selected(self.owner, rows))
 
     def both_signs(self) -> Form:
         """The rows, and then their negatives."""
@@ -42,7 +43,9 @@ class Units:
         return flat.scatter(1, self.elements[:, None], 1.0).reshape(-1, *self.shape)
 
     def dot(self, tensor: Tensor) -> Tensor:
-        """The product of each row with a tensor `[*shape]`, `[rows]`."""
+        """The product of each row with a tensor `[*shape]` (of all examples where rows have owners), `[rows]`."""
+        if self.owner is not None:
+            return tensor.reshape(tensor.shape[0], -1)[self.owner, self.elements]
         return tensor.reshape(-1)[self.elements]
 
     def windows(self) -> Windows:
@@ -53,17 +56,18 @@ class Units:
         coefficients = coefficients.scatter(1, (self.elements // size)[:, None], 1.0)
         ones, zeros = (1,) * len(plane), (0,) * len(plane)
         grid = Grid(tuple(plane), ones, zeros, tuple(plane))
-        return Windows(coefficients.reshape(-1, channels, *ones), self.elements % size, grid, clean=True)
+        return Windows(coefficients.reshape(-1, channels, *ones), self.elements % size, grid, True, self.owner)
 
 
 @dataclass(frozen=True)
 class Columns:
     """Coefficients `[rows, columns]` for the elements `index` `[columns]` of a flat value of a shape; the others are
-    zero."""
+    zero. Of one example: the elements that matter differ between examples."""
 
     coefficients: Tensor
     index: Tensor
     shape: tuple[int, ...]
+    owner: None = None
 
     def select(self, rows: Tensor) -> Columns:
         return replace(self, coefficients=self.coefficients[rows])
@@ -93,27 +97,31 @@ class Dense:
     """All coefficients, `[rows, *shape]`."""
 
     coefficients: Tensor
+    owner: Tensor | None = None
 
     def select(self, rows: Tensor) -> Dense:
-        return Dense(self.coefficients[rows])
+        return Dense(self.coefficients[rows], _selected(self.owner, rows))
 
     def both_signs(self) -> Dense:
-        return Dense(torch.cat([self.coefficients, -self.coefficients]))
+        owner = None if self.owner is None else self.owner.repeat(2)
+        return Dense(torch.cat([self.coefficients, -self.coefficients]), owner)
 
     def times(self, signs: Tensor) -> Dense:
-        return Dense(scaled(self.coefficients, signs))
+        return Dense(scaled(self.coefficients, signs), self.owner)
 
     def dense(self) -> Tensor:
         return self.coefficients
 
     def at(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        if self.owner is not None:
+            return [tensor.index_select(0, self.owner) for tensor in tensors]
         return [tensor[None] for tensor in tensors]
 
     def with_coefficients(self, coefficients: Tensor) -> Dense:
-        return Dense(coefficients)
+        return Dense(coefficients, self.owner)
 
     def dot(self, tensor: Tensor) -> Tensor:
-        return products(self.coefficients, tensor[None])
+        return products(self.coefficients, self.at([tensor])[0])
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,10 @@ class Patches:
     @property
     def coefficients(self) -> Tensor:
         return self.windows.coefficients
+
+    @property
+    def owner(self) -> Tensor | None:
+        return self.windows.owner
 
     def select(self, rows: Tensor) -> Patches:
         return Patches(self.windows.select(rows))
@@ -141,8 +153,9 @@ class Patches:
 
     def at(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Zero beyond the plane."""
-        channels = tensors[0].shape[0]
-        return list(self.windows.cut(torch.cat(list(tensors))).split(channels, 1))
+        axis = 0 if self.owner is None else 1
+        channels = tensors[0].shape[axis]
+        return list(self.windows.cut(torch.cat(list(tensors), axis)).split(channels, 1))
 
     def with_coefficients(self, coefficients: Tensor) -> Patches:
         """Coefficients that were multiplied with what stands at the windows, and are zero beyond the plane."""
@@ -155,6 +168,10 @@ class Patches:
 Wide: TypeAlias = Columns | Dense | Patches
 """Forms with coefficients."""
 Form: TypeAlias = Units | Wide
+
+
+def _selected(owner: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if owner is None else owner[rows]
 
 
 def scaled(rows: Tensor, factors: Tensor) -> Tensor:
@@ -178,7 +195,14 @@ def spread(form: Form) -> Wide:
     """The form with coefficients: as small as it goes."""
     if not isinstance(form, Units):
         return form
-    return Patches(form.windows()) if len(form.shape) > 1 else Dense(form.dense())
+    return Patches(form.windows()) if len(form.shape) > 1 else Dense(form.dense(), form.owner)
+
+
+def unowned(form: Form) -> Form:
+    """The rows for tensors that are the same for all examples."""
+    if isinstance(form, Patches):
+        return Patches(replace(form.windows, owner=None))
+    return replace(form, owner=None)
 
 
 def plus(first: Form, second: Form) -> Form:
@@ -188,4 +212,4 @@ def plus(first: Form, second: Form) -> Form:
         total = one.windows.plus(two.windows)
         if total is not None:
             return Patches(total)
-    return Dense(one.dense() + two.dense())
+    return Dense(one.dense() + two.dense(), one.owner)

@@ -1,15 +1,17 @@
-"""Both bounds of many elements of a value, for one example: backward rows that cost only what they reach.
+"""Both bounds of many elements of a value, for one example or several: backward rows that cost only what they reach.
 
 The rows are those of `backward`, and so are the bounds, up to rounding. What makes them cheap: rows start as rows of a
 weight, not as products with one; over convolutions they are windows as long as these are small; elements of a value
 that no line lets through are left out of matrix products; and on the way, wherever bounds of the values that have been
-reached decide about an element, its rows go no further.
+reached decide about an element, its rows go no further. Rows of several examples stay together as long as they are
+windows, which say what each meets; planes are cheaper for one example at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +20,9 @@ from torch import Tensor
 from irverify.ir.graph import Node
 from irverify.ir.ops import Add, Conv, Input, Linear, Neg, Reshape, Sub
 from irverify.ir.params import value
-from irverify.passes.adjoints import before_convolution, before_reshape, constants, negated
+from irverify.passes.adjoints import before_convolution, before_reshape, constants, negated, row_size
 from irverify.passes.backward import Context
-from irverify.passes.forms import Columns, Dense, Form, Units, Wide, minimum, plus, products, spread
+from irverify.passes.forms import Columns, Dense, Form, Units, Wide, minimum, plus, products, spread, unowned
 from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Affine, Relaxation
@@ -29,26 +31,33 @@ PROBE = 24
 """Of many elements so many are looked at first, to see whether a look at all is worth while."""
 WORTH = 0.06
 """The share of them that must be decided for it."""
+NARROW = 1024
+"""Bytes of a row up to which one call over rows of all examples costs less than one for each example."""
+FEW = 24
+"""Examples with fewer elements than this stay together over whole planes as well."""
 
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines of a relaxation for one example: `slope x + base` below and `(slope + rise) x + top` above, each of the
-    shape of the value; None is zero. `support`: the flat elements where any of them is not zero."""
+    """The lines of a relaxation: `slope x + base` below and `(slope + rise) x + top` above, each of the shape of the
+    value, or of all examples together; None is zero."""
 
     slope: Tensor
     rise: Tensor | None
     base: Tensor | None
     top: Tensor | None
-    support: Tensor
 
     @classmethod
-    def of(cls, relaxation: Relaxation, example: int) -> Lines:
-        slope, high = relaxation.lower_slope[example], relaxation.upper_slope[example]
-        rest = (high - slope, relaxation.lower_intercept[example], relaxation.upper_intercept[example])
+    def of(cls, relaxation: Relaxation, examples: int | slice) -> Lines:
+        slope, high = relaxation.lower_slope[examples], relaxation.upper_slope[examples]
+        rest = (high - slope, relaxation.lower_intercept[examples], relaxation.upper_intercept[examples])
         rise, base, top = (part if bool(part.any()) else None for part in rest)
-        used = torch.stack([part != 0 for part in (slope, rise, base, top) if part is not None]).any(0)
-        return cls(slope, rise, base, top, used.reshape(-1).nonzero()[:, 0])
+        return cls(slope, rise, base, top)
+
+    def support(self) -> Tensor:
+        """The flat elements where any of them is not zero; of one example."""
+        used = torch.stack([part != 0 for part in (self.slope, self.rise, self.base, self.top) if part is not None])
+        return used.any(0).reshape(-1).nonzero()[:, 0]
 
     def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
         """Rows over the operand, and their constants: the line below where a coefficient is positive, else above."""
@@ -68,41 +77,62 @@ class Lines:
 
 
 class View:
-    """What rows of one example meet: lines, and intervals of the values before the target."""
+    """What rows of one example meet, or with `example` None those of any: lines, and intervals of the values before the
+    target."""
 
-    def __init__(self, context: Context, example: int, intervals: Mapping[str, Interval]) -> None:
+    def __init__(self, context: Context, example: int | None, intervals: Mapping[str, Interval]) -> None:
         self.context = context
         self.example = example
+        self._chosen: int | slice = slice(None) if example is None else example
         self._intervals = intervals
         self._lines: dict[str, Lines | None] = {}
         self._boxes: dict[str, tuple[Tensor, Tensor]] = {}
+        self._supports: dict[str, Tensor] = {}
+        self._single: dict[int, View] = {}
+
+    def single(self, example: int) -> View:
+        """The view of one of all examples; made once."""
+        if example not in self._single:
+            self._single[example] = View(self.context, example, self._intervals)
+        return self._single[example]
 
     def lines(self, name: str) -> Lines | None:
         """The lines around a node; None where it has none of the plain kind."""
         if name not in self._lines:
             relaxed = self.context.relaxed.get(name)
             plain = type(relaxed) is Relaxation
-            self._lines[name] = Lines.of(relaxed, self.example) if plain else None  # type: ignore[arg-type]
+            self._lines[name] = Lines.of(relaxed, self._chosen) if plain else None  # type: ignore[arg-type]
         return self._lines[name]
 
     def box(self, name: str) -> tuple[Tensor, Tensor]:
         """Centre and radius of the bounds of a value."""
         if name not in self._boxes:
-            lower, upper = (side[self.example] for side in self._intervals[name])
+            lower, upper = (side[self._chosen] for side in self._intervals[name])
             self._boxes[name] = (lower + upper) / 2, (upper - lower) / 2
         return self._boxes[name]
 
+    def known(self, name: str) -> Tensor:
+        """A value that is known exactly."""
+        return self.context.known[name][self._chosen]
+
     def support(self, name: str) -> Tensor | None:
         """The flat elements of a value that rows over it can pass on from; None where all may."""
-        while name not in self.context.known:
+        while self.example is not None and name not in self.context.known:
             node = self.context.graph[name]
             if not isinstance(node.op, Reshape):
                 lines = self.lines(name)
-                return None if lines is None else lines.support
+                if lines is None:
+                    return None
+                if name not in self._supports:
+                    self._supports[name] = lines.support()
+                return self._supports[name]
             (name,) = node.inputs
         return None
 
-    def gathered(self, tensor: Tensor) -> Tensor:
+    def gathered(self, tensor: Tensor, owner: Tensor | None = None) -> Tensor:
+        """A tensor `[batch, ...]` for each row, or `[1, ...]` for all of one example."""
+        if self.example is None:
+            return tensor if owner is None else tensor.index_select(0, owner)
         return tensor[self.example : self.example + 1]
 
 
@@ -111,35 +141,99 @@ class Sweep:
 
     `bounds` are those of the whole flat value, tightened in place. Where `need` is given to `run`, elements that it
     does not hold for any more are dropped on the way, at the values `stations`. With `sides` `[pairs]`, 1 or -1, each
-    element has the row `v_j` or `-v_j` only.
+    element has the row `v_j` or `-v_j` only. With `owner` `[pairs]` the elements are of several examples, `bounds` of
+    all, `[batch, size]`, and so is the view. Rows that would take more than `limit` bytes of coefficients over one
+    value are taken further one part after the other.
     """
 
     def __init__(
-        self, view: View, target: str, elements: Tensor, bounds: Interval, sides: Tensor | None = None
+        self,
+        view: View,
+        target: str,
+        elements: Tensor,
+        bounds: Interval,
+        sides: Tensor | None = None,
+        owner: Tensor | None = None,
+        limit: int | None = None,
     ) -> None:
         self.view = view
         self.elements = elements
         self.bounds = bounds
         self.sides = sides
+        self.owner = owner
+        self.limit = limit
         shape = view.context.graph[target].type.shape
-        self.pending: dict[str, Form] = {target: Units(elements, shape, bounds.lower)}
+        self.pending: dict[str, Form] = {target: Units(elements, shape, bounds.lower, owner)}
         self.constant = bounds.lower.new_zeros(elements.shape[0])
         self.signed = False
+        self._apart = owner is None
+        self._passed = 0
+        self._screened = ""
 
     def run(self, need: Need | None, stations: frozenset[str]) -> None:
         """Tightens the bounds."""
-        passed = 0
         for node in reversed(self.view.context.graph.nodes):
             if node.name not in self.pending:
                 continue
-            if need is not None and self.signed and node.name in stations:
+            if need is not None and self.signed and node.name in stations and node.name != self._screened:
                 # At the first station bounds of what lies there say no more than the interval of the target does.
-                passed += 1
-                if passed > 1 and not self._screen(need):
+                self._passed += 1
+                self._screened = node.name
+                if self._passed > 1 and not self._screen(need):
                     return
+            if (parts := self._parts(node)) is not None:
+                for part in parts:
+                    part.run(need, stations)
+                return
             self._step(node)
         self._sign()
-        self._meet(self.elements, self.sides, self.constant)
+        self._meet(self.elements, self.owner, self.sides, self.constant)
+
+    def _parts(self, node: Node) -> Iterator[Sweep] | None:
+        """Sweeps that take the rows over a node further instead of this one; None where it can by itself."""
+        form = self.pending[node.name]
+        shapes = [self.view.context.graph[name].type.shape for name in node.inputs] or [node.type.shape]
+        size, plane = row_size(node.op, shapes, form)
+        if plane and not self._apart:
+            assert self.owner is not None
+            self._apart = True
+            counts = torch.bincount(self.owner).tolist()
+            alone = [example for example, count in enumerate(counts) if count >= FEW]
+            if alone and size * self.constant.element_size() > NARROW:
+                return self._by_example(alone)
+        if self.limit is None or self.elements.shape[0] < 2:
+            return None
+        rows = self.elements.shape[0] * (1 if self.sides is not None else 2)
+        most = max(1, self.limit // (size * self.constant.element_size()))
+        if rows <= most:
+            return None
+        pairs = torch.arange(self.elements.shape[0], device=self.elements.device)
+        return (self._part(some) for some in pairs.split(max(1, most if self.sides is not None else most // 2)))
+
+    def _by_example(self, alone: Sequence[int]) -> Iterator[Sweep]:
+        """A sweep for each of these examples, and one for all others."""
+        assert self.owner is not None
+        left = torch.ones_like(self.owner, dtype=torch.bool)
+        for example in alone:
+            mine = self.owner == example
+            left &= ~mine
+            yield self._part(mine.nonzero()[:, 0])._of(example)
+        if bool(left.any()):
+            yield self._part(left.nonzero()[:, 0])
+
+    def _part(self, pairs: Tensor) -> Sweep:
+        """The elements at these places alone, as far as they have come."""
+        part = copy(self)
+        part._keep(pairs)
+        return part
+
+    def _of(self, example: int) -> Sweep:
+        """The same, seen as the one example that all elements are of."""
+        self.view = self.view.single(example)
+        self.bounds = Interval(*(side[example] for side in self.bounds))
+        self.owner = None
+        self.pending = {name: unowned(form) for name, form in self.pending.items()}
+        return self
 
     def lower_bounds(self) -> Tensor:
         """Lower bounds of the rows and then of their negatives, `[2 pairs]`; nothing is tightened. Differentiable."""
@@ -158,40 +252,50 @@ class Sweep:
                 return True
         kept = (~self._decided(need, None)).nonzero()[:, 0]
         if kept.shape[0] < count:
-            rows = self._rows(kept)
-            self.elements = self.elements[kept]
-            self.sides = None if self.sides is None else self.sides[kept]
-            self.constant = self.constant[rows]
-            self.pending = {name: form.select(rows) for name, form in self.pending.items()}
+            self._keep(kept)
         return kept.shape[0] > 0
+
+    def _keep(self, pairs: Tensor) -> None:
+        """Leaves only the elements at these places."""
+        rows = self._rows(pairs)
+        self.elements = self.elements[pairs]
+        self.sides = None if self.sides is None else self.sides[pairs]
+        self.owner = None if self.owner is None else self.owner[pairs]
+        self.constant = self.constant[rows]
+        self.pending = {name: form.select(rows) for name, form in self.pending.items()}
 
     def _rows(self, pairs: Tensor) -> Tensor:
         """The rows of the elements at these places."""
-        return pairs if self.sides is not None else torch.cat([pairs, pairs + self.elements.shape[0]])
+        if self.sides is not None or not self.signed:
+            return pairs
+        return torch.cat([pairs, pairs + self.elements.shape[0]])
 
     def _decided(self, need: Need, pairs: Tensor | None) -> Tensor:
         """Which of the elements (of those at these places) bounds of the values reached so far decide; they are met."""
         found, pending = self.constant, list(self.pending.items())
-        elements, sides = self.elements, self.sides
+        elements, owner, sides = self.elements, self.owner, self.sides
         if pairs is not None:
             rows = self._rows(pairs)
             found, pending = found[rows], [(name, form.select(rows)) for name, form in pending]
             elements, sides = elements[pairs], None if sides is None else sides[pairs]
+            owner = None if owner is None else owner[pairs]
         for name, form in pending:
             found = found + minimum(spread(form), *self.view.box(name))
-        self._meet(elements, sides, found)
-        return ~need(*(side[elements] for side in self.bounds))
+        self._meet(elements, owner, sides, found)
+        places = elements if owner is None else (owner, elements)
+        return ~need(*(side[places] for side in self.bounds))
 
-    def _meet(self, elements: Tensor, sides: Tensor | None, found: Tensor) -> None:
+    def _meet(self, elements: Tensor, owner: Tensor | None, sides: Tensor | None, found: Tensor) -> None:
         """Intersects the bounds with lower bounds of the rows of elements; NaN says nothing."""
         lower, upper = self.bounds
+        places = elements if owner is None else (owner, elements)
         found = found.to(lower.dtype)  # a cast on the way leaves rows of another type
         if sides is None:
             low, high = found.chunk(2)
         else:
             low, high = found.masked_fill(sides < 0, -math.inf), found.masked_fill(sides > 0, -math.inf)
-        lower[elements] = torch.fmax(lower[elements], low)
-        upper[elements] = torch.fmin(upper[elements], -high)
+        lower[places] = torch.fmax(lower[places], low)
+        upper[places] = torch.fmin(upper[places], -high)
 
     def _sign(self) -> None:
         """From here on the rows and their negatives go different ways."""
@@ -210,7 +314,7 @@ class Sweep:
         """Takes the rows over a node to its operands."""
         context = self.view.context
         if node.name in context.known:
-            self.constant = self.constant + self.pending.pop(node.name).dot(context.known[node.name][self.view.example])
+            self.constant = self.constant + self.pending.pop(node.name).dot(self.view.known(node.name))
             return
         relaxed = None if isinstance(node.op, Input) else context.relaxed[node.name]
         if not isinstance(relaxed, Affine):
@@ -231,8 +335,9 @@ class Sweep:
             bent, constant = lines.bend(spread(form))
             parts = (bent,)
         if parts is None:
-            dense, constant = relaxed.through(form.dense(), self.view.gathered)
-            parts = tuple(map(Dense, dense))
+            owner = form.owner
+            dense, constant = relaxed.through(form.dense(), lambda tensor: self.view.gathered(tensor, owner))
+            parts = tuple(Dense(part, owner) for part in dense)
         if constant is not None:
             self.constant = self.constant + constant
         for operand, part in zip(node.inputs, parts, strict=False):  # some operands are passed nothing
@@ -242,7 +347,10 @@ class Sweep:
         region = self.view.context.regions[name]
         if region.is_box:
             return minimum(spread(form), *self.view.box(name))
-        return region.select(self.view.example).lower_of(form.dense()[None])[0]
+        if form.owner is not None:
+            return region.select(form.owner).lower_of(form.dense()[:, None])[:, 0]
+        chosen = region if self.view.example is None else region.select(self.view.example)
+        return chosen.lower_of(form.dense()[None])[0]
 
     def _affine(self, node: Node, affine: Affine, form: Form) -> tuple[Form, ...] | None:
         """The rows over the operands of a linear operator; None where there is no way but the dense one."""
@@ -271,4 +379,4 @@ class Sweep:
             if isinstance(form, Columns):
                 weight = weight.index_select(0, form.index)
             rows = form.coefficients @ (weight if columns is None else weight.index_select(1, columns))
-        return Dense(rows) if columns is None else Columns(rows, columns, (features,))
+        return Dense(rows, form.owner) if columns is None else Columns(rows, columns, (features,))

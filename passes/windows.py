@@ -3,6 +3,8 @@
 A row that starts at one element of a convolution reaches only its receptive field. All windows of a value have one
 extent; the window of a row begins, along each axis, at `scale * place + shift`, where `place` is the position that the
 row started from. Windows may reach beyond the plane of the value; the coefficients there count for nothing.
+
+Rows of several examples have an `owner` each, and what they meet at their windows is given for all examples.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ SHARE = 0.6
 """Windows that cover more than this share of a plane are not worth their while."""
 SPARSE = 0.4
 """Where rows are fewer than this share of the positions, windows are cut out for each row."""
+DENSE, DENSE_UNIT = 8.0, 4.0
+"""So many times as many products, zeros included, still pay for one matrix product; less where windows move by one."""
+LARGE = 2**20
+"""Up to how many elements such a matrix may have."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +54,31 @@ class Grid:
         )
         return Grid(self.starts, scale, shift, plane)
 
-    def cut(self, tensor: Tensor, window: tuple[int, ...], place: Tensor, fill: float = 0.0) -> Tensor:
+    def cut(
+        self,
+        tensor: Tensor,
+        window: tuple[int, ...],
+        place: Tensor,
+        fill: float = 0.0,
+        owner: Tensor | None = None,
+    ) -> Tensor:
         """The windows of `tensor` `[maps, *plane]` for rows that start from `place` `[rows]` (flat positions), with
-        `fill` beyond the plane: `[rows, maps, *window]`."""
+        `fill` beyond the plane: `[rows, maps, *window]`. With `owner` `[rows]` it is `[examples, maps, *plane]`."""
         padding, first = [], []
         for starts, scale, shift, n, k in zip(self.starts, self.scale, self.shift, self.plane, window, strict=True):
             padding.append((max(0, -shift), max(0, scale * (starts - 1) + shift + k - n)))
             first.append(max(0, shift))
-        view = pad_spatial(tensor, tuple(padding), fill)
-        for axis, (start, scale, k) in enumerate(zip(first, self.scale, window, strict=True), 1):
-            view = view.narrow(axis, start, view.shape[axis] - start).unfold(axis, k, scale)
-            view = view.narrow(axis, 0, self.starts[axis - 1])
+        view = pad_spatial(tensor if owner is not None else tensor[None], tuple(padding), fill)
+        for axis, (start, scale, k, n) in enumerate(zip(first, self.scale, window, self.starts, strict=True), 2):
+            view = view.narrow(axis, start, view.shape[axis] - start).unfold(axis, k, scale).narrow(axis, 0, n)
         axes = len(window)
-        view = view.permute(*range(1, axes + 1), 0, *range(axes + 1, 2 * axes + 1))
-        if place.shape[0] < SPARSE * math.prod(self.starts):
-            return view[torch.unravel_index(place, self.starts)]
-        table = view.reshape(-1, tensor.shape[0] * math.prod(window))
-        return table.index_select(0, place).reshape(-1, tensor.shape[0], *window)
+        view = view.permute(0, *range(2, axes + 2), 1, *range(axes + 2, 2 * axes + 2))
+        maps, size = view.shape[axes + 1], math.prod(self.starts)
+        if place.shape[0] < SPARSE * view.shape[0] * size:
+            return view[(0 if owner is None else owner, *torch.unravel_index(place, self.starts))]
+        table = view.reshape(-1, maps * math.prod(window))
+        chosen = table.index_select(0, place if owner is None else owner * size + place)
+        return chosen.reshape(-1, maps, *window)
 
 
 def receptive(op: Conv, window: tuple[int, ...]) -> tuple[int, ...]:
@@ -80,58 +94,68 @@ def worthwhile(window: tuple[int, ...], plane: tuple[int, ...]) -> bool:
 @dataclass(frozen=True)
 class Windows:
     """Coefficients `[rows, channels, *window]` of rows that start from `place` `[rows]`; `clean` where those beyond the
-    plane are zero."""
+    plane are zero. `owner` `[rows]`: the example of each, None where there is one."""
 
     coefficients: Tensor
     place: Tensor
     grid: Grid
     clean: bool
+    owner: Tensor | None = None
 
     @property
     def window(self) -> tuple[int, ...]:
         return tuple(self.coefficients.shape[2:])
 
     def cut(self, tensor: Tensor) -> Tensor:
-        """A tensor `[maps, *plane]` at the window of each row, zero beyond the plane, `[rows, maps, *window]`."""
-        return self.grid.cut(tensor, self.window, self.place)
+        """A tensor `[maps, *plane]`, or one of all examples, at the window of each row, zero beyond the plane:
+        `[rows, maps, *window]`."""
+        return self.grid.cut(tensor, self.window, self.place, 0.0, self.owner)
 
     def with_coefficients(self, coefficients: Tensor, *, clean: bool) -> Windows:
         return replace(self, coefficients=coefficients, clean=clean)
 
     def select(self, rows: Tensor) -> Windows:
-        return replace(self, coefficients=self.coefficients[rows], place=self.place[rows])
+        owner = None if self.owner is None else self.owner[rows]
+        return replace(self, coefficients=self.coefficients[rows], place=self.place[rows], owner=owner)
 
     def both_signs(self) -> Windows:
         """The rows, and then their negatives."""
         coefficients = torch.cat([self.coefficients, -self.coefficients])
-        return replace(self, coefficients=coefficients, place=self.place.repeat(2))
+        owner = None if self.owner is None else self.owner.repeat(2)
+        return replace(self, coefficients=coefficients, place=self.place.repeat(2), owner=owner)
 
     def cleaned(self) -> Windows:
         """With zeros beyond the plane."""
         if self.clean:
             return self
-        inside = self.cut(self.coefficients.new_ones((1, *self.grid.plane)))
+        inside = self.grid.cut(self.coefficients.new_ones((1, *self.grid.plane)), self.window, self.place)
         return self.with_coefficients(self.coefficients * inside, clean=True)
 
     def dense(self) -> Tensor:
         """The same rows over the whole value, `[rows, channels, *plane]`."""
         rows, channels = self.coefficients.shape[:2]
-        size = channels * math.prod(self.grid.plane)
-        index = torch.arange(size, device=self.place.device).reshape(channels, *self.grid.plane)
-        # What lies beyond the plane falls into an extra column.
-        places = self.grid.cut(index, self.window, self.place, fill=size).flatten(1)
-        flat = self.coefficients.new_zeros(rows, size + 1).scatter(1, places, self.coefficients.flatten(1))
-        return flat[:, :size].reshape(rows, channels, *self.grid.plane)
+        size = math.prod(self.grid.plane)
+        index = torch.arange(size, device=self.place.device).reshape(1, *self.grid.plane)
+        places = self.grid.cut(index, self.window, self.place).flatten(2).expand(rows, channels, -1)
+        # What lies beyond the plane is zero, wherever it is added.
+        zeros = self.coefficients.new_zeros(rows, channels, size)
+        flat = zeros.scatter_add(2, places, self.cleaned().coefficients.flatten(2))
+        return flat.reshape(-1, channels, *self.grid.plane)
 
     def before(self, op: Conv, plane: tuple[int, ...]) -> Windows | None:
         """The rows over the operand of a convolution; None where they cover so much of it that windows do not pay."""
-        if not worthwhile(receptive(op, self.window), plane):
+        extents = receptive(op, self.window)
+        if not worthwhile(extents, plane):
             return None
-        steps = Steps(op.stride, op.dilation, op.groups)
-        zeros = (0,) * len(plane)
-        passed = scatter(self.cleaned().coefficients, value(op.weight), steps, zeros, receptive(op, self.window))
+        rows, weight = self.cleaned().coefficients, value(op.weight)
+        if _as_matrix(rows, weight, op, extents):
+            matrix = _matrix(weight, op, self.window, extents)
+            passed = (rows.flatten(1) @ matrix).reshape(-1, weight.shape[1], *extents)
+        else:
+            steps = Steps(op.stride, op.dilation, op.groups)
+            passed = scatter(rows, weight, steps, (0,) * len(plane), extents)
         grid = self.grid.before(op, plane)
-        return Windows(passed, self.place, grid, grid.inside(tuple(passed.shape[2:])))
+        return replace(self, coefficients=passed, grid=grid, clean=grid.inside(extents))
 
     def plus(self, other: Windows) -> Windows | None:
         """The sum of the same rows, reached on two ways; None where they count their places in different planes (a
@@ -147,10 +171,41 @@ class Windows:
         theirs = tuple((c - low, high - d) for (_, _, c, d), (low, high) in zip(first, spans, strict=True))
         total = pad_spatial(self.coefficients, own) + pad_spatial(other.coefficients, theirs)
         grid = replace(self.grid, shift=tuple(low for low, _ in spans))
-        return Windows(total, self.place, grid, self.clean and other.clean)
+        return replace(self, coefficients=total, grid=grid, clean=self.clean and other.clean)
 
 
-def kernels(op: Conv, channel: Tensor, place: Tensor, starts: tuple[int, ...], plane: tuple[int, ...]) -> Windows:
+def _as_matrix(rows: Tensor, weight: Tensor, op: Conv, extents: tuple[int, ...]) -> bool:
+    """Whether windows go through the adjoint of a convolution as one product with a matrix, the same for all of them:
+    zeros count then, but a product runs many times faster than sums at the places that each tap reaches."""
+    if op.groups > 1 or rows.device.type != "cpu" or (torch.is_grad_enabled() and weight.requires_grad):
+        return False
+    entries = math.prod(rows.shape[1:]) * weight.shape[1] * math.prod(extents)
+    zeros = math.prod(extents) / weight[0, 0].numel()
+    return entries <= LARGE and zeros <= (DENSE if max(op.stride) > 1 else DENSE_UNIT)
+
+
+def _matrix(weight: Tensor, op: Conv, window: tuple[int, ...], extents: tuple[int, ...]) -> Tensor:
+    """The matrix `[out * window, in * extents]` of a convolution between windows of these extents."""
+    axes = len(window)
+    kernel = weight.shape[2:]
+    found = weight.new_zeros(weight.shape[0], *window, weight.shape[1], *extents)
+    strides = found.stride()
+    out, places, into, spots = strides[0], strides[1 : axes + 1], strides[axes + 1], strides[axes + 2 :]
+    along = tuple(place + step * spot for place, step, spot in zip(places, op.stride, spots, strict=True))
+    taps = tuple(dilation * spot for dilation, spot in zip(op.dilation, spots, strict=True))
+    band = found.as_strided((weight.shape[0], *window, weight.shape[1], *kernel), (out, *along, into, *taps))
+    band.copy_(weight.reshape(weight.shape[0], *(1,) * axes, *weight.shape[1:]).expand(band.shape))
+    return found.reshape(weight.shape[0] * math.prod(window), -1)
+
+
+def kernels(
+    op: Conv,
+    channel: Tensor,
+    place: Tensor,
+    starts: tuple[int, ...],
+    plane: tuple[int, ...],
+    owner: Tensor | None = None,
+) -> Windows:
     """The rows of a convolution for elements at `channel` and `place` (both `[rows]`) of its result of extents
     `starts`, over its operand of extents `plane`: the kernels themselves."""
     weight = value(op.weight)
@@ -166,4 +221,4 @@ def kernels(op: Conv, channel: Tensor, place: Tensor, starts: tuple[int, ...], p
         rows = rows.flatten(1, 2)
     axes = len(plane)
     grid = Grid(starts, (1,) * axes, (0,) * axes, starts).before(op, plane)
-    return Windows(rows, place, grid, grid.inside(tuple(rows.shape[2:])))
+    return Windows(rows, place, grid, grid.inside(tuple(rows.shape[2:])), owner)

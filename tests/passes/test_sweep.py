@@ -12,7 +12,7 @@ from irverify.errors import UsageError
 from irverify.ir.graph import Graph, GraphBuilder
 from irverify.ir.ops import Abs, Add, Clip, Conv, LeakyRelu, Linear, Relu, Reshape, Sigmoid
 from irverify.ir.types import TensorType
-from irverify.passes import crown
+from irverify.passes import crown, sweep
 from irverify.passes.backward import Context, identity_rows, lower_bounds
 from irverify.passes.ibp import IBP
 from irverify.passes.needs import Needs, exact_ranges
@@ -104,7 +104,7 @@ def test_examples_together_and_one_by_one(analysis: str, ball: bool, monkeypatch
     monkeypatch.setattr(crown, "CHUNK", 2**17)
     monkeypatch.setattr(crown, "MANY", 8)
     pieces = run(graph, analysis, region).bounds["y"]
-    monkeypatch.setattr(crown, "FEW", 10**6)
+    monkeypatch.setattr(sweep, "FEW", 10**6)
     dense = run(graph, analysis, region).bounds["y"]
     width = (dense.upper - dense.lower).max()
     for found in (swept, pieces):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,10 @@ FEW = 4
 FEW_STRIDED = 8
 """Up to so many channels, or with a kernel of one element, where windows move by more than one, a product and a sum for
 each tap of the kernel are two to ten times faster on a CPU, for as long as nobody asks for a gradient."""
-BLOCK = 2**20
+BLOCK = 2**19
 """How many elements that takes at once."""
+SHORT = 16
+"""Up to so many rows are too short a run for sums over them; `fold` is faster then, and for a single channel always."""
 CONV_TRANSPOSE = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 Pairs = tuple[tuple[int, int], ...]
 
@@ -48,9 +49,7 @@ class Steps:
         return tuple((n - 1) * stride + dilation * (k - 1) + 1 for n, k, stride, dilation in axes)
 
 
-def scatter(
-    rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], extents: tuple[int, ...]
-) -> Tensor:
+def scatter(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], extents: tuple[int, ...]) -> Tensor:
     """`rows` `[rows, out, *windows]` through the adjoint of a convolution with `weight`, `[rows, in, *extents]`.
 
     The first window begins `first` elements before the operand (its padding, or negative: inside it).
@@ -60,9 +59,14 @@ def scatter(
     quick = rows.device.type == "cpu" and not differentiable
     few = channels <= FEW_STRIDED or weight[0, 0].numel() == 1
     if quick and few and len(rows) and steps.groups == 1 and max(steps.stride) > 1:
+        if (channels == 1 or len(rows) <= SHORT) and _folds(rows, weight, steps, first, extents):
+            columns = torch.matmul(weight.flatten(1).mT, rows.flatten(2))
+            return functional.fold(columns, extents, weight.shape[2:], steps.dilation, first, steps.stride)
+        found = rows.new_empty(rows.shape[0], channels, *extents)
         step = max(1, BLOCK * rows.shape[0] // (rows.numel() * weight[0].numel() // weight.shape[0] + 1))
-        parts = [_tap_by_tap(part, weight, steps, first, extents) for part in rows.split(step)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        for part, place in zip(rows.split(step), found.split(step), strict=True):
+            _tap_by_tap(part, weight, steps, first, place)
+        return found
     covered = steps.covered(rows.shape[2:], weight.shape[2:])
     extra = tuple(extent - (n - 2 * before) for extent, n, before in zip(extents, covered, first, strict=True))
     ends = zip(first, extra, steps.stride, steps.dilation, strict=True)
@@ -76,6 +80,17 @@ def scatter(
     # What no window reaches is zero; what lies in the padding is dropped.
     return pad_spatial(
         full, tuple((-before, extent + before - n) for extent, before, n in zip(extents, first, covered, strict=True))
+    )
+
+
+def _folds(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], extents: tuple[int, ...]) -> bool:
+    """Whether `fold` can put the windows in their places: it takes as many as fit, with equal padding on both sides."""
+    if len(extents) != 2 or min(first) < 0:
+        return False
+    axes = zip(rows.shape[2:], weight.shape[2:], steps.stride, steps.dilation, first, extents, strict=True)
+    return all(
+        n == (extent + 2 * before - dilation * (k - 1) - 1) // stride + 1
+        for n, k, stride, dilation, before, extent in axes
     )
 
 
@@ -101,15 +116,14 @@ def _filled(rows: Tensor) -> Tensor:
     return rows if missing == 0 else torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])])
 
 
-def _tap_by_tap(
-    rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], extents: tuple[int, ...]
-) -> Tensor:
-    """A product with the weight, whose parts are added at the places that each tap of the kernel reaches.
+def _tap_by_tap(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], found: Tensor) -> None:
+    """A product with the weight, whose parts are added at the places that each tap of the kernel reaches; into `found`.
 
     The rows stand last meanwhile, so that everything is done on long runs.
     """
     count, out = rows.shape[:2]
     channels, kernel, windows = weight.shape[1], tuple(weight.shape[2:]), tuple(rows.shape[2:])
+    extents = found.shape[2:]
     columns = weight.flatten(1).t() @ rows.reshape(count, -1).t().reshape(out, -1)
     taps = columns.reshape(channels, *kernel, *windows, count)
     reach = [
@@ -127,5 +141,4 @@ def _tap_by_tap(
     inside: list[slice] = [
         slice(shift + own, shift + own + extent) for own, shift, extent in zip(before, first, extents, strict=True)
     ]
-    flat = total[(slice(None), *inside)].reshape(channels * math.prod(extents), count)
-    return flat.t().reshape(count, channels, *extents)
+    found.view(count, -1).copy_(total[(slice(None), *inside)].reshape(-1, count).t())
