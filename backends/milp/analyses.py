@@ -107,8 +107,8 @@ class LpTighten(ByPrograms):
 
     In topological order, over the triangle relaxation of everything before, whose bounds have been tightened already;
     only for elements that crown leaves unstable, and the side nearer to the knot first. Rigorous, from duals. With
-    `signs` no more is asked than which sign is certain: sides that an execution (found by ascent) or a point of the
-    relaxation shows to be open are left alone.
+    `signs` no more is asked than which sign is certain: sides that a point of the relaxation, met on the way, shows to
+    be open are left alone.
     """
 
     name = "lp-tighten"
@@ -120,10 +120,8 @@ class LpTighten(ByPrograms):
     def _tightened(
         self, example: Example, goals: Goals, pool: Pool, limit: float | None, statistics: dict[str, int]
     ) -> Tightening:
-        if self.signs:
-            goals = replace(goals, signs=True, witnesses=Witnesses(example.graph, example.regions))
         encoding = Encoding(example.graph, example.regions, example.known, relaxed=True)
-        return walk(encoding, LinearPrograms(pool), goals, limit)
+        return walk(encoding, LinearPrograms(pool), replace(goals, signs=self.signs), limit)
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,8 @@ class MilpTighten(ByPrograms):
     Only for elements that lp-tighten, which runs first, leaves unstable, over the exact encoding of everything before.
     One program for each side takes `limit` seconds at most; the solver's dual bound counts, moved outward by 1e-5 of
     the largest magnitude that occurs (at least 1), unless an execution contradicts it. That is as certain as the
-    solver, not rigorous. `signs` as for lp-tighten; the outputs are left to that then.
+    solver, not rigorous. With `signs` sides that an execution, found by ascent, shows to be open are
+    left alone, and the outputs are left to lp-tighten.
     """
 
     name = "milp-tighten"

@@ -12,7 +12,7 @@ import numpy as np
 from irverify.backends.milp.cones import Cones
 from irverify.backends.milp.model import Floats, MilpModel
 from irverify.backends.milp.process import Pool, Worker
-from irverify.backends.milp.programs import FOREVER, Wishes
+from irverify.backends.milp.programs import FOREVER, Wishes, box_sums
 from irverify.backends.milp.reduction import reduce
 from irverify.backends.milp.solvers import SolveOptions, solve
 from irverify.backends.milp.tasks import SolverName
@@ -49,8 +49,10 @@ class IntegerPrograms:
         lower, upper = model.lower[targets].copy(), model.upper[targets].copy()
         reduced = reduce(model, targets)
         cones, places = Cones(reduced.model), np.searchsorted(reduced.kept, targets)
+        simple, low, high = box_sums(cones, places)
+        lower[simple], upper[simple] = np.maximum(lower[simple], low), np.minimum(upper[simple], high)
         nearness = np.minimum(wishes.knots - lower, upper - wishes.knots)
-        asked = [k for k in np.argsort(nearness, kind="stable").tolist() if wishes.sides[k].any()]
+        asked = [k for k in np.argsort(nearness, kind="stable").tolist() if wishes.sides[k].any() and not simple[k]]
 
         def jobs() -> Iterator[_Target]:
             for k in asked:

@@ -70,7 +70,7 @@ class LinearPrograms:
         reduced = reduce(model, targets)
         cones = Cones(reduced.model)
         places = np.searchsorted(reduced.kept, targets)
-        simple, *exact = _box_sums(cones, places)
+        simple, *exact = box_sums(cones, places)
         asked = np.flatnonzero(wishes.sides.any(axis=1) & ~simple)
         promise = _promise(*old, wishes.knots)
         parts: list[Indices] = []
@@ -101,7 +101,7 @@ def _promise(lower: Floats, upper: Floats, knots: Floats) -> Floats:
         return np.asarray(np.minimum(knots - lower, upper - knots) / (upper - lower))
 
 
-def _box_sums(cones: Cones, targets: Indices) -> tuple[Flags, Floats, Floats]:
+def box_sums(cones: Cones, targets: Indices) -> tuple[Flags, Floats, Floats]:
     """Which targets are sums of variables that nothing ties together, and the bounds that intervals give these: no
     program gives better ones."""
     model, rows = cones.model, cones.model.rows

@@ -9,12 +9,13 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from irverify.backends.milp.cones import Cones
 from irverify.backends.milp.encoding import Bounds, Encoding, nonlinear
 from irverify.backends.milp.expressions import Affine
 from irverify.backends.milp.margins import bound_to, largest, margins
 from irverify.backends.milp.model import Floats, Indices, MilpModel
 from irverify.backends.milp.process import Pool
-from irverify.backends.milp.programs import FOREVER, LinearPrograms, Wishes, unseen
+from irverify.backends.milp.programs import FOREVER, LinearPrograms, Wishes, box_sums, unseen
 from irverify.backends.milp.witnesses import Witnesses, open_sides
 from irverify.ir.graph import Graph, Node
 from irverify.properties import Property
@@ -26,9 +27,8 @@ Outputs: TypeAlias = Literal["none", "lower", "both"]
 @dataclass(frozen=True)
 class Goals:
     """What programs are spent on: unstable operands of nonlinear operators where `intermediate`; the lower or both
-    bounds of the `outputs`; the margins of `prop`. `witnesses` are executions that bounds are held against; with
-    `signs` these also say which sides of an operand are not worth a program, and no other than sides that may settle a
-    sign are asked for."""
+    bounds of the `outputs`; the margins of `prop`. `witnesses` are executions that bounds are held against. With
+    `signs` only sides of an operand that may settle its sign are asked for; witnesses then say which do not."""
 
     intermediate: bool = True
     witnesses: Witnesses | None = None
@@ -117,16 +117,17 @@ def _tighten_operands(encoding: Encoding, node: Node, programs: Programs, goals:
     targets, knots = _variables(*encoding.unstable(node))
     if not targets.size:
         return
-    seen, witnesses = unseen(len(targets)), goals.witnesses
-    if witnesses is not None:
+    seen, sides = unseen(len(targets)), np.ones((len(targets), 2), dtype=np.bool_)
+    if goals.witnesses is not None:
+        simple, *_ = box_sums(Cones(encoding.builder.build()), targets)
         for name in node.inputs:
             value = encoding.values[name]
             if goals.signs:
-                behind = np.isin(value.columns, targets) & (value.scale != 0)
-                witnesses.search(name, np.flatnonzero(behind))
-            low, high = witnesses.ranges(name, value, targets)
+                behind = np.isin(value.columns, targets[~simple]) & (value.scale != 0)
+                goals.witnesses.search(name, np.flatnonzero(behind))
+            low, high = goals.witnesses.ranges(name, value, targets)
             seen = np.minimum(seen[0], low), np.maximum(seen[1], high)
-    sides = open_sides(knots, seen) if goals.signs else np.ones((len(targets), 2), dtype=np.bool_)
+        sides = open_sides(knots, seen) if goals.signs else sides
     _restrict(encoding, programs, Wishes(targets, knots, sides, seen, goals.signs))
 
 

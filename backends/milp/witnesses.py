@@ -46,6 +46,8 @@ class Witnesses:
 
     def search(self, name: str, elements: Indices) -> None:
         """Ascends and descends in these elements of a value."""
+        if not elements.size:
+            return
         both = torch.from_numpy(np.concatenate([elements, elements]))
         signs = torch.ones(len(both), dtype=torch.float64)
         signs[len(elements) :] = -1.0
