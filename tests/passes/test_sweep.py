@@ -70,6 +70,33 @@ def test_the_bounds_are_those_of_dense_rows(data: st.DataObject) -> None:
             torch.testing.assert_close(found.upper, -high, rtol=1e-9, atol=1e-9)
 
 
+@given(data=st.data(), few=st.sampled_from([1, 4, 1000]), limit=st.sampled_from([None, 64, 4096]))
+def test_examples_stay_apart(data: st.DataObject, few: int, limit: int | None) -> None:
+    """Elements of several examples in one sweep have the bounds that each has alone, whatever stays together."""
+    graph = data.draw(graphs(kinds=KINDS, shapes=((6,), (2, 6, 5), (1, 9, 8), (2, 4, 3))))
+    regions = data.draw(boxes(graph))
+    context, intervals = context_of(graph, regions)
+    for name in graph.outputs:
+        if name in context.known or name not in context.relaxed:
+            continue
+        batch, size = intervals[name].lower.shape[0], graph[name].type.size
+        chosen = torch.tensor(data.draw(st.lists(st.integers(0, batch * size - 1), min_size=1, unique=True)))
+        owner, elements = chosen.sort().values // size, chosen.sort().values % size
+        alone = [nothing(size) for _ in range(batch)]
+        for example in set(owner.tolist()):
+            mine = elements[owner == example]
+            Sweep(View(context, example, intervals), name, mine, alone[example]).run(None, frozenset())
+        together = Interval(*(torch.stack([side] * batch) for side in nothing(size)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sweep, "FEW", few)
+            patch.setattr(sweep, "NARROW", 0)
+            view = View(context, None, intervals)
+            Sweep(view, name, elements, together, None, owner, limit).run(None, frozenset())
+        for example in range(batch):
+            for found, expected in zip(together, alone[example], strict=True):
+                torch.testing.assert_close(found[example], expected, rtol=1e-9, atol=1e-9)
+
+
 def residual(channels: int = 4) -> Graph:
     """Two strided convolutions, a residual block with a strided shortcut, two dense layers."""
     generator = torch.Generator().manual_seed(0)
