@@ -22,9 +22,10 @@ from irverify.ir.graph import Node
 from irverify.ir.ops import Input, Spec
 from irverify.passes.ascent import Schedule, ascend
 from irverify.passes.backward import Context, Rows, identity_rows
+from irverify.passes.course import Maps
 from irverify.passes.crown import Crown
 from irverify.passes.freedom import FREEDOM, Free
-from irverify.passes.hills import Flat, Start, SteeredView, Swept
+from irverify.passes.hills import Flat, Start
 from irverify.passes.ibp import IBP
 from irverify.passes.lines import Relaxation
 from irverify.passes.maxima import Selected
@@ -32,6 +33,7 @@ from irverify.passes.needs import Need, Needs, exact_ranges
 from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import RELAXATIONS
 from irverify.passes.shares import Shares
+from irverify.passes.swept import SteeredView, Swept
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
@@ -39,6 +41,8 @@ from irverify.regions.base import rowwise
 
 CHUNK = 2**26
 """How many bytes of coefficients over all values are optimised at once; more gains nothing."""
+TOGETHER = 2**21
+"""The same for dense rows of several examples: what fits into a cache."""
 LIVE = 16
 """How many tensors of that size there are at once, about: coefficients, choices, moments, and what gradients need."""
 
@@ -94,7 +98,8 @@ class _Walk:
     def __post_init__(self) -> None:
         boxes = all(region.is_box for region in self.context.regions.values())
         self._exact = exact_ranges(self.context.graph) if boxes else frozenset()
-        self._start = Start(self.context, self.free)
+        devices = [region.device for region in self.context.regions.values()]
+        self._start = Start(self.context, self.free, Maps(devices[0]))
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """Registers how rows pass through `node` and what is free there, and tightens its interval where it counts."""
@@ -139,7 +144,9 @@ class _Walk:
         """The best lower bounds of rows, which leave by example as far as that is known."""
         options, best, open_ = self.options, [], set[int]()
         schedule = Schedule(options.steps, options.lr)
-        step = self._chunk(rows.coefficients)
+        step = self._chunk(rows.coefficients, TOGETHER)
+        each = max(1, rows.owner.shape[0] // rows.batch)
+        step -= step % each if step > each else 0  # whole examples: what is free in any is carried along by all
         for start in range(0, rows.owner.shape[0], step):
             part = Rows(rows.coefficients[start : start + step], rows.owner[start : start + step], rows.batch)
             climbed = ascend(Flat(self._start, name, part, options.stop_above), schedule)
@@ -155,7 +162,7 @@ class _Walk:
         flat = Interval(*(rowwise(side).clone() for side in interval))
         low, high = flat.lower.clone(), flat.upper.clone()
         schedule = Schedule(self.options.intermediate, self.options.lr)
-        step = max(1, self._chunk(flat.lower) // 2)
+        step = max(1, self._chunk(flat.lower, CHUNK) // 2)
         for example in range(open_.shape[0]):
             mine = Interval(flat.lower[example], flat.upper[example])
             mine_open = open_[example].nonzero()[:, 0]
@@ -168,10 +175,10 @@ class _Walk:
         shape = interval.lower.shape
         return tightened(interval, low.reshape(shape), high.reshape(shape))
 
-    def _chunk(self, like: Tensor) -> int:
-        """How many rows are optimised at once."""
+    def _chunk(self, like: Tensor, most: int) -> int:
+        """How many rows are optimised at once, up to so many bytes."""
         size = sum(node.type.size for node in self.context.graph) * like.element_size()
-        return max(1, min(CHUNK, self.options.memory * 2**20 // LIVE) // size)
+        return max(1, min(most, self.options.memory * 2**20 // LIVE) // size)
 
     def _count(self, rows: int, steps: int) -> None:
         self.statistics["backward_rows"] += rows

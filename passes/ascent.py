@@ -6,6 +6,7 @@ gradient. Rows are independent of one another; those that are decided, or no lon
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,7 +49,7 @@ class Climbed(NamedTuple):
 def ascend(hill: Hill, schedule: Schedule) -> Climbed:
     """Climbs from where the hill starts."""
     if hill.start.shape[1] == 0:
-        return Climbed(hill.value(), 0, torch.arange(0))
+        return Climbed(hill.bounds(hill.start.expand(hill.rows, -1)), 0, torch.arange(0))
     choices = hill.start.repeat(hill.rows if hill.start.shape[0] == 1 else 1, 1)
     places = torch.arange(hill.rows, device=choices.device)
     best, idle = choices.new_full((hill.rows,), -torch.inf), torch.zeros_like(places)
@@ -58,7 +59,9 @@ def ascend(hill: Hill, schedule: Schedule) -> Climbed:
         better = bounds > best[places]
         best[places] = torch.where(better, bounds, best[places])
         idle = torch.where(better, 0, idle + 1)
-        gradient = gradient.nan_to_num_(0.0, 0.0, 0.0).mul_(hill.range)
+        gradient = gradient.mul_(hill.range)
+        if not math.isfinite(float(gradient.sum())):
+            gradient.nan_to_num_(0.0, 0.0, 0.0)
         going = _going(hill, best[places], gradient, idle)
         count = int(going.sum())
         if count == 0:

@@ -23,6 +23,9 @@ from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Gathered, Relaxation
 from irverify.passes.rules import RuleTable
 
+Jet: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+"""A function and its first two derivatives at a point."""
+
 
 class Line(NamedTuple):
     """`slope x + intercept`, each `[rows, *shape]` or broadcasting to it; no intercept is zero."""
@@ -48,6 +51,10 @@ class Family(Protocol):
         """The lines for these numbers; differentiable."""
         ...
 
+    def taken(self, choice: Tensor) -> tuple[Line, Function]:
+        """The same, and the derivative of what the lines are at x, by the numbers, as a function of x."""
+        ...
+
     def gathered(self, gather: Gathered) -> Family:
         """The same for rows: of each the family of its own example."""
         ...
@@ -65,6 +72,10 @@ class Pencil:
     def line(self, choice: Tensor) -> Line:
         return Line(choice, None if self.point is None else self.point[1] - choice * self.point[0])
 
+    def taken(self, choice: Tensor) -> tuple[Line, Function]:
+        point = self.point
+        return self.line(choice), lambda x: x if point is None else x - point[0]
+
     def gathered(self, gather: Gathered) -> Pencil:
         point = None if self.point is None else (gather(self.point[0]), gather(self.point[1]))
         return Pencil(gather(self.least), gather(self.most), gather(self.start), point)
@@ -75,8 +86,7 @@ class Tangents:
     """The tangents of a function, told apart by the point where they touch; `fixed`, another line, where `weight` is 0
     and not 1."""
 
-    function: Function
-    derivative: Function
+    jet: Jet
     least: Tensor
     most: Tensor
     start: Tensor
@@ -84,14 +94,20 @@ class Tangents:
     fixed: tuple[Tensor, Tensor]
 
     def line(self, choice: Tensor) -> Line:
-        slope = self.derivative(choice)
-        intercept = self.function(choice) - slope * choice
-        return Line(self.fixed[0] + self.weight * slope, self.fixed[1] + self.weight * intercept)
+        return self.taken(choice)[0]
+
+    def taken(self, choice: Tensor) -> tuple[Line, Function]:
+        value, slope, bend = self.jet(choice)
+        intercept = value - slope * choice
+        line = Line(
+            torch.addcmul(self.fixed[0], self.weight, slope), torch.addcmul(self.fixed[1], self.weight, intercept)
+        )
+        return line, lambda x: self.weight * bend * (x - choice)
 
     def gathered(self, gather: Gathered) -> Tangents:
         least, most, start, weight = map(gather, (self.least, self.most, self.start, self.weight))
         fixed = gather(self.fixed[0]), gather(self.fixed[1])
-        return Tangents(self.function, self.derivative, least, most, start, weight, fixed)
+        return Tangents(self.jet, least, most, start, weight, fixed)
 
 
 class Free(NamedTuple):
@@ -101,8 +117,6 @@ class Free(NamedTuple):
     above: Family | None
 
 
-Functions: TypeAlias = tuple[Function, Function]
-"""A function and its derivative."""
 FreeRule: TypeAlias = Callable[[Node, Interval, Relaxation], Free]
 """`rule(node, operand, relaxation)`: the families that contain the lines of the relaxation."""
 FREEDOM: RuleTable[FreeRule] = RuleTable("free lines")
@@ -171,47 +185,64 @@ def _exponential(node: Node, operand: Interval, relaxation: Relaxation) -> Free:
     lower, upper = operand
     start = torch.minimum((lower + upper) / 2, lower + EXP_REACH)
     line = Line(relaxation.lower_slope, relaxation.lower_intercept)
-    return Free(_tangents((torch.exp, torch.exp), lower <= upper, (lower, upper, start), line), None)
+    return Free(_tangents(_exp_jet, lower <= upper, (lower, upper, start), line), None)
+
+
+def _exp_jet(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    value = x.exp()
+    return value, value, value
+
+
+def _sigmoid_jet(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    value, rest = x.sigmoid(), (-x).sigmoid()
+    slope = value * rest
+    return value, slope, slope * (rest - value)
+
+
+def _tanh_jet(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    value = x.tanh()
+    slope = 1 - value**2
+    return value, slope, -2 * value * slope
 
 
 @FREEDOM.rule(Sigmoid)
 def _sigmoid(node: Node, operand: Interval, relaxation: Relaxation) -> Free:
-    return _s_shaped((torch.sigmoid, sigmoid_slope), operand, relaxation)
+    return _s_shaped((torch.sigmoid, sigmoid_slope), _sigmoid_jet, operand, relaxation)
 
 
 @FREEDOM.rule(Tanh)
 def _tanh(node: Node, operand: Interval, relaxation: Relaxation) -> Free:
-    return _s_shaped((torch.tanh, tanh_slope), operand, relaxation)
+    return _s_shaped((torch.tanh, tanh_slope), _tanh_jet, operand, relaxation)
 
 
-def _s_shaped(functions: Functions, operand: Interval, relaxation: Relaxation) -> Free:
+def _s_shaped(functions: tuple[Function, Function], jet: Jet, operand: Interval, relaxation: Relaxation) -> Free:
     """Above: the tangent at any point from the one on that stays above the function at l. Below: the mirror image."""
     lower, upper = operand
-    first, free = _touching(functions, operand)
-    last, mirrored = _touching(functions, Interval(-upper, -lower))
+    ends = Interval(torch.stack([lower, -upper]), torch.stack([upper, -lower]))
+    (first, last), (free, mirrored) = _touching(functions, ends)
     middle = (lower + upper) / 2
     below = _tangents(
-        functions, mirrored, (lower, -last, torch.minimum(-last, middle)),
+        jet, mirrored, (lower, -last, torch.minimum(-last, middle)),
         Line(relaxation.lower_slope, relaxation.lower_intercept),
     )  # fmt: skip
     above = _tangents(
-        functions, free, (first, upper, torch.maximum(first, middle)),
+        jet, free, (first, upper, torch.maximum(first, middle)),
         Line(relaxation.upper_slope, relaxation.upper_intercept),
     )  # fmt: skip
     return Free(below, above)
 
 
-def _touching(functions: Functions, operand: Interval) -> tuple[Tensor, Tensor]:
+def _touching(functions: tuple[Function, Function], operand: Interval) -> tuple[Tensor, Tensor]:
     """The first point whose tangent is above the function on the whole interval, and whether there is one."""
-    function, derivative = functions
-    point = touching_point(function, derivative, *operand)
-    height = function(point) + derivative(point) * (operand.lower - point)
+    function, slope = functions
+    point = touching_point(function, slope, *operand)
+    height = function(point) + slope(point) * (operand.lower - point)
     return point, (operand.upper > 0) & (height >= function(operand.lower))
 
 
-def _tangents(functions: Functions, free: Tensor, ends: tuple[Tensor, Tensor, Tensor], line: Line) -> Tangents:
+def _tangents(jet: Jet, free: Tensor, ends: tuple[Tensor, Tensor, Tensor], line: Line) -> Tangents:
     """Tangents at least, most and start, the `ends`, where they are free; `line` elsewhere."""
     assert line.intercept is not None
     least, most, start = (torch.where(free, end, 0.0) for end in ends)
     fixed = torch.where(free, 0.0, line.slope), torch.where(free, 0.0, line.intercept)
-    return Tangents(*functions, least, most, start, free.to(start.dtype), fixed)
+    return Tangents(jet, least, most, start, free.to(start.dtype), fixed)

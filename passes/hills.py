@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from irverify.passes.backward import Context, Rows, lower_bounds
-from irverify.passes.forms import Wide
+from irverify.passes.backward import Context, Rows
+from irverify.passes.course import Course, Maps, gathering
 from irverify.passes.freedom import Free
-from irverify.passes.lines import Gathered, Relaxation, Relaxed
+from irverify.passes.lines import Gathered, Relaxation
 from irverify.passes.maxima import Selected
-from irverify.passes.needs import Need
-from irverify.passes.propagate import Interval
-from irverify.passes.shares import PoolSteering, Shares
-from irverify.passes.steering import Steering, rowwise
-from irverify.passes.sweep import Lines, Sweep, View
+from irverify.passes.shares import Shares
+from irverify.passes.steering import rowwise
+from irverify.passes.turns import Bends, Pooled, Turn
 
-Intervals: TypeAlias = Mapping[str, Interval]
-AnySteering: TypeAlias = Steering | PoolSteering
 AnyHill = TypeVar("AnyHill", bound="Hill")
 
 
@@ -30,53 +27,19 @@ class Hill(ABC):
     """Rows, and one number for each choice that they have: in `[least, most]`, `start` where `crown` is. These and
     `range`, the width, are `[rows, choices]`, or `[1, choices]` where they are the same for all rows."""
 
-    def __init__(self, steerings: Mapping[str, AnySteering], rows: int) -> None:
-        self.steerings = list(steerings.values())
-        self.rows = rows
-        families = [family for steering in self.steerings for family in steering.families]
-        self._shapes = [(-1, *family.start.shape[1:]) for family in families]
-        self._sizes = [family.start[0].numel() for family in families]
-        self._least, self._most, self._fixed = (
-            _joined([getattr(family, side) for family in families]) for side in ("least", "most", "start")
-        )
-        self._only((self._least < self._most).any(0).nonzero()[:, 0])
-
-    def _only(self, places: Tensor) -> None:
-        """Leaves the choice at these places alone: the others have a single possibility."""
-        self._places = places
-        self.least, self.start = self._least[:, places], self._fixed[:, places]
-        self.range = self._most[:, places] - self.least
-        self.most = self._most[:, places]
-
-    def climbed(self, choices: Tensor) -> tuple[Tensor, Tensor]:
-        """The lower bounds `[rows]` for `choices` `[rows, choices]`, and the gradient of each in its own choices."""
-        parts = [part.requires_grad_() for part in self._parts(choices)]
-        with torch.enable_grad():
-            bounds = self._steered(parts)
-            if not bounds.requires_grad:  # the rows pass none of the free lines
-                return bounds, torch.zeros_like(choices)
-            found = torch.autograd.grad(bounds.sum(), parts, allow_unused=True, materialize_grads=True)
-        return bounds.detach(), torch.cat([rowwise(part) for part in found], 1).index_select(1, self._places)
-
-    def bounds(self, choices: Tensor) -> Tensor:
-        """The lower bounds alone."""
-        return self._steered(self._parts(choices))
-
-    def _parts(self, choices: Tensor) -> list[Tensor]:
-        whole = self._fixed.expand(choices.shape[0], -1).index_copy(1, self._places, choices)
-        return [part.reshape(shape) for part, shape in zip(whole.split(self._sizes, 1), self._shapes, strict=True)]
-
-    def _steered(self, parts: list[Tensor]) -> Tensor:
-        taken = 0
-        for steering in self.steerings:
-            count = len(steering.families)
-            steering.take(parts[taken : taken + count])
-            taken += count
-        return self.value()
+    rows: int
+    least: Tensor
+    most: Tensor
+    start: Tensor
+    range: Tensor
 
     @abstractmethod
-    def value(self) -> Tensor:
-        """The lower bounds `[rows]` for what the steerings have taken; differentiable."""
+    def climbed(self, choices: Tensor) -> tuple[Tensor, Tensor]:
+        """The lower bounds `[rows]` for `choices` `[rows, choices]`, and the gradient of each in its own choices."""
+
+    @abstractmethod
+    def bounds(self, choices: Tensor) -> Tensor:
+        """The lower bounds alone."""
 
     @abstractmethod
     def done(self, bounds: Tensor) -> Tensor | None:
@@ -86,21 +49,9 @@ class Hill(ABC):
         """Those of the rows `[rows]` that go on, and those that have to go with them."""
         return rows
 
+    @abstractmethod
     def select(self: AnyHill, kept: Tensor) -> AnyHill:
         """Only these rows `[kept]`, with the same choices."""
-        other = self._rows(kept)
-        other._only(self._places)
-        return other
-
-    @abstractmethod
-    def _rows(self: AnyHill, kept: Tensor) -> AnyHill: ...
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    if not parts:
-        return torch.zeros(1, 0)
-    rows = max(part.shape[0] for part in parts)
-    return torch.cat([rowwise(part).expand(rows, -1) for part in parts], 1)
 
 
 @dataclass(frozen=True)
@@ -109,39 +60,56 @@ class Start:
 
     context: Context
     free: Mapping[str, Free | Shares]
+    maps: Maps
 
-    def steering(self, name: str, gather: Gathered) -> AnySteering:
-        """The steering at a node for rows to whose coefficients `gather` takes the tensors of an example."""
+    def turn(self, name: str, gather: Gathered) -> Turn:
+        """The choices at a node for rows to which `gather` takes the tensors of their examples."""
         relaxed, free = self.context.relaxed[name], self.free[name]
         if isinstance(free, Shares):
             assert isinstance(relaxed, Selected)
-            return PoolSteering(relaxed, free, gather)
+            return Pooled(relaxed, free, gather)
         assert isinstance(relaxed, Relaxation)
-        return Steering(relaxed, free, gather)
+        return Bends(relaxed, free, gather)
 
 
 class Flat(Hill):
     """Dense rows over the value `target`, of a whole batch; done above `enough`."""
 
     def __init__(self, start: Start, target: str, rows: Rows, enough: float | None) -> None:
-        context, free = start.context, start.free
-        self._start, self._target, self._enough = start, target, enough
-        self._flat = rows
-        names = sorted(_reached(context, target) & set(free))
-        steerings = {name: start.steering(name, rows.gathered) for name in names}
-        super().__init__(steerings, rows.owner.shape[0])
-        relaxed = {**context.relaxed, **steerings}
-        self._context = Context(context.graph, context.regions, relaxed, context.known)
+        names = sorted(_reached(start.context, target) & set(start.free))
+        gather = gathering(rows)
+        turns = {name: start.turn(name, gather) for name in names}
+        self._enough = enough
+        self._go(Course(start.context, start.maps, target, rows, turns))
 
-    def value(self) -> Tensor:
-        return lower_bounds(self._context, self._target, self._flat)
+    def _go(self, course: Course) -> None:
+        self._course = course
+        self._turns = course.turns
+        self.rows = course.rows.owner.shape[0]
+        self._sizes = [turn.start.shape[1] for turn in self._turns.values()]
+        self.least, self.most, self.start = (
+            joined([getattr(turn, side) for turn in self._turns.values()]) for side in ("least", "most", "start")
+        )
+        self.range = self.most - self.least
+
+    def _split(self, choices: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self._turns, choices.split(self._sizes, 1), strict=True)) if self._sizes else {}
+
+    def climbed(self, choices: Tensor) -> tuple[Tensor, Tensor]:
+        parts = self._split(choices)
+        bounds, found = self._course.down(parts), self._course.up()
+        return bounds, torch.cat([found[name] if name in found else 0 * parts[name] for name in parts], 1)
+
+    def bounds(self, choices: Tensor) -> Tensor:
+        return self._course.down(self._split(choices))
 
     def done(self, bounds: Tensor) -> Tensor | None:
         return None if self._enough is None else bounds > self._enough
 
-    def _rows(self, kept: Tensor) -> Flat:
-        rows = Rows(self._flat.coefficients[kept], self._flat.owner[kept], self._flat.batch)
-        return Flat(self._start, self._target, rows, self._enough)
+    def select(self, kept: Tensor) -> Flat:
+        other = copy.copy(self)
+        other._go(self._course.select(kept))
+        return other
 
 
 def _reached(context: Context, target: str) -> set[str]:
@@ -153,86 +121,9 @@ def _reached(context: Context, target: str) -> set[str]:
     return reached
 
 
-class Swept(Hill):
-    """The rows `v_j` and `-v_j` for `elements` j `[pairs]` of the flat value `target`, of one example; a pair is done
-    once `need` does not hold for its bounds any more. `bounds` are those of the whole flat value so far."""
-
-    def __init__(self, view: SteeredView, target: str, elements: Tensor, bounds: Interval, need: Need) -> None:
-        self._view = view
-        self._target = target
-        self._elements = elements
-        self._bounds = bounds
-        self._need = need
-        with torch.no_grad():
-            self.value()  # makes the steerings
-        super().__init__(view.steerings, 2 * elements.shape[0])
-
-    def value(self) -> Tensor:
-        return Sweep(self._view, self._target, self._elements, self._bounds).lower_bounds()
-
-    def done(self, bounds: Tensor) -> Tensor | None:
-        low, high = bounds[: self._elements.shape[0]], -bounds[self._elements.shape[0] :]
-        lower, upper = (side[self._elements] for side in self._bounds)
-        return ~self._need(torch.fmax(lower, low), torch.fmin(upper, high)).repeat(2)
-
-    def together(self, rows: Tensor) -> Tensor:
-        return (rows[: self._elements.shape[0]] | rows[self._elements.shape[0] :]).repeat(2)
-
-    def _rows(self, kept: Tensor) -> Swept:
-        pairs = kept[: kept.shape[0] // 2]
-        return Swept(self._view.again(), self._target, self._elements[pairs], self._bounds, self._need)
-
-
-class SteeredView(View):
-    """One example, with a steering at each node that has free lines, made when rows first come by."""
-
-    def __init__(self, start: Start, example: int, intervals: Intervals) -> None:
-        context = start.context
-        pools = {name: _Pool(self, name) for name, free in start.free.items() if isinstance(free, Shares)}
-        relaxed: dict[str, Relaxed] = {**context.relaxed, **pools}
-        super().__init__(Context(context.graph, context.regions, relaxed, context.known), example, intervals)
-        self._start = start
-        self.steerings: dict[str, AnySteering] = {}
-
-    def again(self) -> SteeredView:
-        """The same for other rows."""
-        return SteeredView(self._start, self.example, self._intervals)
-
-    def lines(self, name: str) -> Lines | None:
-        plain = super().lines(name)
-        if plain is None or name not in self._start.free:
-            return plain
-        return SteeredLines(**vars(plain), view=self, name=name)
-
-    def steering(self, name: str, form: Wide | None) -> AnySteering:
-        """The steering at a node for rows of this form; None is dense."""
-        if name not in self.steerings:
-            example = self.example
-            gather = self.gathered if form is None else lambda tensor: form.at([tensor[example]])[0]
-            self.steerings[name] = self._start.steering(name, gather)
-        return self.steerings[name]
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """The steering at a maximum over windows, made when rows first come by."""
-
-    view: SteeredView
-    name: str
-
-    def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
-        return self.view.steering(self.name, None).through(coefficients, gathered)
-
-
-@dataclass(frozen=True)
-class SteeredLines(Lines):
-    """The lines of a steering in place of those of the relaxation."""
-
-    view: SteeredView
-    name: str
-
-    def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
-        steering = self.view.steering(self.name, form)
-        assert isinstance(steering, Steering)
-        passed, constant = steering.bend(form.coefficients)
-        return form.with_coefficients(passed), constant
+def joined(parts: list[Tensor]) -> Tensor:
+    """Tensors `[rows or 1, ...]` side by side, `[rows or 1, choices]`."""
+    if not parts:
+        return torch.zeros(1, 0)
+    rows = max(part.shape[0] for part in parts)
+    return torch.cat([rowwise(part).expand(rows, -1) for part in parts], 1)

@@ -65,8 +65,10 @@ class Windows:
             full = sums.new_zeros((*sums.shape[:2], *covered))
             for tap in itertools.product(*map(range, self.kernel)):
                 axes = zip(tap, self.dilation, self.stride, windows, strict=True)
-                places = [slice(k * wide, k * wide + (n - 1) * pace + 1, pace) for k, wide, pace, n in axes]
-                full[(..., *places)] += sums
+                places: list[slice] = [
+                    slice(k * wide, k * wide + (n - 1) * pace + 1, pace) for k, wide, pace, n in axes
+                ]
+                full[(slice(None), slice(None), *places)] += sums
         ends = zip(extents, full.shape[2:], self.padding, strict=True)
         return pad_spatial(full, tuple((-before, extent + before - n) for extent, n, (before, _) in ends))
 
