@@ -26,11 +26,20 @@ from irverify.certify.question import Question
 from irverify.errors import IRVerifyError
 
 BOOT = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
+import gc, json, os, sys, threading, time
+gc.set_threshold(100_000, 50, 50)
+path, parent = json.loads(sys.argv[1])
+def watch():
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(0)
+if os.name == "posix":
+    threading.Thread(target=watch, daemon=True).start()
+sys.path[:] = path
 from irverify.certify.worker import main
 main()
 """
+"""What a worker process runs. Importing takes seconds; should the parent end meanwhile, it ends without being told."""
 CHUNK = 32
 """The most images that a worker is given at once: what is decided in batches gains no more from more of them."""
 TICK = 0.5
@@ -52,7 +61,7 @@ class Worker:
         environment = {**os.environ, "OMP_NUM_THREADS": str(setup.threads)}
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", BOOT, json.dumps(sys.path)],
+                [sys.executable, "-c", BOOT, json.dumps([sys.path, os.getpid()])],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment,
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends this one
             )  # fmt: skip

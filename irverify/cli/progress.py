@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PAUSE, LONG_PAUSE = 5.0, 60.0
 """Seconds between two lines about a long run, where nobody watches a live one: at first, and later on."""
+FEW = 3
+"""Fewer steps than these say nothing about the rest: the first one has to wait for everything to start."""
 GLANCE = 0.1
 """Seconds between two changes of a live line."""
 
@@ -88,11 +90,11 @@ class Tally:
         return GLANCE if self._bar is not None else min(max(PAUSE, (now - self._begun) / 10), LONG_PAUSE)
 
     def _pace(self, now: float) -> str:
-        """The rate of this run, and how long the rest takes at it."""
-        rate = (self._done - self._known) / max(now - self._begun, 1e-9)
-        left = (self._total - self._done) / rate
+        """The rate of this run, and how long the rest takes at it, once there is something to go by."""
+        new = self._done - self._known
+        rate = new / max(now - self._begun, 1e-9)
         pace = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
-        return f"{pace}, {_duration(left)} left"
+        return pace if new < FEW else f"{pace}, {_duration((self._total - self._done) / rate)} left"
 
     def __enter__(self) -> Tally:
         if sys.stderr is not None and sys.stderr.isatty():

@@ -93,7 +93,7 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
     assert process.stderr is not None
     line = process.stderr.readline()
-    assert " left: " in line, line + process.stderr.read()
+    assert " of 300, " in line, line + process.stderr.read()
     return process
 
 

@@ -39,9 +39,14 @@ def test_lines_get_rarer(clock: Clock, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_what_was_known_before_is_no_speed(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Tally(100, known=90) as tally:
-        clock.now += 30.0
-        tally.advance(lambda: "x")
-    assert capsys.readouterr().err == "irverify: 91 of 100, 30.0 s each, 4 min 30 s left: x\n"
+        for _ in range(3):
+            clock.now += 20.0
+            tally.advance(lambda: "x")
+    assert capsys.readouterr().err.splitlines() == [
+        "irverify: 91 of 100, 20.0 s each: x",
+        "irverify: 92 of 100, 20.0 s each: x",
+        "irverify: 93 of 100, 20.0 s each, 2 min 20 s left: x",
+    ]
 
 
 class Terminal(io.StringIO):
@@ -54,9 +59,10 @@ def test_a_live_line_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
-    with Tally(4, known=2) as tally:
+    with Tally(5, known=2) as tally:
+        tally.advance(lambda: "0 certified")
         tally.advance(lambda: "1 certified")
         tally.advance(lambda: "2 certified [by crown]")
     shown = terminal.getvalue()
-    assert "4/4" in shown
+    assert "5/5" in shown
     assert "left  2 certified [by crown]" in shown
