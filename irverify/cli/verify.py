@@ -16,7 +16,7 @@ from irverify.cli.queries import load_question, load_second
 from irverify.cli.streams import note
 from irverify.errors import UsageError
 
-SOLVERS = ("auto", "scip", "highs")
+SOLVERS = ("auto", "scip", "highs", "cp-sat")
 RESERVE = 0.4
 """Seconds of the time limit (a tenth of it at most) that are kept for what comes after the verdict."""
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from irverify.attacks import Candidate
+from irverify.attacks import Candidate, protocol
+from irverify.errors import UsageError
 from irverify.ir.graph import Graph
 from irverify.pipeline import Bounds
 from irverify.properties import Disjunct, Property
@@ -20,12 +21,13 @@ from irverify.regions import Region
 from irverify.verify.replay import Replay
 from irverify.verify.verdict import Counterexample, Stage
 
+SOLVERS = ("auto", "scip", "highs", "cp-sat")
 NOTHING = "nothing decided"
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a problem is decided: `timeout` in seconds (None: no limit), `solver` (auto, highs, scip) and `threads` for
+    """How a problem is decided: `timeout` in seconds (None: no limit), `solver` (one of `SOLVERS`) and `threads` for
     it, `pipeline` (the passes whose bounds are used), `attack` (a protocol of `irverify.attacks` by name, in place of
     the quick attack that comes first), `seed` of the attacks, `progress` is told of each stage as it begins."""
 
@@ -36,6 +38,12 @@ class Options:
     attack: str | None = None
     seed: int = 0
     progress: Callable[[str], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise UsageError(f"expected one of the solvers {', '.join(SOLVERS)}, got {self.solver!r}")
+        if self.attack is not None:
+            protocol(self.attack)
 
 
 @dataclass

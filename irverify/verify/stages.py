@@ -17,6 +17,7 @@ from irverify.verify import attacking
 from irverify.verify.attacking import FEW_INPUTS, free_inputs, seeded, strike
 from irverify.verify.bounding import bound, check_method
 from irverify.verify.problem import Clock, Options, Problem, achieved
+from irverify.verify.splitting import split, splits
 from irverify.verify.verdict import Verdict, VerdictName
 
 ATTACK_SHARE = 0.1
@@ -156,7 +157,7 @@ def _share(name: str, work: Work, jobs: Sequence[Job]) -> None:
 
 def _go_on_alone(job: Job) -> None:
     """The dear stages, on all problems of one question."""
-    for stage in (_tighten, _thorough, _search):
+    for stage in (_split, _tighten, _thorough, _search):
         for problem in job.problems:
             if problem.decided or job.over:
                 continue
@@ -168,6 +169,11 @@ def _go_on_alone(job: Job) -> None:
                 if not is_out_of_memory(error):
                     raise
                 job.fault = error
+
+
+def _split(problem: Problem, clock: Clock) -> None:
+    if splits(problem):
+        split(problem, clock)
 
 
 def _tighten(problem: Problem, clock: Clock) -> None:
