@@ -36,14 +36,18 @@ def watch():
 if os.name == "posix":
     threading.Thread(target=watch, daemon=True).start()
 sys.path[:] = path
+answers = os.dup(1)
+os.dup2(2, 1)
 from irverify.certify.worker import main
-main()
+main(answers)
 """
 """What a worker process runs. Importing takes seconds; should the parent end meanwhile, it ends without being told."""
 CHUNK = 32
 """The most images that a worker is given at once: what is decided in batches gains no more from more of them."""
 TICK = 0.5
 """Seconds between two looks at the clock."""
+ENDING = 10.0
+"""Seconds that a worker without anything more to say may take to end."""
 GRACE = 60.0
 """Seconds that a worker may be silent for beyond the time limits of its images."""
 
@@ -78,7 +82,7 @@ class Worker:
     def last_words(self) -> str:
         """How the process ended."""
         try:
-            code = self._process.wait(timeout=GRACE)
+            code = self._process.wait(timeout=ENDING)
         except subprocess.TimeoutExpired:
             return "fell silent"
         self._errors.seek(0)

@@ -18,9 +18,10 @@ from irverify.certify.messages import Chunk, Done, Found, Message, Ready, Refuse
 from irverify.errors import IRVerifyError, UsageError
 
 
-def main() -> None:
-    """Runs the process."""
-    source, sink = _take_streams()
+def main(answers: int) -> None:
+    """Runs the process. `answers` is the file descriptor of its standard output, which was put out of the way of
+    whatever libraries print."""
+    source, sink = _take_input(), os.fdopen(answers, "wb")
 
     def send(message: Message) -> None:
         pickle.dump(message, sink, protocol=5)
@@ -68,13 +69,13 @@ def _answers(chunks: queue.SimpleQueue[Chunk], make: Maker) -> Iterator[Message]
             yield Refused(error)
 
 
-def _take_streams() -> tuple[BinaryIO, BinaryIO]:
-    """The two pipes for our own use; whatever libraries print goes to standard error instead."""
-    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+def _take_input() -> BinaryIO:
+    """Standard input for our own use; libraries find it empty."""
+    source = os.fdopen(os.dup(0), "rb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
-    os.dup2(2, 1)
-    return source, sink
+    os.close(nothing)
+    return source
 
 
 def _read(source: BinaryIO, chunks: queue.SimpleQueue[Chunk]) -> None:

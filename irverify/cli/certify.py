@@ -113,7 +113,7 @@ def _kept(job: Job, out: Path | None) -> Iterator[Store | None]:
         return
     from irverify.certify.store import Store
 
-    with Store(out, job.identity()) as store:
+    with Store(out, job.identity) as store:
         try:
             with _told(job, f" and kept in {out}; the same command goes on from there"):
                 yield store

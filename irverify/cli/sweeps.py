@@ -14,6 +14,7 @@ from irverify.cli.loading import load_model
 from irverify.cli.numbers import Numbers
 from irverify.cli.progress import Tally
 from irverify.cli.regions import Perturbation, question_of
+from irverify.errors import UsageError
 
 if TYPE_CHECKING:
     from irverify.certify import Question, Sweep
@@ -42,6 +43,8 @@ class Recipe:
     attack: str | None = None
     """A protocol of the papers, run first; the whole driver's own attacks follow."""
     solver: str = "auto"
+    identity: tuple[tuple[str, str], ...] = ()
+    """What the command has found the question to be; one who loads another one refuses it."""
 
     @property
     def threads(self) -> int:
@@ -57,7 +60,15 @@ class Recipe:
         return question_of(load_model(self.model), self.wanted)
 
     def __call__(self) -> Maker:
+        from irverify.certify.fingerprint import identity
+
         question = self.question()
+        found = tuple(identity(question, self.settings()).items())
+        if self.identity and found != self.identity:
+            hint = "a Python model has to build the same network each time, and files must not change meanwhile"
+            raise UsageError(
+                "a worker process has loaded another network, or other images", where=self.model, hint=hint
+            )
         return lambda eps: self.certifier(question.at(eps))
 
     def certifier(self, question: Question) -> Certifier:
@@ -88,16 +99,13 @@ class Job:
     """The sweeps over some images of a data set, one for each radius, as far as they have come."""
 
     def __init__(self, recipe: Recipe, question: Question, indices: Sequence[int], radii: Sequence[float]) -> None:
+        from irverify.certify.fingerprint import identity
         from irverify.certify.sweeping import begun
 
-        self.recipe, self.question = recipe, question
+        self.identity = identity(question, recipe.settings())
+        self.recipe, self.question = replace(recipe, identity=tuple(self.identity.items())), question
         self.sweeps: list[Sweep] = [begun(eps, indices) for eps in radii]
         self.total = len(indices) * len(radii)
-
-    def identity(self) -> dict[str, str]:
-        from irverify.certify.fingerprint import identity
-
-        return identity(self.question, self.recipe.settings())
 
     def run(self, store: Store | None) -> None:
         """Decides what is open."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from irverify.certify import ByAnalysis
+from irverify.cli.numbers import Numbers
+from irverify.cli.regions import Perturbation
+from irverify.cli.sweeps import Job, Recipe
 from irverify.data import DIGITS_NETWORK
+from irverify.errors import UsageError
 from tests.cli.conftest import Irverify
 
 COMMON = ("certify", DIGITS_NETWORK, "--data", "digits")
@@ -111,3 +116,12 @@ def test_interrupted_with_what_is_decided_so_far(
     ran = irverify(*COMMON, "--eps", "0.1", "--method", "ibp", "--first", "9", "--batch", "2", "--out", tmp_path)
     assert (ran.code, ran.out) == (130, "")
     assert json.loads((tmp_path / "certify.json").read_text())["n"] == 4
+
+
+def test_a_worker_that_loads_something_else_refuses_it() -> None:
+    """A Python model that is made at random, say, or a file that has changed meanwhile."""
+    recipe = Recipe(str(DIGITS_NETWORK), Perturbation("digits", 0.1), "ibp", Numbers(), None, None, 0, 1)
+    job = Job(recipe, recipe.question(), [0], [0.1])
+    assert job.recipe()(0.1).question.eps == 0.1
+    with pytest.raises(UsageError, match="a worker process has loaded another network"):
+        replace(job.recipe, wanted=Perturbation("digits", 0.1, clip="0,2"))()
