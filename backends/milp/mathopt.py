@@ -27,6 +27,12 @@ STATUSES: dict[int, Status] = {
     result_pb2.TERMINATION_REASON_NO_SOLUTION_FOUND: "no_solution",
 }
 """Every other reason is unknown."""
+CLOSED = 1e-6
+"""The gap, relative to an optimum of at least 1, that counts as none."""
+SIGN_GAPS = {"scip": 10.0, "highs": 0.9}
+"""The relative gap between the best solution p and the bound d at which the sign of the optimum is known, with d well
+apart from 0: SCIP divides `p - d` by the smaller magnitude of the two and takes it as infinite where they differ in
+sign, so that `d >= p / 11`; HiGHS divides by that of p, so that `d >= p / 10`."""
 
 
 def solve(task: SolveTask) -> Solution:
@@ -49,6 +55,8 @@ def _parameters(task: SolveTask) -> Any:
         parameters.random_seed = task.seed
     if task.first_solution:
         parameters.solution_limit = 1
+    if task.sign_only:
+        parameters.relative_gap_tolerance = SIGN_GAPS[task.solver]
     if task.solver == "highs":  # MathOpt refuses `threads` for it
         parameters.highs.int_options["threads"] = task.threads
     else:
@@ -69,6 +77,9 @@ def _solution(task: SolveTask, result: Any, seconds: float) -> Solution:
         status = "unknown"
     bound = termination.objective_bounds.dual_bound if status != "unknown" else -np.inf
     bound = -np.inf if np.isnan(bound) else float(bound)
+    if task.sign_only and status == "optimal" and objective is not None:
+        left = objective - bound
+        status = "optimal" if left <= CLOSED * max(1.0, abs(objective)) else "feasible"
     return Solution(status, objective, bound, x, seconds, task.solver, message)
 
 

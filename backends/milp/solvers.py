@@ -22,15 +22,17 @@ GRACE = 0.5
 
 @dataclass(frozen=True)
 class SolveOptions:
-    """How to solve: seconds (None: no limit), threads, random seed, memory of the solver process in bytes, and whether
-    the first solution found is enough. Tolerances are the solvers' own: tightened ones have given false
-    infeasibility."""
+    """How to solve: seconds (None: no limit), threads, random seed, memory of the solver process in bytes; whether the
+    first solution found is enough, or the sign of the optimum (no notice is taken by CP-SAT): then a solve ends as
+    `feasible` once its solution and its bound are on the same side of 0, and the bound is not much nearer to it.
+    Tolerances are the solvers' own: tightened ones have given false infeasibility."""
 
     time_limit: float | None = None
     threads: int = 1
     seed: int | None = None
     memory: int | None = None
     first_solution: bool = False
+    sign_only: bool = False
 
     def __post_init__(self) -> None:
         if self.time_limit is not None and not 0 <= self.time_limit < math.inf:
@@ -89,9 +91,11 @@ class _Job:
 def _in_floating_point(job: _Job) -> Solution:
     reduced, options = reduce(job.model), job.options
     hint = None if job.hint is None else job.hint[reduced.kept]
-    answer = job.answer(
-        SolveTask(reduced.model, job.solver, job.deadline, options.threads, options.seed, hint, options.first_solution)
-    )
+    task = SolveTask(
+        reduced.model, job.solver, job.deadline, options.threads, options.seed, hint, options.first_solution,
+        options.sign_only,
+    )  # fmt: skip
+    answer = job.answer(task)
     assert isinstance(answer, Solution)
     return answer if answer.x is None else replace(answer, x=reduced.expand(answer.x))
 

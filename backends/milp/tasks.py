@@ -53,6 +53,8 @@ class SolveTask:
     hint: Floats | None = None
     first_solution: bool = False
     """Stop at the first solution found."""
+    sign_only: bool = False
+    """Stop when the sign of the optimum is known."""
 
 
 @dataclass(frozen=True, eq=False)
