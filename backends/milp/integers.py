@@ -61,8 +61,9 @@ class IntegerModel:
     resolution: float
 
     def bound(self, objective: float) -> float:
-        """The lower bound of the real objective for one of the integer objective; a unit covers its rounding."""
-        return (objective - self.objective_slack - 1.0) / self.objective_scale
+        """The lower bound of the real objective for one of the integer objective, which is whole up to rounding."""
+        least = np.floor(objective + 2.0**-10 - 2.0**-50 * abs(objective))
+        return float((least - self.objective_slack) / self.objective_scale)
 
     def rounded(self, x: Floats) -> Indices:
         """X for a point of the mixed-integer program."""
@@ -157,8 +158,10 @@ def _scaled(rows: sparse.csr_array, scale: Floats, largest: Floats, continuous: 
     """Rows as whole numbers; `largest` is the largest |X_j|."""
     count = rows.shape[0]
     row = np.repeat(np.arange(count), np.diff(rows.indptr))
-    plain = rows.data / scale[rows.indices]
-    factor = _factors(row, plain, np.abs(plain) * largest[rows.indices], count)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        plain = rows.data / scale[rows.indices]
+        weighted = np.abs(plain) * largest[rows.indices]
+    factor = _factors(row, plain, weighted, count)
     c = plain * factor[row]
     rounded = np.rint(c)
     at_most = largest[rows.indices]
@@ -179,13 +182,17 @@ def _factors(row: Indices, plain: Floats, weighted: Floats, count: int) -> Float
     largest, terms, units = np.zeros(count), np.zeros(count), np.full(count, np.inf)
     np.maximum.at(largest, row, np.abs(plain))
     np.maximum.at(terms, row, weighted)
+    total = np.asarray(np.bincount(row, weighted, minlength=count) * (1 + ROUNDING), dtype=np.float64)
+    _check_fits(np.isfinite(total), total, largest)
     np.minimum.at(units, row, _units(plain))
     exponents = np.minimum(np.where(np.isfinite(units), -units, 0.0), TERM_BITS - _exponents(terms))
-    total = np.bincount(row, weighted, minlength=count) * (1 + ROUNDING)
     exponents = np.minimum(exponents, np.floor(np.log2(ROW_LIMIT / np.where(total > 0, total, 1.0))))
     factor = np.exp2(np.where(largest > 0, exponents, 0.0))
-    whole = np.where(largest > 0, factor * largest, 1.0)
-    fits = (whole >= 0.5) & np.isfinite(whole)  # below, every coefficient would become 0
+    _check_fits((largest == 0) | (factor * largest >= 0.5), total, largest)  # below, every coefficient would become 0
+    return np.asarray(factor, dtype=np.float64)
+
+
+def _check_fits(fits: Flags, total: Floats, largest: Floats) -> None:
     if not bool(fits.all()):
         at = int(np.argmin(fits))
         raise UnsupportedError(
@@ -193,7 +200,6 @@ def _factors(row: Indices, plain: Floats, weighted: Floats, count: int) -> Float
             f"coefficients up to {largest[at]:.3g}",
             hint="choose another solver",
         )
-    return np.asarray(factor, dtype=np.float64)
 
 
 def _errors(model: MilpModel, scale: Floats, loss: Floats) -> tuple[Floats, float]:

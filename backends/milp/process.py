@@ -23,10 +23,10 @@ from irverify.errors import SolverError
 
 BOOT = """
 import json, sys
-path, memory = json.loads(sys.argv[1])
+path, memory, parent = json.loads(sys.argv[1])
 sys.path[:] = path
 from irverify.backends.milp.worker import main
-main(memory)
+main(memory, parent)
 """
 HEADER = struct.Struct("<Q")
 OVERTIME = 2.0
@@ -118,7 +118,7 @@ class Worker:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", BOOT, json.dumps([sys.path, self._memory])],
+                [sys.executable, "-c", BOOT, json.dumps([sys.path, self._memory, os.getpid()])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

@@ -12,6 +12,7 @@ import pickle
 import queue
 import struct
 import threading
+import time
 from typing import BinaryIO
 
 from irverify.backends.milp.mathopt import solve
@@ -19,15 +20,19 @@ from irverify.backends.milp.sequences import lp_bounds
 from irverify.backends.milp.tasks import Answer, Failure, IntegerTask, LpTask, Task
 
 HEADER = struct.Struct("<Q")
+WATCH = 0.5
+"""Seconds between two looks at whether the parent lives."""
 
 
-def main(memory: int | None = None) -> None:
-    """Answers tasks one after the other, within `memory` bytes."""
+def main(memory: int | None = None, parent: int | None = None) -> None:
+    """Answers tasks one after the other, within `memory` bytes, as long as the process `parent` lives (None: the
+    one that started this)."""
     if memory is not None:
         _limit_memory(memory)
     source, sink = _take_streams()
     tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(source, tasks), daemon=True).start()
+    threading.Thread(target=_watch, args=(os.getppid() if parent is None else parent,), daemon=True).start()
     while True:
         answer = _answer(tasks.get())
         payload = pickle.dumps(answer, protocol=5)
@@ -62,6 +67,13 @@ def _read(source: BinaryIO, tasks: queue.SimpleQueue[Task]) -> None:
             tasks.put(pickle.loads(source.read(HEADER.unpack(header)[0])))
     finally:
         os._exit(0)
+
+
+def _watch(parent: int) -> None:
+    """Ends this process once its parent is gone: the input does not end where a fork of the parent holds the pipe."""
+    while os.name != "posix" or os.getppid() == parent:
+        time.sleep(WATCH)
+    os._exit(0)
 
 
 def _answer(task: Task) -> Answer | Failure:

@@ -84,10 +84,10 @@ class Net:
 
 @pytest.mark.parametrize("solver", ["scip", "highs"])
 def test_programs_agree_with_enumeration(solver: SolverName, worker: Worker) -> None:
-    """On 100 random nets, degenerate regions among them: the smallest margin, and the answer to the feasibility
+    """On 30 random nets, degenerate regions among them: the smallest margin, and the answer to the feasibility
     question."""
     decided = 0
-    for seed in range(100):
+    for seed in range(30):
         net = Net(seed)
         rng = np.random.default_rng(1000 + seed)
         coefficients, constant = rng.normal(size=(1, len(net.last[1]))), rng.normal(size=1)
@@ -105,7 +105,7 @@ def test_programs_agree_with_enumeration(solver: SolverName, worker: Worker) -> 
             decided += 1
             assert feasible.status == ("infeasible" if expected > 0 else "optimal"), seed
             assert feasible.x is None or replay(formulation, feasible.x) <= 2 * formulation.tolerance, seed
-    assert decided > 90
+    assert decided > 25
 
 
 def replay(formulation: Formulation, x: np.ndarray) -> float:

@@ -23,6 +23,7 @@ from irverify.errors import SolverError, UsageError
 
 SOLVERS: tuple[SolverName, ...] = ("scip", "highs")
 both = pytest.mark.parametrize("solver", SOLVERS)
+every = pytest.mark.parametrize("solver", (*SOLVERS, "cp-sat"))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def hard(rows: int = 60, columns: int = 400) -> MilpModel:
     return builder.build().minimize(x, rng.integers(10, 40, size=columns))
 
 
-@both
+@every
 def test_integer_optimum(solver: SolverName, worker: Worker) -> None:
     solution = solve(knapsack(), solver, worker=worker)
     assert solution.status == "optimal"
@@ -71,7 +72,7 @@ def test_continuous_optimum_and_ranged_rows(solver: SolverName, worker: Worker) 
     np.testing.assert_allclose(solution.x, [-1.0, -1.0], atol=1e-6)
 
 
-@both
+@every
 def test_infeasible(solver: SolverName, worker: Worker) -> None:
     builder = ModelBuilder()
     x = builder.variables("x", 0.0, np.ones(2), integer=True)
@@ -91,7 +92,7 @@ def test_unbounded_is_unknown(solver: SolverName, worker: Worker) -> None:
     assert solution.dual_bound == -math.inf
 
 
-@both
+@every
 def test_without_objective(solver: SolverName, worker: Worker) -> None:
     builder = ModelBuilder()
     x = builder.variables("x", 0.0, np.ones(2), integer=True)
@@ -101,7 +102,7 @@ def test_without_objective(solver: SolverName, worker: Worker) -> None:
     assert solution.x.sum() == pytest.approx(1.0)
 
 
-@both
+@every
 def test_time_limit(solver: SolverName) -> None:
     started = time.perf_counter()
     solution = solve(hard(), solver, SolveOptions(time_limit=2.0))
@@ -151,27 +152,34 @@ def test_a_failure_inside_is_an_error(worker: Worker) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_the_end_of_the_parent_ends_the_solver() -> None:
-    """Even where the parent is killed and cannot clean up."""
-    script = """
-import sys
+@every
+def test_the_end_of_the_parent_ends_the_solver(solver: SolverName) -> None:
+    """Even where the parent is killed and cannot clean up, and a fork of it keeps the pipes open."""
+    script = f"""
+import os, sys, threading, time
 from irverify.backends.milp.process import Worker
-from irverify.backends.milp.tasks import SolveTask
+from irverify.backends.milp.solvers import solve
 from tests.backends.milp.test_solvers import hard
 worker = Worker()
-worker.submit(SolveTask(hard(), "scip"))
+threading.Thread(target=solve, args=(hard(), "{solver}"), kwargs=dict(worker=worker), daemon=True).start()
+while worker.pid is None:
+    time.sleep(0.01)
 print(worker.pid, flush=True)
-import time
+time.sleep(0.5)
+fork = os.fork()
+if fork:
+    print(fork, flush=True)
 time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
+        pid, fork = int(parent.stdout.readline()), int(parent.stdout.readline())
         time.sleep(1.0)  # the solver is at work
         parent.kill()
     deadline = time.monotonic() + 5.0
     while not gone(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
+    os.kill(fork, signal.SIGKILL)
     assert gone(pid)
 
 
