@@ -70,6 +70,10 @@ def verify(
     question = load_second(model, network or []) if property_file is None else load_question(model, property_file)
     from irverify.verify import verify as decide
 
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     with Progress() as progress:
         verdict = decide(
             question.graph,
