@@ -129,6 +129,9 @@ class Problem:
     """Bounds from linear programs, once these have run."""
     nearest: dict[Disjunct, tuple[float, Candidate]] = field(default_factory=dict)
     """For each disjunct the smallest margin that an attack has met, in the network's own arithmetic, and where."""
+    floor: float | None = None
+    """A lower bound of the smallest margin of any open disjunct, by the relaxation or the search; it decides nothing.
+    """
     counterexample: Counterexample | None = None
     proofs: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Method -> the smallest margin that it refuted a disjunct by, and the tolerance that this exceeds."""
