@@ -18,7 +18,7 @@ from torch import Tensor
 from irverify.errors import UsageError
 from irverify.ir.graph import Node
 from irverify.ir.ops import Input, Spec
-from irverify.passes.backward import Context, Rows, lower_bounds
+from irverify.passes.backward import Context
 from irverify.passes.ibp import IBP
 from irverify.passes.needs import Need, Needs, exact_ranges
 from irverify.passes.propagate import Interval, interval_facts, tightened
@@ -33,8 +33,9 @@ CHUNK = 2**24
 """How many bytes of coefficients over one value are propagated at once; more gains nothing."""
 LIVE = 12
 """How many tensors of that size there are at once, about."""
-MANY = 128
-"""So many open elements of a convolution are bounded first on the side that may decide them, the others afterwards."""
+MANY, LONG = 128, 2**20
+"""So many open elements of a convolution, of so many bytes, are bounded first on the side that may decide them, the
+others afterwards."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class _Walk:
         if need is None or node.name in self._exact:
             return interval
         if isinstance(node.op, Spec):
-            return self._specification(node, interval)
+            return self._specification(node, interval, results)
         return self._elements(node, interval, need, results)
 
     def _elements(self, node: Node, interval: Interval, need: Need, results: Mapping[str, Interval]) -> Interval:
@@ -131,17 +132,16 @@ class _Walk:
         bounds = Interval(*(side.reshape(batch, -1).clone() for side in interval))
         owner, elements = need(*interval).reshape(batch, -1).nonzero(as_tuple=True)
         dropping = need if self.needs.pieces(node.name) else None
-        if self._view is None:
-            self._view = View(self.context, None, results)
-        if dropping is None or elements.shape[0] < MANY or len(node.type.shape) == 1:
-            self._run(node, bounds, owner, elements, None, dropping)
+        count = elements.shape[0]
+        if dropping is None or count < MANY or count * self._widest < LONG or len(node.type.shape) == 1:
+            self._run(node, bounds, owner, elements, None, dropping, results)
         else:
             # Most elements that can be decided are by one of their bounds, and it is plain by which.
             sides = (bounds.lower[owner, elements] + bounds.upper[owner, elements]).sign_()
             sides = sides + (sides == 0)
-            self._run(node, bounds, owner, elements, sides, dropping)
+            self._run(node, bounds, owner, elements, sides, dropping, results)
             rest = dropping(*(side[owner, elements] for side in bounds))
-            self._run(node, bounds, owner[rest], elements[rest], -sides[rest], dropping)
+            self._run(node, bounds, owner[rest], elements[rest], -sides[rest], dropping, results)
         return tightened(interval, *(side.reshape(interval.lower.shape) for side in bounds))
 
     def _run(
@@ -152,12 +152,14 @@ class _Walk:
         elements: Tensor,
         sides: Tensor | None,
         dropping: Need | None,
+        results: Mapping[str, Interval],
     ) -> None:
         """Bounds `[batch, size]` of elements of their owners, tightened in place."""
         count = elements.shape[0]
         if count == 0:
             return
-        assert self._view is not None
+        if self._view is None:
+            self._view = View(self.context, None, results)
         self.rows += count if sides is not None else 2 * count
         if bounds.lower.shape[0] == 1:
             mine = Interval(*(side[0] for side in bounds))
@@ -166,13 +168,11 @@ class _Walk:
             sweep = Sweep(self._view, node.name, elements, bounds, sides, owner, self.chunk)
         sweep.run(dropping, self.needs.stations)
 
-    def _specification(self, node: Node, interval: Interval) -> Interval:
+    def _specification(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """Lower bounds of all rows of a specification; nobody asks for the upper ones."""
         batch, count = interval.lower.shape
-        identity = torch.eye(count, dtype=interval.lower.dtype, device=interval.lower.device)
-        owner = torch.arange(batch, device=identity.device).repeat_interleave(count)
-        self.rows += batch * count
-        step = max(1, self.chunk // self._widest)
-        parts = zip(identity.repeat(batch, 1).split(step), owner.split(step), strict=True)
-        found = torch.cat([lower_bounds(self.context, node.name, Rows(*part, batch)) for part in parts])
-        return tightened(interval, found.reshape(batch, count), interval.upper)
+        bounds = Interval(*(side.clone() for side in interval))
+        owner = torch.arange(batch, device=bounds.lower.device).repeat_interleave(count)
+        elements = torch.arange(count, device=owner.device).repeat(batch)
+        self._run(node, bounds, owner, elements, torch.ones_like(bounds.lower).flatten(), None, results)
+        return tightened(interval, *bounds)

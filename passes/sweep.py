@@ -10,7 +10,7 @@ windows, which say what each meets; planes are cheaper for one example at a time
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -31,10 +31,12 @@ PROBE = 24
 """Of many elements so many are looked at first, to see whether a look at all is worth while."""
 WORTH = 0.06
 """The share of them that must be decided for it."""
-NARROW = 1024
+NARROW = 512
 """Bytes of a row up to which one call over rows of all examples costs less than one for each example."""
 FEW = 24
-"""Examples with fewer elements than this stay together over whole planes as well."""
+"""Examples with fewer elements than this stay together over whole planes as well,"""
+LONG = 2**19
+"""unless the rows of one take so many bytes."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,9 @@ class Sweep:
 
     `bounds` are those of the whole flat value, tightened in place. Where `need` is given to `run`, elements that it
     does not hold for any more are dropped on the way, at the values `stations`. With `sides` `[pairs]`, 1 or -1, each
-    element has the row `v_j` or `-v_j` only. With `owner` `[pairs]` the elements are of several examples, `bounds` of
-    all, `[batch, size]`, and so is the view. Rows that would take more than `limit` bytes of coefficients over one
-    value are taken further one part after the other.
+    element has the row `v_j` or `-v_j` only. With `owner` `[pairs]`, ascending, the elements are of several examples,
+    `bounds` of all, `[batch, size]`, and so is the view. Rows that would take more than `limit` bytes of coefficients
+    over one value are taken further one part after the other.
     """
 
     def __init__(
@@ -197,10 +199,12 @@ class Sweep:
         if plane and not self._apart:
             assert self.owner is not None
             self._apart = True
+            width = size * self.constant.element_size()
+            few = FEW if width > NARROW else math.inf
             counts = torch.bincount(self.owner).tolist()
-            alone = [example for example, count in enumerate(counts) if count >= FEW]
-            if alone and size * self.constant.element_size() > NARROW:
-                return self._by_example(alone)
+            alone = {example for example, count in enumerate(counts) if count >= few or count * width >= LONG}
+            if alone:
+                return self._by_example(counts, alone)
         if self.limit is None or self.elements.shape[0] < 2:
             return None
         rows = self.elements.shape[0] * (1 if self.sides is not None else 2)
@@ -210,16 +214,16 @@ class Sweep:
         pairs = torch.arange(self.elements.shape[0], device=self.elements.device)
         return (self._part(some) for some in pairs.split(max(1, most if self.sides is not None else most // 2)))
 
-    def _by_example(self, alone: Sequence[int]) -> Iterator[Sweep]:
-        """A sweep for each of these examples, and one for all others."""
-        assert self.owner is not None
-        left = torch.ones_like(self.owner, dtype=torch.bool)
-        for example in alone:
-            mine = self.owner == example
-            left &= ~mine
-            yield self._part(mine.nonzero()[:, 0])._of(example)
-        if bool(left.any()):
-            yield self._part(left.nonzero()[:, 0])
+    def _by_example(self, counts: Sequence[int], alone: Container[int]) -> Iterator[Sweep]:
+        """A sweep for each example that goes alone, and one for all others; owners are in ascending order, so many
+        elements each."""
+        pairs = torch.arange(self.elements.shape[0], device=self.elements.device).split(counts)
+        others = [part for example, part in enumerate(pairs) if example not in alone and part.shape[0]]
+        if others:
+            yield self._part(torch.cat(others))
+        for example, part in enumerate(pairs):
+            if example in alone:
+                yield self._part(part)._of(example)
 
     def _part(self, pairs: Tensor) -> Sweep:
         """The elements at these places alone, as far as they have come."""

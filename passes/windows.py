@@ -22,7 +22,9 @@ from irverify.ir.ops.scatter import Steps, scatter
 from irverify.ir.params import value
 
 SHARE = 0.6
-"""Windows that cover more than this share of a plane are not worth their while."""
+"""Windows that cover more than this share of a plane are not worth their while,"""
+SMALL = 16
+"""nor are any in a plane of so few places."""
 SPARSE = 0.4
 """Where rows are fewer than this share of the positions, windows are cut out for each row."""
 DENSE, DENSE_UNIT = 8.0, 4.0
@@ -88,7 +90,8 @@ def receptive(op: Conv, window: tuple[int, ...]) -> tuple[int, ...]:
 
 def worthwhile(window: tuple[int, ...], plane: tuple[int, ...]) -> bool:
     """Windows of these extents leave enough of a plane out."""
-    return math.prod(map(min, window, plane)) <= SHARE * math.prod(plane)
+    places = math.prod(plane)
+    return places > SMALL and math.prod(map(min, window, plane)) <= SHARE * places
 
 
 @dataclass(frozen=True)
