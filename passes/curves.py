@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -28,6 +29,8 @@ BISECTIONS = 24
 """Steps of the search for a tangent point; each halves an interval, and every intermediate result is already sound."""
 EXP_REACH = 0.99
 """How far from the lower end exp is touched at most: the tangent at l + 1 would be 0 at l."""
+NEWTON = 4
+"""Steps of the search for a tangent point where the slope can be inverted; each doubles the digits that are right."""
 Function: TypeAlias = Callable[[Tensor], Tensor]
 
 
@@ -119,26 +122,50 @@ def _cut(left: float, right: float, at: float, operand: Interval, choice: Choice
     return shifted(kinked(left, right, Interval(lower - at, upper - at), choice), at)
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A function that is odd up to a constant, convex below 0 and concave above, with its derivative. `steep_at`, where
+    there is one, gives the point above 0 that has a slope, up to rounding; `bend` is about where it bends most."""
+
+    function: Function
+    slope: Function
+    steep_at: Function | None = None
+    bend: float = math.inf
+
+
 def sigmoid_slope(x: Tensor) -> Tensor:
     return x.sigmoid() * (-x).sigmoid()
+
+
+def _sigmoid_steep_at(slope: Tensor) -> Tensor:
+    root = (1 - 4 * slope).clamp(min=0).sqrt()  # f' = f (1 - f)
+    return 2 * root.atanh()
 
 
 def tanh_slope(x: Tensor) -> Tensor:
     return 1 - x.tanh() ** 2
 
 
+def _tanh_steep_at(slope: Tensor) -> Tensor:
+    return (1 - slope).clamp(min=0).sqrt().atanh()  # f' = 1 - f^2
+
+
+SIGMOID = Curve(torch.sigmoid, sigmoid_slope, _sigmoid_steep_at, 3.0)
+TANH = Curve(torch.tanh, tanh_slope, _tanh_steep_at, 1.5)
+
+
 def sigmoid(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
-    lines = s_shaped(torch.sigmoid, sigmoid_slope, operands[0])
+    lines = s_shaped(SIGMOID, operands[0])
     return guarded(lines, operands[0], lambda: (operands[0].lower.sigmoid(), operands[0].upper.sigmoid()))
 
 
 def tanh(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
-    lines = s_shaped(torch.tanh, tanh_slope, operands[0])
+    lines = s_shaped(TANH, operands[0])
     return guarded(lines, operands[0], lambda: (operands[0].lower.tanh(), operands[0].upper.tanh()))
 
 
-def s_shaped(function: Function, slope: Function, operand: Interval) -> Relaxation:
-    """A function that is odd up to a constant, convex below 0 and concave above (Zhang et al. 2018).
+def s_shaped(curve: Curve, operand: Interval) -> Relaxation:
+    """Lines around such a function (Zhang et al. 2018).
 
     Above: the tangent at the middle, which leaves the least area, where it stays above the function at l, as it does
     for l >= 0; else the tangent at the smallest d >= 0 that does, or the chord where that d lies beyond u. Below: the
@@ -146,14 +173,15 @@ def s_shaped(function: Function, slope: Function, operand: Interval) -> Relaxati
     """
     # f(x) - f(0) is odd: a line a x + b above f on [-u, -l] gives a x - b + 2 f(0) below f on [l, u].
     lower, upper = operand
-    slopes, intercepts = _line_above(function, slope, torch.stack([lower, -upper]), torch.stack([upper, -lower]))
-    twice = 2 * function(torch.zeros_like(lower))
+    slopes, intercepts = _line_above(curve, torch.stack([lower, -upper]), torch.stack([upper, -lower]))
+    twice = 2 * curve.function(torch.zeros_like(lower))
     return Relaxation(slopes[1], twice - intercepts[1], slopes[0], intercepts[0])
 
 
-def _line_above(function: Function, slope: Function, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+def _line_above(curve: Curve, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    function, slope = curve.function, curve.slope
     low, high = function(lower), function(upper)
-    middle, first = (lower + upper) / 2, touching_point(function, slope, lower, upper)
+    middle, first = (lower + upper) / 2, touching_point(curve, lower, upper)
     touches = torch.where(lower >= 0, middle, torch.maximum(first, middle))
     reaches = (upper > 0) & (slope(touches) * (lower - touches) + function(touches) >= low)
     chord = chord_slope(lower, upper, low, high)
@@ -165,14 +193,36 @@ def _line_above(function: Function, slope: Function, lower: Tensor, upper: Tenso
     return steepness, intercept
 
 
-def touching_point(function: Function, slope: Function, lower: Tensor, upper: Tensor) -> Tensor:
+def touching_point(curve: Curve, lower: Tensor, upper: Tensor) -> Tensor:
     """The smallest point of [max(0, l), u] whose tangent is above the function at l, from above; u where there is
     none. The condition holds at every point beyond it."""
-    low = function(lower)
     near, far = lower.clamp(min=0).minimum(upper), upper
+    if curve.steep_at is None:
+        return _bisected(curve, lower, near, far)
+    # The tangent from (l, f(l)) is the steepest chord from there: the slope of a chord to any other point is less, and
+    # met beyond the tangent point, nearer to it by the square.
+    low = curve.function(lower)
+    point = torch.minimum(far, (-lower / 2).clamp(max=curve.bend)).maximum(near)
+    for _ in range(NEWTON):
+        chord = (curve.function(point) - low) / (point - lower)
+        point = curve.steep_at(chord).clamp(near, far)
+    point = torch.where(lower < 0, point, near)
+    missed = ~_touches(curve, lower, low, point) & (point < far)
+    if bool(missed.any()):  # by rounding
+        point = point.masked_scatter(missed, _bisected(curve, *(part[missed] for part in (lower, near, far))))
+    return point
+
+
+def _touches(curve: Curve, lower: Tensor, low: Tensor, point: Tensor) -> Tensor:
+    """Whether the tangent at a point is above the function at l, where that is `low`."""
+    return curve.slope(point) * (lower - point) + curve.function(point) >= low
+
+
+def _bisected(curve: Curve, lower: Tensor, near: Tensor, far: Tensor) -> Tensor:
+    low = curve.function(lower)
     for _ in range(BISECTIONS):
         middle = (near + far) / 2
-        holds = slope(middle) * (lower - middle) + function(middle) >= low
+        holds = _touches(curve, lower, low, middle)
         near, far = torch.where(holds, near, middle), torch.where(holds, middle, far)
     return far
 
@@ -216,7 +266,7 @@ def _powers(exponent: float, operand: Interval) -> Relaxation:
 
     odd = exponent % 2 == 1
     if odd and exponent > 0:
-        return s_shaped(lambda x: -function(x), lambda x: -slope(x), operand).mirrored()
+        return s_shaped(Curve(lambda x: -function(x), lambda x: -slope(x)), operand).mirrored()
     lines = convex(function, slope, operand, (lower + upper) / 2)
     reversed_ = convex(lambda x: -function(x), lambda x: -slope(x), operand, (lower + upper) / 2).mirrored()
     if odd:

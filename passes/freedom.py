@@ -18,7 +18,7 @@ from torch import Tensor
 
 from irverify.ir.graph import Node
 from irverify.ir.ops import Abs, Clip, Exp, LeakyRelu, Relu, Sigmoid, Tanh
-from irverify.passes.curves import EXP_REACH, Function, sigmoid_slope, tanh_slope, touching_point
+from irverify.passes.curves import EXP_REACH, SIGMOID, TANH, Curve, Function, touching_point
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Gathered, Relaxation
 from irverify.passes.rules import RuleTable
@@ -207,19 +207,19 @@ def _tanh_jet(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @FREEDOM.rule(Sigmoid)
 def _sigmoid(node: Node, operand: Interval, relaxation: Relaxation) -> Free:
-    return _s_shaped((torch.sigmoid, sigmoid_slope), _sigmoid_jet, operand, relaxation)
+    return _s_shaped(SIGMOID, _sigmoid_jet, operand, relaxation)
 
 
 @FREEDOM.rule(Tanh)
 def _tanh(node: Node, operand: Interval, relaxation: Relaxation) -> Free:
-    return _s_shaped((torch.tanh, tanh_slope), _tanh_jet, operand, relaxation)
+    return _s_shaped(TANH, _tanh_jet, operand, relaxation)
 
 
-def _s_shaped(functions: tuple[Function, Function], jet: Jet, operand: Interval, relaxation: Relaxation) -> Free:
+def _s_shaped(curve: Curve, jet: Jet, operand: Interval, relaxation: Relaxation) -> Free:
     """Above: the tangent at any point from the one on that stays above the function at l. Below: the mirror image."""
     lower, upper = operand
     ends = Interval(torch.stack([lower, -upper]), torch.stack([upper, -lower]))
-    (first, last), (free, mirrored) = _touching(functions, ends)
+    (first, last), (free, mirrored) = _touching(curve, ends)
     middle = (lower + upper) / 2
     below = _tangents(
         jet, mirrored, (lower, -last, torch.minimum(-last, middle)),
@@ -232,12 +232,11 @@ def _s_shaped(functions: tuple[Function, Function], jet: Jet, operand: Interval,
     return Free(below, above)
 
 
-def _touching(functions: tuple[Function, Function], operand: Interval) -> tuple[Tensor, Tensor]:
+def _touching(curve: Curve, operand: Interval) -> tuple[Tensor, Tensor]:
     """The first point whose tangent is above the function on the whole interval, and whether there is one."""
-    function, slope = functions
-    point = touching_point(function, slope, *operand)
-    height = function(point) + slope(point) * (operand.lower - point)
-    return point, (operand.upper > 0) & (height >= function(operand.lower))
+    point = touching_point(curve, *operand)
+    height = curve.function(point) + curve.slope(point) * (operand.lower - point)
+    return point, (operand.upper > 0) & (height >= curve.function(operand.lower))
 
 
 def _tangents(jet: Jet, free: Tensor, ends: tuple[Tensor, Tensor, Tensor], line: Line) -> Tangents:

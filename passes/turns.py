@@ -89,7 +89,7 @@ class Bends:
         flat = rowwise(coefficients)
         here = self._taken(flat)
         self._parts = here.clamp(min=0), here.clamp(max=0)
-        given = iter(choices.split(self._places.shape[0], 1))
+        given = iter(choices.tensor_split(sum(family is not None for family in self._families), 1))
         self._lines = list(self._fixed)
         self._derivatives: list[Function | None] = [None, None]
         for side, family in enumerate(self._families):
