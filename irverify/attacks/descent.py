@@ -178,10 +178,12 @@ class _Runs:
         if self.how.untargeted:
             return
         places = which.nonzero()[:, 0]
-        for run in places[self.best[places].argsort(descending=True)].tolist():  # the best of a goal comes last
-            place, (disjunct,) = self.aims[int(self.which[run])]
-            margin = float(self.best[run])
-            if math.isfinite(margin):
+        places = places[self.best[places].argsort()]
+        goals = self.which[places]
+        for goal in torch.unique(goals).tolist():
+            run = int(places[(goals == goal).to(torch.uint8).argmax()])  # the first of the goal is its best
+            place, (disjunct,) = self.aims[goal]
+            if math.isfinite(margin := float(self.best[run])):
                 self.found[place].nearest[disjunct] = margin, tuple(part[run : run + 1] for part in self.nearest)
 
 

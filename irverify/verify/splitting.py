@@ -30,7 +30,7 @@ MOST_INPUTS = 16
 """Up to how many free inputs splitting gets anywhere: the parts double with every cut."""
 PARTS = 256
 """How many parts are bounded at once; more gain nothing."""
-SHARE = 0.7
+SHARE = 0.8
 """The part of the time that is left which splitting may take; the exact search behind it must get its turn."""
 MOST_PARTS = 500_000
 """So many parts are bounded at most."""
