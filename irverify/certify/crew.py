@@ -43,7 +43,7 @@ main(answers)
 """
 """What a worker process runs. Importing takes seconds; should the parent end meanwhile, it ends without being told."""
 CHUNK = 32
-"""The most images that a worker is given at once: what is decided in batches gains no more from more of them."""
+"""The most images that a worker of the driver is given at once: its batches gain little from more of them."""
 TICK = 0.5
 """Seconds between two looks at the clock."""
 ENDING = 10.0
@@ -104,9 +104,12 @@ class Crew:
     """Up to `size` workers, started as there is work for them. Leaving the `with` block ends them; so does the end of
     this process, however it ends."""
 
-    def __init__(self, question: Question, setup: Setup, size: int, limit: float | None = None) -> None:
-        """`limit`: the seconds that an image may take; a worker that is silent for much longer is ended."""
-        self._question, self._setup, self._size, self._limit = question, setup, size, limit
+    def __init__(
+        self, question: Question, setup: Setup, size: int, limit: float | None = None, chunk: int = CHUNK
+    ) -> None:
+        """`limit`: the seconds that an image may take; a worker that is silent for much longer is ended. `chunk`: the
+        most images that a worker is given at once."""
+        self._question, self._setup, self._size, self._limit, self._chunk = question, setup, size, limit, chunk
         self._events: queue.SimpleQueue[tuple[Worker, Message | None]] = queue.SimpleQueue()
         self._workers: list[Worker] = []
 
@@ -140,7 +143,7 @@ class Crew:
                     return
                 self._workers.append(Worker(self._setup, self._events))
                 idle.append(self._workers[-1])
-            idle.pop().give(Chunk(eps, work.take(self._size)))
+            idle.pop().give(Chunk(eps, work.take(self._size, self._chunk)))
 
     def _next(self, work: _Work) -> Iterator[Outcome]:
         """What comes of the next message of a worker, if one comes soon."""
@@ -196,11 +199,11 @@ class _Work:
     fresh: deque[int]
     suspects: deque[int]
 
-    def take(self, workers: int) -> tuple[int, ...]:
-        """The next chunk; chunks get smaller towards the end, so that all workers end together."""
+    def take(self, workers: int, most: int) -> tuple[int, ...]:
+        """The next chunk; they get smaller towards the end, so that all workers end together."""
         if self.suspects:
             return (self.suspects.popleft(),)
-        count = max(1, min(CHUNK, len(self.fresh) // (2 * workers)))
+        count = max(1, min(most, len(self.fresh) // (2 * workers)))
         return tuple(self.fresh.popleft() for _ in range(count))
 
 

@@ -56,6 +56,16 @@ class Recipe:
         memory = self.numbers.memory
         return None if memory is None or self.method != DRIVER else memory * 2**20
 
+    @property
+    def chunk(self) -> int:
+        """The most images that a worker is given at once: a batch of a single analysis."""
+        from irverify.certify.crew import CHUNK
+        from irverify.certify.memory import LARGEST, LARGEST_ON_GPU
+
+        if self.method == DRIVER:
+            return CHUNK
+        return self.batch or (LARGEST if self.numbers.device == "cpu" else LARGEST_ON_GPU)
+
     def question(self) -> Question:
         return question_of(load_model(self.model), self.wanted)
 
@@ -76,7 +86,9 @@ class Recipe:
         from irverify.verify import Options
 
         if self.method == DRIVER:
-            options = Options(self.timeout, self.solver, self.threads, attack=self.attack, seed=self.seed)
+            options = Options(
+                timeout=self.timeout, solver=self.solver, threads=self.threads, attack=self.attack, seed=self.seed
+            )
             return ByDriver(question, options, None if self.worker_memory is None else self.worker_memory // 4)
         dtype, memory = self.numbers.torch_dtype, self.numbers.memory
         assert dtype is not None
@@ -131,8 +143,9 @@ class Job:
         from irverify.certify.crew import Crew
         from irverify.certify.messages import Setup
 
-        setup = Setup(self.recipe, self.recipe.threads, self.recipe.worker_memory)
-        with Crew(self.question, setup, self.recipe.workers, self.recipe.timeout) as crew:
+        recipe = self.recipe
+        setup = Setup(recipe, recipe.threads, recipe.worker_memory)
+        with Crew(self.question, setup, recipe.workers, recipe.timeout, recipe.chunk) as crew:
             yield crew.outcomes
 
     def content(self) -> dict[str, object]:

@@ -171,7 +171,7 @@ def test_chunks_get_smaller_towards_the_end(count: int, workers: int) -> None:
     work = _Work(deque(range(count)), deque())
     chunks = []
     while work.fresh:
-        chunks.append(work.take(workers))
+        chunks.append(work.take(workers, CHUNK))
     assert [index for chunk in chunks for index in chunk] == list(range(count))
     sizes = [len(chunk) for chunk in chunks]
     assert max(sizes) <= CHUNK
