@@ -22,6 +22,12 @@ from irverify.verify.verdict import Verdict, VerdictName
 
 ATTACK_SHARE = 0.1
 """The part of the time limit that one attack may take; what proves something must get its turn."""
+BETWEEN = "alpha{steps=40,intermediate=8}"
+"""What tightens the bounds in between too, before programs do."""
+DEAR = 40
+"""How many times what crown took that may take, about: each step is two passes of crown's rows and back."""
+BETWEEN_SHARE = 0.3
+"""The part of the time that is left which it may take."""
 Work: TypeAlias = Callable[[Sequence[Problem], float | None], dict[int, Exception]]
 """What a shared stage does with problems until a deadline; what went wrong, by the place of the problem."""
 
@@ -157,7 +163,7 @@ def _share(name: str, work: Work, jobs: Sequence[Job]) -> None:
 
 def _go_on_alone(job: Job) -> None:
     """The dear stages, on all problems of one question."""
-    for stage in (_split, _tighten, _thorough, _search):
+    for stage in (_split, _optimize, _tighten, _thorough, _search):
         for problem in job.problems:
             if problem.decided or job.over:
                 continue
@@ -174,6 +180,19 @@ def _go_on_alone(job: Job) -> None:
 def _split(problem: Problem, clock: Clock) -> None:
     if splits(problem):
         split(problem, clock)
+
+
+def _optimize(problem: Problem, clock: Clock) -> None:
+    left = clock.left()
+    taken = sum(stage.seconds for stage in clock.stages if stage.name == "crown")
+    if left is not None and DEAR * taken > BETWEEN_SHARE * left:
+        return
+    with clock.stage(BETWEEN) as outcome:
+        disjuncts = len(problem.open.disjuncts)
+        faults = bound([problem], BETWEEN)
+        outcome.append(problem.summary(disjuncts - len(problem.open.disjuncts)))
+    for error in faults.values():
+        raise error
 
 
 def _tighten(problem: Problem, clock: Clock) -> None:
