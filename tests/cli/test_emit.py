@@ -19,6 +19,19 @@ def test_files(irverify: Irverify, models: Path, tmp_path: Path, suffix: str) ->
     assert entry["integer"] == 2  # both ReLUs are unstable
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--objective", "feasibility"), *(("--objective", "nearest", "--norm", norm) for norm in ("linf", "l1", "l2"))],
+)
+def test_objectives(irverify: Irverify, models: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    file = tmp_path / "out.lp"
+    said = irverify("emit", models / "relu.onnx", models / "sat.vnnlib", "-o", file, *arguments, "--json").json
+    (entry,) = said["files"]
+    assert entry["integer"] == 2 and sum(entry["unstable"].values()) == 2
+    assert entry["nonzeros"] > entry["rows"] > 0 and entry["seconds"] > 0
+    assert ("distance(0)" in file.read_text()) == ("nearest" in arguments)
+
+
 def test_a_program_for_each_box(irverify: Irverify, models: Path, tmp_path: Path) -> None:
     boxes = "(assert (or (and (<= X_0 0.25) (>= Y_0 0.5)) (and (>= X_0 0.75) (>= Y_0 0.5))))"
     (tmp_path / "boxes.vnnlib").write_text(query(boxes))
@@ -33,6 +46,8 @@ def test_a_program_for_each_box(irverify: Irverify, models: Path, tmp_path: Path
         (("relu.onnx", "sat.vnnlib"), "--output"),
         (("relu.onnx", "sat.vnnlib", "-o", "out.txt"), ".mps"),
         (("relu.onnx", "sat.vnnlib", "-o", "no/such/folder/out.mps"), "no/such/folder"),
+        (("relu.onnx", "sat.vnnlib", "-o", "out.lp", "--objective", "best"), "objectives margin"),
+        (("relu.onnx", "sat.vnnlib", "-o", "out.lp", "--objective", "nearest", "--norm", "l3"), "norms linf"),
         (("erf.onnx", "sat.vnnlib", "-o", "out.mps"), "Erf"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy import sparse
 from irverify.backends.milp.files import write
 from irverify.backends.milp.formulation import formulate
 from irverify.backends.milp.model import MilpModel, ModelBuilder, Terms
+from irverify.backends.milp.process import Worker
 from irverify.backends.milp.solvers import solve
 from irverify.backends.milp.tasks import SolverName
 from irverify.errors import FileError, UsageError
@@ -29,35 +31,43 @@ import sys
 import scipy.optimize._highspy._core as core
 options = core.HighsOptions()
 options.output_flag = False
-highs = core._Highs()
-highs.passOptions(options)
-assert highs.readModel(sys.argv[1]) == core.HighsStatus.kOk
-highs.run()
-print(repr(highs.getInfo().objective_function_value))
+for path in sys.argv[1:]:
+    highs = core._Highs()
+    highs.passOptions(options)
+    assert highs.readModel(path) == core.HighsStatus.kOk
+    highs.run()
+    print(repr(highs.getInfo().objective_function_value))
 """
 SOLVE_PROTO = """
 import sys
 from ortools.math_opt import callback_pb2, model_parameters_pb2, model_pb2, parameters_pb2
 from ortools.math_opt.core.python import solver
 from ortools.math_opt.io.python import mps_converter
-content = open(sys.argv[1], "rb").read()
-if sys.argv[1].endswith(".mps"):
-    proto = mps_converter.mps_to_model_proto(content.decode())
-else:
-    proto = model_pb2.ModelProto.FromString(content)
-result = solver.solve(proto, parameters_pb2.SOLVER_TYPE_GSCIP, parameters_pb2.SolverInitializerProto(),
-    parameters_pb2.SolveParametersProto(), model_parameters_pb2.ModelSolveParametersProto(), None,
-    callback_pb2.CallbackRegistrationProto(), None, None)
-print(repr(result.solutions[0].primal_solution.objective_value))
+for path in sys.argv[1:]:
+    content = open(path, "rb").read()
+    if path.endswith(".mps"):
+        proto = mps_converter.mps_to_model_proto(content.decode())
+    else:
+        proto = model_pb2.ModelProto.FromString(content)
+    result = solver.solve(proto, parameters_pb2.SOLVER_TYPE_GSCIP, parameters_pb2.SolverInitializerProto(),
+        parameters_pb2.SolveParametersProto(), model_parameters_pb2.ModelSolveParametersProto(), None,
+        callback_pb2.CallbackRegistrationProto(), None, None)
+    print(repr(result.solutions[0].primal_solution.objective_value))
 """
 
 
-def optimum(script: str, path: Path) -> float:
-    result = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with Worker() as shared:
+        yield shared
+
+
+def optima(script: str, paths: list[Path]) -> list[float]:
+    result = subprocess.run([sys.executable, "-c", script, *map(str, paths)], capture_output=True, text=True)
     if "No module named" in result.stderr:
         pytest.skip("this version of SciPy has no reader of its own")
     assert result.returncode == 0, result.stderr
-    return float(result.stdout.splitlines()[-1])
+    return [float(line) for line in result.stdout.splitlines()[-len(paths) :]]
 
 
 def everything() -> MilpModel:
@@ -96,14 +106,15 @@ def network() -> tuple[Graph, Linf]:
 @pytest.mark.parametrize(
     ("suffix", "script"), [(".mps", READ_BY_HIGHS), (".lp", READ_BY_HIGHS), (".mps", SOLVE_PROTO), (".pb", SOLVE_PROTO)]
 )
-def test_round_trip(tmp_path: Path, suffix: str, script: str) -> None:
-    for number, model in enumerate((everything(), formulate(*network(), robust(0)).model)):
-        path = tmp_path / f"{number}{suffix}"
+def test_round_trip(tmp_path: Path, suffix: str, script: str, worker: Worker) -> None:
+    formulation = formulate(*network(), robust(0))
+    models = [everything(), formulation.model, formulation.program("nearest").model]
+    paths = [tmp_path / f"{number}{suffix}" for number in range(len(models))]
+    for model, path in zip(models, paths, strict=True):
         write(model, path)
-        solver: SolverName = "scip" if script == READ_BY_HIGHS else "highs"
-        expected = solve(model, solver).objective
-        assert expected is not None
-        assert optimum(script, path) == pytest.approx(expected, abs=1e-6)
+    solver: SolverName = "scip" if script == READ_BY_HIGHS else "highs"
+    expected = [solve(model, solver, worker=worker).objective for model in models]
+    assert optima(script, paths) == pytest.approx(expected, abs=1e-6)
 
 
 def test_names_lead_back_to_the_graph(tmp_path: Path) -> None:
