@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from irverify.cli.streams import note
 
 if TYPE_CHECKING:
+    from rich.live import Live
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
@@ -72,22 +73,33 @@ class Tally:
         self._total, self._known, self._done = total, known, known
         self._begun = self._said = time.monotonic()
         self._bar: Bar | None = None
+        self._live: Live | None = None
         self._task: TaskID | None = None
 
-    def advance(self, say: Callable[[], str]) -> None:
-        """One more is done; `say()` tells what came of all of them so far, and is asked as often as somebody reads."""
+    def advance(self, say: Callable[[], Sequence[str]]) -> None:
+        """One more is done; `say()` tells in a few lines what came of all of them so far, and is asked as often as
+        somebody reads."""
         self._done += 1
         now = time.monotonic()
         if self._done < self._total and now - self._said < self._pause(now):
             return
         self._said = now
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, description=f"{self._pace(now)}  {say()}")
+        if self._live is None:
+            note(f"{self._done} of {self._total}, {self._pace(now)}: {'; '.join(say())}")
         else:
-            note(f"{self._done} of {self._total}, {self._pace(now)}: {say()}")
+            self._show(self._pace(now), say())
+
+    def _show(self, pace: str, lines: Sequence[str]) -> None:
+        from rich.console import Group
+        from rich.text import Text
+
+        assert self._bar is not None and self._task is not None and self._live is not None
+        self._bar.update(self._task, completed=self._done, description=pace)
+        texts = (Text(line, no_wrap=True, overflow="ellipsis") for line in lines)
+        self._live.update(Group(self._bar, *texts))
 
     def _pause(self, now: float) -> float:
-        return GLANCE if self._bar is not None else min(max(PAUSE, (now - self._begun) / 10), LONG_PAUSE)
+        return GLANCE if self._live is not None else min(max(PAUSE, (now - self._begun) / 10), LONG_PAUSE)
 
     def _pace(self, now: float) -> str:
         """The rate of this run, and how long the rest takes at it, once there is something to go by."""
@@ -99,20 +111,21 @@ class Tally:
     def __enter__(self) -> Tally:
         if sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
+            from rich.live import Live
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
 
             text = TextColumn("{task.description}", markup=False)
-            columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), text)
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+            self._bar = Bar(BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), text)
             self._task = self._bar.add_task("starting", total=self._total, completed=self._known)
-            self._bar.start()
+            self._live = Live(self._bar, console=Console(stderr=True), transient=True, redirect_stdout=False)
+            self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
 
 def _duration(seconds: float) -> str:

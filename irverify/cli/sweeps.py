@@ -160,9 +160,9 @@ class Job:
         return {**asked, **runs[0]} if len(runs) == 1 else {**asked, "runs": runs}
 
 
-def _summary(sweep: Sweep) -> str:
+def _summary(sweep: Sweep) -> tuple[str, ...]:
     """Counts by verdict, and by the stage that decided."""
     counts = ", ".join(f"{count} {status}" for status, count in sweep.counts().items() if count)
     by = Counter(outcome.decided_by for outcome in sweep.found.values() if outcome.decided_by is not None)
     stages = ", ".join(f"{stage} {count}" for stage, count in by.most_common())
-    return f"eps {sweep.eps:g}: {counts}" + (f" (by {stages})" if stages else "")
+    return (f"eps {sweep.eps:g}: {counts}", *((f"decided by {stages}",) if stages else ()))
