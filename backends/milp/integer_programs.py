@@ -15,7 +15,7 @@ from irverify.backends.milp.process import Pool, Worker
 from irverify.backends.milp.programs import FOREVER, Wishes, box_sums
 from irverify.backends.milp.reduction import reduce
 from irverify.backends.milp.solvers import SolveOptions, solve
-from irverify.backends.milp.tasks import SolverName
+from irverify.backends.milp.tasks import Solution, SolverName
 
 TOLERANCE = 1e-5
 """By how much a dual bound is moved outward, relative to the largest magnitude of any variable that the target depends
@@ -30,8 +30,7 @@ class IntegerPrograms:
     """Runs mixed-integer programs until a deadline, each for no more than `limit` seconds, and counts them.
 
     What counts is the solver's dual bound, moved outward by `TOLERANCE`; no more rigorous than the solver is. A bound
-    that an execution contradicts is dropped and counted in `wrong`; targets that a program ended early for in
-    `limited`.
+    that an execution contradicts is dropped and counted in `wrong`, a program that was ended by its limit in `limited`.
     """
 
     pool: Pool
@@ -74,13 +73,23 @@ class IntegerPrograms:
             target.late = target.late or left <= 0
             if target.settled or target.late:
                 return target
-            model = target.cone.minimize([target.column], [sign])
-            solution = solve(model, self.solver, SolveOptions(min(self.limit, left), seed=0), worker=worker)
+            # Measured from the knot, so that a program of which only the sign counts can end early.
+            origin = sign * target.knot if target.sign_only else 0.0
+            model = target.cone.minimize([target.column], [sign], -origin)
+            options = SolveOptions(min(self.limit, left), seed=0, sign_only=target.sign_only)
+            solution = solve(model, self.solver, options, worker=worker)
             target.solved += 1
-            target.limited = target.limited or solution.status != "optimal"
             if solution.status in BOUNDED and math.isfinite(solution.dual_bound):
-                target.learn(sign, solution.dual_bound)
+                target.learn(sign, solution.dual_bound + origin)
+            target.limited += not _over(solution, target.sign_only)
         return target
+
+
+def _over(solution: Solution, sign_only: bool) -> bool:
+    """Whether a program was solved, and not ended by its limit."""
+    if solution.status != "feasible" or not sign_only or solution.objective is None:
+        return solution.status == "optimal"
+    return solution.objective < 0 or solution.dual_bound > 0
 
 
 class _Target:
@@ -91,8 +100,9 @@ class _Target:
         self.knot, self.sides = float(wishes.knots[k]), wishes.sides[k]
         self.seen = float(wishes.seen[0][k]), float(wishes.seen[1][k])
         self.lower, self.upper = float(cone.lower[column]), float(cone.upper[column])
-        self.solved, self.wrong = 0, 0
-        self.limited = self.late = False
+        self.sign_only = wishes.signs and math.isfinite(self.knot)
+        self.solved, self.wrong, self.limited = 0, 0, 0
+        self.late = False
         ends = np.abs(np.concatenate([cone.lower, cone.upper]))
         self._margin = TOLERANCE * max(1.0, float(ends[np.isfinite(ends)].max(initial=0.0)))
 
