@@ -69,7 +69,7 @@ class ByDriver:
                 except IRVerifyError as error:
                     settled.append(dataclasses.replace(first.pop(place), status="error", reason=str(error)))
                     continue
-                jobs.append((place, Job([problem], Clock(self.options))))
+                jobs.append((place, Job([problem], Clock(self.options, None))))
         if settled:
             yield settled
         places = {id(job): place for place, job in jobs}
@@ -84,7 +84,7 @@ def _outcome(first: Outcome, job: Job) -> Outcome:
     if job.fault is not None:
         return dataclasses.replace(first, status="error", reason=str(job.fault), stages=stages)
     verdict = job.verdict()
-    known: dict[str, Any] = {"attacked": _attacked(verdict), "unstable": _unstable(problem)}
+    known: dict[str, Any] = {"attacked": _attacked(verdict, job.clock.options.attack), "unstable": _unstable(problem)}
     searched = any(name.startswith(SOLVING) for name in stages)
     if searched:
         known["build_seconds"] = sum(taken for name, taken in stages.items() if name.startswith(BUILDING))
@@ -95,11 +95,12 @@ def _outcome(first: Outcome, job: Job) -> Outcome:
     )  # fmt: skip
 
 
-def _attacked(verdict: Verdict) -> bool | None:
-    """Whether an attack found a counterexample; None where none has run."""
-    if verdict.verdict == "falsified" and verdict.method is not None and verdict.method.startswith("pgd"):
-        return True
-    return False if any(stage.name.startswith("pgd") for stage in verdict.stages) else None
+def _attacked(verdict: Verdict, protocol: str | None) -> bool | None:
+    """Whether an attack found a counterexample (the one that was asked for, where one was); None where none has run."""
+    wanted = "pgd" if protocol is None else protocol
+    if not any(stage.name.startswith(wanted) for stage in verdict.stages):
+        return None
+    return verdict.verdict == "falsified" and str(verdict.method).startswith(wanted)
 
 
 def _unstable(problem: Problem) -> int | None:

@@ -38,6 +38,10 @@ def verify(
         str | None,
         typer.Option("--pipeline", metavar="P", help="Decide by the bounds of these passes, and attacks, alone."),
     ] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option("--attack", metavar="A", help="The first attack: pgd-40, pgd-100 or pgd-200x10, as in papers."),
+    ] = None,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads to use.", min=1)] = None,
     seed: Seed = 0,
     results_file: Annotated[
@@ -82,6 +86,7 @@ def verify(
             solver=solver,
             threads=threads,
             pipeline=pipeline,
+            attack=attack,
             seed=seed,
             progress=progress,
         )

@@ -20,7 +20,7 @@ FEW_INPUTS = 32
 QUICK = Pgd(steps=10, restarts=1)
 GUIDED = Pgd(steps=60, restarts=4, step=1.0, decay=0.97, chords=0.7)
 SAMPLED = Pgd(steps=50, restarts=30, step=0.2, decay=0.95, seed=1, sample=100_000)
-THOROUGH = Pgd(steps=100, restarts=20, step=1.0, decay=0.95, seed=3)
+THOROUGH = Pgd(steps=100, restarts=10, step=1.0, decay=0.95, seed=3)
 
 
 def strike(problems: Sequence[Problem], how: Pgd, deadline: float | None) -> dict[int, Exception]:

@@ -96,12 +96,12 @@ def decide(jobs: Sequence[Job]) -> Iterator[Job]:
     options = waiting[0].clock.options
     alone = len(waiting) == 1
     for name, work in _shared_stages(options):
-        yield from (job for job in waiting if job.over)
-        waiting = [job for job in waiting if not job.over]
+        over = [job.over for job in waiting]  # asked once: time may run out between two askings
+        yield from (job for job, done in zip(waiting, over, strict=True) if done)
+        waiting = [job for job, done in zip(waiting, over, strict=True) if not done]
         if waiting:
-            if not alone:
-                for job in waiting:
-                    job.clock.suspend()
+            for job in waiting:
+                job.clock.resume() if alone else job.clock.suspend()
             _share(name, work, waiting)
     for job in waiting:
         if not job.over and options.pipeline is None:

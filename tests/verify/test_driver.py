@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import pytest
@@ -17,9 +20,14 @@ from irverify.ir.graph import Graph, GraphBuilder
 from irverify.ir.ops import Abs, Div, Linear, Relu, Sigmoid
 from irverify.ir.text import parse_graph
 from irverify.ir.types import TensorType
+from irverify.pipeline import BoundsFault, Rewrite, State, run
+from irverify.pipeline.catalog import CATALOG, Entry
 from irverify.properties import Case, Declaration, Query, any_of, linear, robust
-from irverify.regions import L2, Box, Linf
-from irverify.verify import attacking, verify
+from irverify.regions import L2, Box, Linf, Region
+from irverify.verify import Options, attacking, bounding, verify
+from irverify.verify.driver import problem_of, working
+from irverify.verify.problem import Clock
+from irverify.verify.stages import Job, decide
 
 RELU_SUM = """
 graph "sum" {
@@ -201,3 +209,87 @@ def test_digits_without_attack_are_decided_by_the_program(monkeypatch: pytest.Mo
     for name in ("QUICK", "GUIDED", "SAMPLED", "THOROUGH"):
         monkeypatch.setattr(attacking, name, blind)
     assert verdicts() == whole and set(whole) <= {"verified", "falsified"}
+
+
+@dataclass(frozen=True)
+class Changing(Rewrite):
+    """A rewrite that changes the function."""
+
+    name = "changing"
+    keeps_function = False
+
+    def run(self, state: State) -> Graph:
+        raise AssertionError("not reached")
+
+
+@pytest.mark.parametrize("pipeline", ["changing,crown", "singleprop-zero", "ibp,fuse-linear"])
+def test_pipelines_that_prove_nothing_are_refused(pipeline: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another function than the network's, an estimate, and no bounds of what was rewritten last."""
+    monkeypatch.setitem(CATALOG, "changing", Entry("changing", "rewrite", f"{__name__}:Changing", "A test."))
+    run(relu_sum(), "crown,singleprop-zero,fuse-linear", unit_box())  # these are loaded from here on
+    monkeypatch.setattr(Entry, "load", lambda self: Changing)
+    with pytest.raises(UsageError, match=r"expected|estimat|another function"):
+        verify(relu_sum(), unit_box(), linear([[-1.0]], [2.5]), pipeline=pipeline)
+
+
+def test_the_first_attack_by_name() -> None:
+    verdict = verify(relu_sum(), unit_box(), linear([[-1.0]], [1.5]), attack="pgd-40")
+    assert (verdict.verdict, verdict.method) == ("falsified", "pgd-40")
+    with pytest.raises(UsageError, match="pgd-200x10"):
+        verify(relu_sum(), unit_box(), linear([[-1.0]], [1.5]), attack="pgd")
+
+
+def test_points_that_came_nearest_are_remembered() -> None:
+    graph = relu_sum()
+    problem = problem_of(graph, working(graph), unit_box(), linear([[-1.0]], [2.5]))
+    for _ in decide([Job([problem], Clock(Options()))]):
+        pass
+    ((margin, (point,)),) = problem.nearest.values()
+    assert problem.decided and margin == pytest.approx(0.5) and float(point[0, 0]) == 1.0
+
+
+def test_questions_that_share_stages_are_told_what_they_are_told_alone() -> None:
+    """Of a batch each is charged its part of the time, and one that goes wrong is an error of its own."""
+    graph, data = compile_source(DIGITS_NETWORK), digits("test").select(range(6))
+    work = working(graph)
+
+    def jobs() -> list[Job]:
+        result = []
+        for image, label in zip(data.images, data.labels, strict=True):
+            region = Linf(torch.from_numpy(image)[None].double(), DIGITS_EPS, clip=(0, 1))
+            result.append(Job([problem_of(graph, work, region, robust(int(label)))], Clock(Options(timeout=60), None)))
+        return result
+
+    batch, begun = jobs(), time.monotonic()
+    together = {id(job) for job in decide(batch)}
+    seconds = time.monotonic() - begun
+    assert len(together) == len(batch)
+    alone = [job for one in jobs() for job in decide([one])]
+    said = [job.verdict() for job in batch]
+    assert [verdict.verdict for verdict in said] == [job.verdict().verdict for job in alone]
+    assert [verdict.method for verdict in said] == [job.verdict().method for job in alone]
+    for one, other in zip(said, alone, strict=True):
+        if one.bound is not None:
+            assert one.bound == pytest.approx(other.verdict().bound, rel=1e-6)
+    assert sum(verdict.seconds for verdict in said) <= seconds
+
+
+def test_a_fault_is_one_questions_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds that fail whenever the third question takes part."""
+    graph = relu_sum()
+    work = working(graph)
+    boxes = [Box(-torch.ones(1, 2) * scale, torch.ones(1, 2) * scale) for scale in (1.0, 0.5, 0.25, 0.75)]
+    jobs = [Job([problem_of(graph, work, box, linear([[-1.0]], [3.5]))], Clock(Options(timeout=9))) for box in boxes]
+
+    def faulty(graph: Graph, method: str, regions: Sequence[Region], **given: object) -> State:
+        if bool((regions[0].box()[1] == 0.25).any()):
+            raise BoundsFault("crossed")
+        return run(graph, method, regions, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bounding, "run", faulty)
+    for _ in decide(jobs):
+        pass
+    assert [type(job.fault) for job in jobs] == [type(None), type(None), BoundsFault, type(None)]
+    assert [job.verdict().verdict for job in jobs if job.fault is None] == ["verified"] * 3
+    with pytest.raises(BoundsFault, match="crossed"):
+        jobs[2].verdict()
