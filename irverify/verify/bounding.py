@@ -13,7 +13,7 @@ from torch import Tensor
 from irverify.errors import IRVerifyError, PropertyError, UnsupportedError, UsageError, is_out_of_memory
 from irverify.ir.graph import Graph
 from irverify.passes.gap import minimum
-from irverify.pipeline import Analysis, Bounds, BoundsFault, Estimator, Rewrite, parse_passes, run
+from irverify.pipeline import Analysis, Bounds, BoundsFault, Estimator, Pass, Rewrite, parse_passes, run
 from irverify.pipeline.rows import specified
 from irverify.pipeline.spec import spec_operands
 from irverify.pipeline.state import State
@@ -94,7 +94,7 @@ def bound(problems: Sequence[Problem], method: str) -> dict[int, Exception]:
     return in_parts(problems, lambda part: _bound(part, method), _undefined)
 
 
-def check_method(method: str) -> None:
+def check_method(method: str | Sequence[Pass]) -> None:
     """Raises UsageError unless a pipeline's bounds are bounds of the network's own function."""
     steps = parse_passes(method)
     last = steps[-1] if steps else None
