@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
 DRIVER = "exact"
 """The method that is the whole driver."""
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Recipe:
 
     @property
     def threads(self) -> int:
-        return max(1, (os.cpu_count() or 1) // max(1, self.workers))
+        return max(1, cores() // max(1, self.workers))
 
     @property
     def worker_memory(self) -> int | None:

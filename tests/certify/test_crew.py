@@ -59,19 +59,19 @@ class Dangerous:
 @dataclass(frozen=True)
 class DangerousRecipe:
     def __call__(self) -> Maker:
-        return lambda eps: Dangerous(question(8).at(eps))
+        return lambda eps: Dangerous(question(8).at(eps)) if eps < 99 else refuse()
 
 
-@dataclass(frozen=True)
-class Broken:
-    how: str
+def refuse() -> Certifier:
+    raise UsageError("no such thing", where="here")
 
-    def __call__(self) -> Maker:
-        if self.how == "refuses":
-            raise UsageError("no such thing")
-        if self.how == "dies":
-            sys.exit("died early")
-        return lambda eps: Sleeping(question(3))
+
+def dying() -> Maker:
+    sys.exit("died early")
+
+
+def sleeping() -> Maker:
+    return lambda eps: Sleeping(question(3))
 
 
 @dataclass
@@ -100,21 +100,21 @@ def test_what_goes_wrong_with_an_image_costs_that_image() -> None:
         assert "allocate" in str(found[4].reason)
         again = list(crew.outcomes(9.0, [7]))  # the same worker, at another radius
         assert [outcome.status for outcome in again] == ["unknown"]
+        with pytest.raises(UsageError, match="here: no such thing"):  # what concerns all images stops the sweep
+            list(crew.outcomes(100.0, [7]))
 
 
 def test_workers_that_cannot_start_stop_the_sweep() -> None:
-    with Crew(question(3), Setup(Broken("refuses"), 1), 1) as crew, pytest.raises(UsageError, match="no such thing"):
-        list(crew.outcomes(0.1, range(3)))
     with (
-        Crew(question(3), Setup(Broken("dies"), 1), 1) as crew,
+        Crew(question(3), Setup(dying, 1), 1) as crew,
         pytest.raises(IRVerifyError, match="worker process ended with code 1: died early before it could begin"),
     ):
         list(crew.outcomes(0.1, range(3)))
 
 
 def test_a_worker_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "GRACE", 0.2)
-    with Crew(question(2), Setup(Broken("sleeps"), 1), 1, limit=0.1) as crew:
+    monkeypatch.setattr(module, "GRACE", 1.0)
+    with Crew(question(2), Setup(sleeping, 1), 1, limit=0.1) as crew:
         found = {outcome.index: outcome for outcome in crew.outcomes(0.1, range(2))}
     assert [found[index].status for index in range(2)] == ["unknown", "timeout"]
     assert "no answer" in str(found[1].reason)
