@@ -2,6 +2,7 @@
 
     python -m benchmarks.vnncomp acasxu --timeout 10
     python -m benchmarks.vnncomp acasxu mnistfc --timeout 10 --jobs 2 --out results
+    python -m benchmarks.vnncomp --list benchmarks/instances60.csv --timeout 60 --jobs 2 --out results
 
 A benchmark is a folder with `instances.csv` (network, property, seconds) or `expected.csv` (which also has the VNN-LIB
 2.0 form of the query and the verdict). What has been run stands in OUT/NAME.csv and is not run again, but for errors;
@@ -28,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "vnncomp"
 GRACE = 30.0
 """Seconds past the time limit after which a run that has not ended is killed, and counts as an error."""
+LISTED = ("benchmark", "network", "query", "expected")
+"""The columns of a list of instances."""
 WORDS = {"verified": "unsat", "falsified": "sat", "unknown": "unknown", "timeout": "timeout"}
 
 
@@ -76,6 +79,18 @@ def instances(folder: Path, timeout: float | None, version: str) -> Iterator[Ins
     with (folder / "instances.csv").open(newline="", encoding="utf-8") as file:
         for network, query, limit in csv.reader(file):
             yield Instance(network, query, timeout or float(limit), "")
+
+
+def listed(file: Path, timeout: float | None) -> dict[str, list[Instance]]:
+    """The instances of a list, by the name of their benchmark; they need a time limit."""
+    if timeout is None:
+        raise SystemExit("expected --timeout with --list")
+    found: dict[str, list[Instance]] = {}
+    with file.open(newline="", encoding="utf-8") as lines:
+        for line in csv.DictReader(lines):
+            instance = Instance(line["network"], line["query"], timeout, line["expected"])
+            found.setdefault(line["benchmark"], []).append(instance)
+    return found
 
 
 def run(folder: Path, instance: Instance, threads: int, options: Sequence[str]) -> Row:
@@ -178,7 +193,8 @@ def summary(name: str, rows: Sequence[Row]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmarks", nargs="+", help="names of folders under --data, or paths of folders")
+    parser.add_argument("benchmarks", nargs="*", help="names of folders under --data, or paths of folders")
+    parser.add_argument("--list", type=Path, help="instances of several benchmarks, in place of all of some")
     parser.add_argument("--data", type=Path, default=DATA, help="where the benchmarks are")
     parser.add_argument("--timeout", type=float, help="seconds for each instance, instead of those of the benchmark")
     parser.add_argument("--jobs", type=int, default=1, help="instances at a time; the cores are shared among them")
@@ -191,12 +207,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results files")
     parser.add_argument("--solver", default="auto")
     arguments = parser.parse_args()
+    if bool(arguments.benchmarks) == (arguments.list is not None):
+        parser.error("expected benchmarks or --list")
+    lists = {} if arguments.list is None else listed(arguments.list, arguments.timeout)
     wrong = False
-    for name in arguments.benchmarks:
+    for name in arguments.benchmarks or lists:
         folder = (arguments.data / name).resolve()
         wanted = [
             instance
-            for instance in instances(folder, arguments.timeout, arguments.vnnlib)
+            for instance in lists.get(name) or instances(folder, arguments.timeout, arguments.vnnlib)
             if arguments.only in f"{instance.network} {instance.query}"
             and arguments.expected in (None, instance.expected)
         ]

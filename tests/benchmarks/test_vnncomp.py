@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
-from benchmarks.vnncomp import Instance, Row, earlier, instances, rewrite, summary
+from benchmarks.draw import category, draw
+from benchmarks.vnncomp import Instance, Row, earlier, instances, listed, rewrite, summary
 
 ROW = Row("a.onnx", "p.vnnlib", "10", "unsat", "unsat", "1.25", "ibp", "said, with a comma")
 
@@ -41,3 +43,32 @@ def test_wrong_verdicts_are_counted() -> None:
         "  wrong: 1",
         "    b.onnx p: unsat, expected sat",
     ]
+
+
+def test_a_drawn_list_is_fixed_and_takes_all_categories_in_turn() -> None:
+    known = [
+        Instance(f"onnx/net_256x{width}.onnx", f"prop_{number}_{radius}.vnnlib", 60.0, expected)
+        for width in (2, 4)
+        for radius in (0.03, 0.05)
+        for number, expected in enumerate(["unsat"] * 9 + ["sat"])
+    ]
+    drawn = draw([*known, Instance("onnx/net_256x2.onnx", "prop_99_0.03.vnnlib", 60.0, "")], 12, seed=0)
+    assert draw(known, 12, seed=0) == drawn != draw(known, 12, seed=1)
+    assert Counter(category(instance) for instance in drawn) == Counter(
+        {category(instance): 1 if instance.expected == "sat" else 2 for instance in drawn}
+    )
+    assert len(draw(known, 1000, seed=0)) == len(known)
+
+
+def test_a_list_names_instances_of_several_benchmarks(tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text("benchmark,network,query,expected\na,x.onnx,p,sat\nb,y.onnx,q,unsat\na,z.onnx,p,\n")
+    found = listed(file, 60.0)
+    assert found["a"] == [Instance("x.onnx", "p", 60.0, "sat"), Instance("z.onnx", "p", 60.0, "")]
+    assert found["b"] == [Instance("y.onnx", "q", 60.0, "unsat")]
+
+
+def test_the_list_in_the_repository() -> None:
+    found = listed(Path(__file__).resolve().parents[2] / "benchmarks" / "instances60.csv", 60.0)
+    assert {name: len(members) for name, members in found.items()} == {"acasxu": 30, "mnistfc": 30}
+    assert {instance.expected for members in found.values() for instance in members} == {"sat", "unsat"}
