@@ -24,11 +24,9 @@ from irverify.passes.ascent import Schedule, ascend
 from irverify.passes.backward import Context, Rows, identity_rows
 from irverify.passes.course import Maps
 from irverify.passes.crown import Crown
-from irverify.passes.freedom import FREEDOM, Free
-from irverify.passes.hills import Flat, Start
+from irverify.passes.freedom import Free
+from irverify.passes.hills import Flat, Start, free_at
 from irverify.passes.ibp import IBP
-from irverify.passes.lines import Relaxation
-from irverify.passes.maxima import Selected
 from irverify.passes.needs import Need, Needs, exact_ranges
 from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import RELAXATIONS
@@ -117,15 +115,12 @@ class _Walk:
         return self._between(node, interval, need, results)
 
     def _register(self, node: Node, operands: list[Interval]) -> None:
-        rule, freedom = RELAXATIONS.find(type(node.op)), FREEDOM.find(type(node.op))
+        rule = RELAXATIONS.find(type(node.op))
         assert rule is not None  # crown has checked the graph
         relaxed = self.context.relaxed[node.name] = rule(node, operands, "adaptive")
-        if isinstance(relaxed, Selected):
-            self.free[node.name] = Shares.of(relaxed, operands[0])
-        elif freedom is not None and type(relaxed) is Relaxation:
-            free = freedom(node, operands[0], relaxed)
-            if any(free):
-                self.free[node.name] = free
+        free = free_at(node, operands, relaxed)
+        if free is not None:
+            self.free[node.name] = free
 
     def _output(self, node: Node, interval: Interval) -> Interval:
         """Both bounds of all elements; of a specification the lower ones, nobody asks for the others."""

@@ -21,6 +21,7 @@ from irverify.ir.ops import Input, Spec
 from irverify.passes.backward import Context
 from irverify.passes.ibp import IBP
 from irverify.passes.needs import Need, Needs, exact_ranges
+from irverify.passes.polish import polished, worthwhile
 from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import RELAXATIONS, Choice, RelaxRule
 from irverify.passes.rules import RuleTable
@@ -47,6 +48,8 @@ class LinearBounds(Analysis):
     choice: ClassVar[Choice] = "adaptive"
     intermediate: ClassVar[bool] = True
     """Intermediate bounds come from backward propagation too; else from intervals alone."""
+    polish: ClassVar[bool] = False
+    """Specifications around S-shaped functions are bounded along better lines too; see `polish`."""
     memory: int = 4096
     """Megabytes that rows may take at once, about: more rows than fit are propagated one part after the other."""
 
@@ -59,15 +62,18 @@ class LinearBounds(Analysis):
         context = Context(state.graph, regions)
         walk = _Walk(context, self.rules, self.choice, Needs(state.graph, self.intermediate))
         walk.chunk = min(CHUNK, self.memory * 2**20 // LIVE)
+        walk.polish = self.polish and worthwhile(state.graph)
         facts = interval_facts(state, IBP, self.name, walk.refine)
         return Facts(facts.bounds, statistics={"backward_rows": walk.rows})
 
 
 @dataclass(frozen=True)
 class Crown(LinearBounds):
-    """Backward linear bounds, adaptive lower slope: 1 where u > -l, else 0 (Zhang et al. 2018)."""
+    """Backward linear bounds, adaptive lower slope: 1 where u > -l, else 0 (Zhang et al. 2018). Where there are
+    S-shaped functions, the lines of the last rows are chosen for each row."""
 
     name = "crown"
+    polish = True
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ class _Walk:
         boxes = all(region.is_box for region in context.regions.values())
         self._exact = exact_ranges(context.graph) if boxes else frozenset()
         self.chunk = CHUNK
+        self.polish = False
         self._view: View | None = None
         self._widest = max(node.type.size * node.type.dtype.itemsize for node in context.graph)
 
@@ -175,4 +182,8 @@ class _Walk:
         owner = torch.arange(batch, device=bounds.lower.device).repeat_interleave(count)
         elements = torch.arange(count, device=owner.device).repeat(batch)
         self._run(node, bounds, owner, elements, torch.ones_like(bounds.lower).flatten(), None, results)
+        if self.polish and not bounds.lower.requires_grad:
+            return tightened(
+                interval, torch.fmax(bounds.lower, polished(self.context, results, node, batch)), bounds.upper
+            )
         return tightened(interval, *bounds)

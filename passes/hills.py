@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from irverify.ir.graph import Node
 from irverify.passes.backward import Context, Rows
 from irverify.passes.course import Course, Maps, gathering
-from irverify.passes.freedom import Free
-from irverify.passes.lines import Gathered, Relaxation
+from irverify.passes.freedom import FREEDOM, Free
+from irverify.passes.lines import Gathered, Relaxation, Relaxed
 from irverify.passes.maxima import Selected
+from irverify.passes.propagate import Interval
 from irverify.passes.shares import Shares
 from irverify.passes.steering import rowwise
 from irverify.passes.turns import Bends, Pooled, Turn
@@ -52,6 +54,17 @@ class Hill(ABC):
     @abstractmethod
     def select(self: AnyHill, kept: Tensor) -> AnyHill:
         """Only these rows `[kept]`, with the same choices."""
+
+
+def free_at(node: Node, operands: Sequence[Interval], relaxed: Relaxed) -> Free | Shares | None:
+    """What may be chosen at a node that has this relaxation; None where nothing may."""
+    if isinstance(relaxed, Selected):
+        return Shares.of(relaxed, operands[0])
+    freedom = FREEDOM.find(type(node.op))
+    if freedom is None or type(relaxed) is not Relaxation:
+        return None
+    free = freedom(node, operands[0], relaxed)
+    return free if any(free) else None
 
 
 @dataclass(frozen=True)
