@@ -8,12 +8,14 @@ two R and its coefficients c_j = R a_j / S_j are rounded to whole C_j = c_j + e_
 
 so the whole number sum C_j X_j lies in [R L - s, R U + s] with
 
-    s = sum over continuous j of |c_j| / 2  +  sum |e_j| max |X_j|  +  R ROUNDING (sum |a_j| max |x_j| + |side|).
+    s = sum over continuous j of |c_j| / 2  +  sum |e_j| max |X_j|  +  R ROUNDING (sum |a_j| m_j + |side|).
 
-The last term covers that the rows of a network, and the bounds in its big-M coefficients, are themselves computed in
-float64. Scaling by powers of two is exact, and so is e_j. Hence every solution of the mixed-integer program, and every
-execution of the network that it encodes, has its X among the solutions of the integer program: where that one has
-none, the first has none either. The converse does not hold; `IntegerModel.resolution` says by how much.
+m_j is the largest magnitude of x_j and, for continuous ones, of any continuous variable before it. The last term covers
+that the rows of a network, and the bounds in its big-M coefficients, are themselves computed in float64: from values
+that come before, and however much of these cancels. Scaling by powers of two is exact, and so is e_j. Hence every
+solution of the mixed-integer program, and every execution of the network that it encodes, has its X among the solutions
+of the integer program: where that one has none, the first has none either. The converse does not hold;
+`IntegerModel.resolution` says by how much.
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ from irverify.backends.milp.model import Block, Flags, Floats, Indices, MilpMode
 from irverify.errors import UnsupportedError
 
 ROUNDING = 1e-10
-"""By how much bounds and rows may be wrong, relative to their magnitudes, because they were computed in float64."""
+"""By how much bounds and rows may be wrong because they were computed in float64, relative to the magnitudes of what
+they were computed from."""
 VALUE_BITS = 20
 """|X_j| is at most 2 to this power: the largest variable of each block comes close to it."""
 TERM_BITS = 40
 """|C_j X_j| is at most about 2 to this power: the coefficients of values get the other half, those of binaries all of
 it."""
+MOST_BITS = 500
+"""R is at most 2 to this power, so that no product with a side becomes NaN."""
 ROW_LIMIT = 2.0**50
 """What sum |C_j| max |X_j| may reach in a row: far inside int64, and exact in float64."""
 
@@ -75,6 +80,16 @@ class IntegerModel:
 
 
 @dataclass(frozen=True, eq=False)
+class _Units:
+    """S, the largest |X_j|, S_j m_j, and which variables are continuous."""
+
+    scale: Floats
+    largest: Floats
+    reach: Floats
+    continuous: Flags
+
+
+@dataclass(frozen=True, eq=False)
 class _Scaled:
     """Rows that are whole: `rows` in units of 1 / `factor`; `slack` `[m]` is s, in the same units, without the part
     that a side adds; `loss` by how much real activity may leave the sides then, in the row's own units."""
@@ -100,13 +115,15 @@ def whole(model: MilpModel) -> IntegerModel:
     or where a row cannot be kept inside int64."""
     _check_finite(model)
     scale = _scales(model)
-    margin = np.where(model.integer, 0.0, ROUNDING * (1 + np.maximum(np.abs(model.lower), np.abs(model.upper))))
+    reach = _reach(model)
+    margin = np.where(model.integer, 0.0, ROUNDING * (1 + reach))
     lower, upper = _nearest(scale * (model.lower - margin)), _nearest(scale * (model.upper + margin))
     largest = np.maximum(np.abs(lower), np.abs(upper)).astype(np.float64)
-    rows = _scaled(model.rows, scale, largest, ~model.integer)
-    cost = _scaled(sparse.csr_array(model.objective[None, :]), scale, largest, ~model.integer)
+    units = _Units(scale, largest, np.where(model.integer, largest, scale * reach), ~model.integer)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused, or belongs to variables that are always 0
+        rows, cost = _scaled(model.rows, units), _scaled(sparse.csr_array(model.objective[None, :]), units)
     row_lower, row_upper = rows.sides(model.row_lower, model.row_upper)
-    errors, limited = _errors(model, scale, rows.loss + ROUNDING * _magnitude(model))
+    errors, limited = _errors(model, 0.5 / scale + 2 * margin, rows.loss + ROUNDING * _magnitude(model))
     resolution = limited
     if cost.rows.nnz:
         resolution = max(limited, float(np.abs(model.objective) @ errors + cost.loss[0] + 1 / cost.factor[0]))
@@ -123,6 +140,12 @@ def whole(model: MilpModel) -> IntegerModel:
         errors=errors,
         resolution=resolution,
     )
+
+
+def _reach(model: MilpModel) -> Floats:
+    """The largest magnitude of each variable and of those continuous ones before it."""
+    sizes = np.maximum(np.abs(model.lower), np.abs(model.upper))
+    return np.asarray(np.maximum.accumulate(np.where(model.integer, 0.0, sizes)), dtype=np.float64)
 
 
 def _magnitude(model: MilpModel) -> Floats:
@@ -154,23 +177,24 @@ def _scales(model: MilpModel) -> Floats:
     return np.asarray(np.where(model.integer, 1.0, scale), dtype=np.float64)
 
 
-def _scaled(rows: sparse.csr_array, scale: Floats, largest: Floats, continuous: Flags) -> _Scaled:
-    """Rows as whole numbers; `largest` is the largest |X_j|."""
+def _scaled(rows: sparse.csr_array, units: _Units) -> _Scaled:
+    """Rows as whole numbers."""
+    scale, largest = units.scale, units.largest
     count = rows.shape[0]
     row = np.repeat(np.arange(count), np.diff(rows.indptr))
-    with np.errstate(over="ignore"):  # what becomes infinite is refused
-        plain = rows.data / scale[rows.indices]
-        weighted = np.abs(plain) * largest[rows.indices]
+    plain = rows.data / scale[rows.indices]
+    weighted = np.abs(plain) * largest[rows.indices]
     factor = _factors(row, plain, weighted, count)
-    c = plain * factor[row]
-    rounded = np.rint(c)
     at_most = largest[rows.indices]
+    c = plain * factor[row]
+    rounded = np.where(at_most > 0, np.rint(c), 0.0)
 
     def total(entries: Floats) -> Floats:
         return np.asarray(np.bincount(row, entries, minlength=count) * (1 + ROUNDING), dtype=np.float64)
 
-    lost = total(np.abs(rounded - c) * at_most)
-    slack = total(np.abs(c) * continuous[rows.indices]) / 2 + lost + ROUNDING * total(np.abs(c) * at_most)
+    lost = total(np.where(at_most > 0, np.abs(rounded - c), 0.0) * at_most)
+    computed = np.where(at_most > 0, np.abs(c), 0.0) * units.reach[rows.indices]
+    slack = total(np.where(units.continuous[rows.indices], np.abs(c), 0.0)) / 2 + lost + ROUNDING * total(computed)
     matrix = sparse.csr_array((rounded.astype(np.int64), rows.indices, rows.indptr), shape=rows.shape, copy=True)
     matrix.eliminate_zeros()
     return _Scaled(matrix, factor, slack, (slack + lost) / factor, total(np.abs(rounded) * at_most))
@@ -187,7 +211,7 @@ def _factors(row: Indices, plain: Floats, weighted: Floats, count: int) -> Float
     np.minimum.at(units, row, _units(plain))
     exponents = np.minimum(np.where(np.isfinite(units), -units, 0.0), TERM_BITS - _exponents(terms))
     exponents = np.minimum(exponents, np.floor(np.log2(ROW_LIMIT / np.where(total > 0, total, 1.0))))
-    factor = np.exp2(np.where(largest > 0, exponents, 0.0))
+    factor = np.exp2(np.where(largest > 0, np.minimum(exponents, MOST_BITS), 0.0))
     _check_fits((largest == 0) | (factor * largest >= 0.5), total, largest)  # below, every coefficient would become 0
     return np.asarray(factor, dtype=np.float64)
 
@@ -202,14 +226,15 @@ def _check_fits(fits: Flags, total: Floats, largest: Floats) -> None:
         )
 
 
-def _errors(model: MilpModel, scale: Floats, loss: Floats) -> tuple[Floats, float]:
-    """`IntegerModel.errors`, and by how much rows that limit defined values (margins, say) may be exceeded.
+def _errors(model: MilpModel, rounded: Floats, loss: Floats) -> tuple[Floats, float]:
+    """`IntegerModel.errors`, and by how much rows that limit defined values (margins, say) may be exceeded; by
+    `rounded` X_j / S_j may leave the bounds of x_j.
 
     A value that rows define is a function of others that is Lipschitz by what these rows say: where each holds up to
     its loss, y is off by at most max over its rows of (loss + sum |a_j| error_j) / |a_y|. Inputs are off by rounding,
     and by what the rows among themselves (the sum of an l1 ball) lose.
     """
-    errors = np.where(model.integer, 0.0, 0.5 / scale + ROUNDING * (1 + np.abs(model.lower) + np.abs(model.upper)))
+    errors = np.where(model.integer, 0.0, rounded)
     defined = np.zeros(len(errors), dtype=bool)
     defined[model.owners[model.owners >= 0]] = True
     row = np.repeat(np.arange(len(loss)), np.diff(model.rows.indptr))

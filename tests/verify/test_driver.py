@@ -296,3 +296,14 @@ def test_a_fault_is_one_questions_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [job.verdict().verdict for job in jobs if job.fault is None] == ["verified"] * 3
     with pytest.raises(BoundsFault, match="crossed"):
         jobs[2].verdict()
+
+
+def test_a_question_whose_time_runs_out_is_yielded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever that happens: here at the n-th time that somebody asks."""
+    graph = relu_sum()
+    problems = [problem_of(graph, working(graph), unit_box(), linear([[-1.0]], [1.9])) for _ in range(8)]
+    for asked, problem in enumerate(problems):
+        answers = iter([False] * asked)
+        monkeypatch.setattr(Clock, "over", property(lambda clock, answers=answers: next(answers, True)))
+        job = Job([problem], Clock(Options(timeout=9)))
+        assert list(decide([job])) == [job]

@@ -142,3 +142,26 @@ def test_the_driver_proves_with_cp_sat() -> None:
     prop = Property((Disjunct(-torch.ones(1, 1).double(), torch.tensor([2.5]).double()),))  # y >= 2.5, at most 2
     verdict = verify(graph, unit_box(), prop, solver="cp-sat", timeout=60)
     assert verdict.verdict == "verified"
+
+
+def test_coefficients_without_a_limit_stay_inside_int64(worker: Worker) -> None:
+    """Variables that are always 0 may have any coefficient: 1e-200 x + 1e250 y = 0 with y = 0 has the solution 0."""
+    for coefficients in ([1.0, 1e300], [1e-200, 1e250], [1e-300, 1e20]):
+        builder = ModelBuilder()
+        x = np.concatenate([builder.variables("x", 0.0, [1.0]), builder.variables("y", 0.0, [0.0])])
+        builder.rows("row", [Terms(x, sparse.csr_array([coefficients]))], [0.0], [0.0])
+        assert solve(builder.build(), "cp-sat", worker=worker).status == "optimal"
+    with pytest.raises(UnsupportedError, match="64-bit"):
+        whole(row([1e-305], 0.0, 0.0))
+
+
+def test_bounds_may_be_wrong_by_rounding_of_what_they_were_computed_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value in [1, 2] after values up to 1e8 may be off by 1e-10 of these: 0.01 or 5 steps of 2**-9."""
+    monkeypatch.setattr(integers, "VALUE_BITS", 10)
+    builder = ModelBuilder()
+    builder.variables("x", 0.0, [1e8])
+    y = builder.variables("y", 1.0, [2.0])
+    builder.rows("row", [Terms(y)], [1.5], [np.inf])
+    program = whole(builder.build())
+    assert (program.lower[1], program.upper[1]) == (512 - 5, 1024 + 5)
+    assert program.row_lower.tolist() == [768 - 5]  # half a step more, rounded inward
