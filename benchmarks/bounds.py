@@ -8,7 +8,8 @@
 float32, one core, one thread; Linux. Each cell is a process of its own; what is compared takes turns in it, and medians
 are shown, with the same call of ours against itself for the noise. Building the network is not timed, on either side;
 everything that `iv.margins` does is. Peak memory is by how much one call raises the resident memory of its process.
-auto_LiRPA treats convolutions as patches or as matrices; the one that is faster at batch 1 is shown.
+auto_LiRPA treats convolutions as patches or as matrices; the one that is faster at batch 1 is shown. Where its batch
+would take too long, the first images are compared one by one, and means are of these.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ import torch
 
 from benchmarks import handwritten, lirpa, measure
 from benchmarks.cases import CASES, DATA, Case
-from benchmarks.cell import NOT_RUN, PIPELINES, Cell, Limits, certified, looseness, measured
+from benchmarks.cell import NOT_RUN, PIPELINES, Cell, Limits, Side, certified, looseness, measured
 
 PERFORMANCE = Path(__file__).with_name("PERFORMANCE.md")
 BEGIN, END = "<!-- benchmarks.bounds: begin -->", "<!-- benchmarks.bounds: end -->"
-FULL = Limits(budget=2.5, rounds=31, call=20.0, patience=4.0, seconds=180.0, gigabytes=10.0)
-QUICK = Limits(budget=0.5, rounds=3, call=2.0, patience=4.0, seconds=40.0, gigabytes=10.0)
+FULL = Limits(budget=2.5, rounds=31, call=20.0, images=8.0, patience=4.0, seconds=180.0, gigabytes=10.0)
+QUICK = Limits(budget=0.5, rounds=3, call=2.0, images=0.0, patience=4.0, seconds=40.0, gigabytes=10.0)
 HEADER = (
     "network", "method", "batch", "ours, ms", "auto_LiRPA, ms", "ratio", "same code twice",
-    "peak MiB, ours", "auto_LiRPA", "certified, ours", "auto_LiRPA", "margins looser", "notes",
+    "peak MiB, ours", "auto_LiRPA", "certified, ours", "auto_LiRPA", "mean margin, ours", "auto_LiRPA",
+    "margins looser", "notes",
 )  # fmt: skip
 
 
@@ -75,18 +77,28 @@ def _measured(case: Case, method: str, batch: int, data: Path, limits: Limits, c
 
 def _text(cell: Cell) -> tuple[str, ...]:
     """A cell as a row of the table."""
-    start = (cell.case, cell.method, str(cell.batch), _number(cell.ours.seconds * 1e3))
-    control, memory = "" if cell.control is None else f"{cell.control:.2f}", f"{cell.ours.memory:.1f}"
-    mine = f"{certified(cell.ours)} of {cell.batch}"
-    if cell.theirs is None:
-        return (*start, "", "", control, memory, "", mine, "", "", cell.note)
-    ratio = _number(cell.theirs.seconds / cell.ours.seconds)
-    found = looseness(cell.ours, cell.theirs)
-    loose = f"{found.count} of {found.total}" + (f", at most by {found.most:.1e}" if found.count else "")
-    times = (_number(cell.theirs.seconds * 1e3), ratio, control)
+    mine, theirs = cell.ours, cell.theirs
+    control, milliseconds, ratio = "" if cell.control is None else f"{cell.control:.2f}", "", ""
+    if theirs is not None and theirs.seconds is not None and mine.seconds is not None:
+        milliseconds, ratio = _number(theirs.seconds * 1e3), _number(theirs.seconds / mine.seconds)
+    memory = "" if theirs is None or theirs.memory is None else f"{theirs.memory:.1f}"
     return (
-        *start, *times, memory, f"{cell.theirs.memory:.1f}", mine, f"{certified(cell.theirs)}", loose, cell.note,
+        cell.case, cell.method, str(cell.batch), _number((mine.seconds or 0.0) * 1e3), milliseconds, ratio, control,
+        f"{mine.memory or 0.0:.1f}", memory, *_margins(mine, theirs), cell.note,
     )  # fmt: skip
+
+
+def _margins(mine: Side, theirs: Side | None) -> tuple[str, ...]:
+    """What was certified, the mean margins, and how many of ours are looser; theirs may be of the first images only."""
+    count = mine.margins.shape[0]
+    own = f"{certified(mine)} of {count}"
+    if theirs is None:
+        return own, "", f"{float(mine.margins.mean()):.4g}", "", ""
+    images = theirs.margins.shape[0]
+    other = f"{certified(theirs)}" if images == count else f"{certified(theirs)} of the first {images}"
+    found = looseness(mine, theirs)
+    loose = f"{found.count} of {found.total}" + (f", at most by {found.most:.1e}" if found.count else "")
+    return own, other, *(f"{mean:.4g}" for mean in found.means), loose
 
 
 def by_hand(data: Path, batch: int, limits: Limits) -> tuple[str, ...]:

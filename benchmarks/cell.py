@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 import irverify as iv
@@ -19,6 +21,8 @@ BETWEEN = 6
 """Steps on the bounds in between: as many as ours needs for bounds as tight as theirs after all its steps."""
 PIPELINES = {"alpha": f"alpha{{steps={STEPS},intermediate={BETWEEN}}}"}
 """Ours where it is not just the name. auto_LiRPA optimises the bounds in between too unless it is given them."""
+ALPHA = 30
+"""So many times as long as its CROWN their alpha takes at least (20 steps)."""
 NOT_RUN = "not run"
 RELATIVE = 1e-5
 """A margin is looser if it is smaller by more than this part of the greatest magnitude among its example's."""
@@ -27,12 +31,13 @@ RELATIVE = 1e-5
 @dataclass(frozen=True)
 class Limits:
     """What one cell may take: seconds of interleaved rounds; rounds; seconds of one call of theirs, beyond which it is
-    not run, and how many times as long one of ours may take; seconds and GiB of the whole cell, beyond which it is
-    ended."""
+    not run, and how many times as long one of ours may take; seconds of theirs for the images that are compared one by
+    one where a batch is not run; seconds and GiB of the whole cell, beyond which it is ended."""
 
     budget: float
     rounds: int
     call: float
+    images: float
     patience: float
     seconds: float
     gigabytes: float
@@ -40,17 +45,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class Side:
-    """What one program took and found: seconds (median), peak MiB, margins `[batch, classes - 1]`."""
+    """What one program took and found: seconds (median) and peak MiB, None where it ran on some of the images only;
+    margins `[images, classes - 1]`."""
 
-    seconds: float
-    memory: float
+    seconds: float | None
+    memory: float | None
     margins: Tensor
 
 
 @dataclass(frozen=True)
 class Cell:
     """One network, method and batch. `control` is the same call of ours twice, None where one call was long enough;
-    `theirs` is None, with the reason in `note`, where there is nothing to compare."""
+    `theirs` is None, with the reason in `note`, where there is nothing to compare; it may have margins of the first
+    images alone, and then no time."""
 
     case: str
     method: str
@@ -76,13 +83,14 @@ def measured(case: Case, method: str, batch: int, data: Path, limits: Limits, *,
     one, _ = measure.seconds_of(partial(ours, first, method))
     if batch > 1 and one * batch > limits.patience * limits.call:
         raise measure.MeasurementError(f"{NOT_RUN}: {batch} times {one:.1f} s of batch 1")
-    mine, theirs, control = Side(*measure.peak_of(call)), None, None
-    rival, note = _rival(problem, first, method, limits) if compare else (None, "not compared")
-    calls: dict[str, Callable[[], object]] = {"ours": call, "again": call} if mine.seconds <= limits.budget else {}
-    if rival is not None:
-        theirs = rival.side
-        if theirs.seconds <= limits.budget:  # beyond it, one call says enough
-            calls["theirs"] = partial(rival.tool.margins, method)
+    took, memory, margins = measure.peak_of(call)
+    mine, control = Side(took, memory, margins), None
+    rival = _rival(problem, first, method, limits) if compare else _Rival(None, None, "not compared")
+    theirs = rival.side
+    calls: dict[str, Callable[[], object]] = {"ours": call, "again": call} if took <= limits.budget else {}
+    their_time = math.inf if theirs is None or theirs.seconds is None else theirs.seconds
+    if rival.tool is not None and their_time <= limits.budget:  # beyond it, one call says enough
+        calls["theirs"] = partial(rival.tool.margins, method)
     if calls:
         times = measure.interleaved(calls, limits.budget, limits.rounds)
         if "ours" in calls:
@@ -90,42 +98,62 @@ def measured(case: Case, method: str, batch: int, data: Path, limits: Limits, *,
             control = times.median("ours") / times.median("again")
         if theirs is not None and "theirs" in calls:
             theirs = replace(theirs, seconds=times.median("theirs"))
-    return Cell(case.name, method, batch, mine, control, theirs, note)
+    return Cell(case.name, method, batch, mine, control, theirs, rival.note)
 
 
 @dataclass(frozen=True)
 class _Rival:
-    tool: lirpa.Lirpa
-    mode: str
-    side: Side
+    """auto_LiRPA prepared for the whole batch, and what it found; without the tool, of the first images at most."""
+
+    tool: lirpa.Lirpa | None
+    side: Side | None
+    note: str
 
 
-def _rival(problem: Problem, first: Problem, method: str, limits: Limits) -> tuple[_Rival | None, str]:
-    """auto_LiRPA in its faster mode, with one call measured, and the mode; or None and why not."""
+def _rival(problem: Problem, first: Problem, method: str, limits: Limits) -> _Rival:
+    """auto_LiRPA in its faster mode, with one call measured; or why not, and some images one by one."""
     batch = problem.labels.shape[0]
     try:
-        found = _faster(first, method, limits)
+        if method == "alpha":
+            expected = ALPHA * _faster(first, "crown", limits)[1]
+            if expected > limits.call:
+                return _Rival(None, None, f"{NOT_RUN}: about {expected:.0f} s for one image, from its crown")
+        tool, seconds, side = _faster(first, method, limits)
         if batch == 1:
-            return found, found.mode
-        if found.side.seconds * batch > limits.call:
-            return None, f"{NOT_RUN}: {batch} times {found.side.seconds:.1f} s of batch 1"
-        tool = lirpa.Lirpa(problem, found.mode, STEPS)
-        return _Rival(tool, found.mode, _called(tool, method)), found.mode
+            return _Rival(tool, side, tool.mode)
+        if seconds * batch <= limits.call:
+            tool = lirpa.Lirpa(problem, tool.mode, STEPS)
+            return _Rival(tool, _called(tool, method), tool.mode)
+        note = f"{NOT_RUN}: {batch} times {seconds:.1f} s of batch 1"
+        few = min(batch, int(limits.images / seconds))
+        return _Rival(None, _one_by_one(problem, method, tool.mode, few) if few > 1 else None, note)
     except Exception as error:  # whatever it raises: the table says so in its place
-        return None, f"raised {measure.words(error)}"
+        return _Rival(None, None, f"raised {measure.words(error)}")
 
 
-def _faster(first: Problem, method: str, limits: Limits) -> _Rival:
-    """The faster mode at batch 1."""
-    found: list[_Rival] = []
+def _one_by_one(problem: Problem, method: str, mode: str, count: int) -> Side:
+    """The margins of the first images, each on its own."""
+    found = []
+    for image in range(count):
+        part = slice(image, image + 1)
+        alone = Problem(problem.graph, problem.region.select(part), problem.labels[part])
+        found.append(lirpa.Lirpa(alone, mode, STEPS).margins(method))
+    return Side(None, None, torch.cat(found))
+
+
+def _faster(first: Problem, method: str, limits: Limits) -> tuple[lirpa.Lirpa, float, Side]:
+    """The faster mode at batch 1, its seconds and what it found."""
+    found: list[tuple[lirpa.Lirpa, float, Side]] = []
     for mode in lirpa.modes(first):
         tool = lirpa.Lirpa(first, mode, STEPS)
-        side = _called(tool, method)
-        if side.seconds > limits.budget / 2:
-            found.append(_Rival(tool, mode, side))
+        seconds, memory, margins = measure.peak_of(partial(tool.margins, method))
+        slow = seconds > limits.budget / 2
+        if not slow:  # warm now
+            seconds, memory, margins = measure.peak_of(partial(tool.margins, method))
+        found.append((tool, seconds, Side(seconds, memory, margins)))
+        if slow:
             break  # the other mode has never been the faster one where this one is slow
-        found.append(_Rival(tool, mode, _called(tool, method)))  # warm
-    return min(found, key=lambda rival: rival.side.seconds)
+    return min(found, key=lambda entry: entry[1])
 
 
 def _called(tool: lirpa.Lirpa, method: str) -> Side:
@@ -134,18 +162,22 @@ def _called(tool: lirpa.Lirpa, method: str) -> Side:
 
 @dataclass(frozen=True)
 class Looseness:
-    """How many margins of ours are looser, by how much at most (relative to the example's greatest), of how many."""
+    """How many margins of ours are looser, by how much at most (relative to the example's greatest), of how many; and
+    the mean of all margins, ours and theirs."""
 
     count: int
     most: float
     total: int
+    means: tuple[float, float]
 
 
 def looseness(mine: Side, theirs: Side) -> Looseness:
-    """Ours against theirs, image by image. A margin that is NaN on our side is looser."""
+    """Ours against theirs, image by image, for those that they have. A margin that is NaN on our side is looser."""
+    own = mine.margins[: theirs.margins.shape[0]]
     scale = theirs.margins.abs().amax(1, keepdim=True).clamp(min=1e-6)
-    gap = (theirs.margins - mine.margins) / scale
-    return Looseness(int((~(gap <= RELATIVE)).sum()), max(0.0, float(gap.max())), gap.numel())
+    gap = (theirs.margins - own) / scale
+    means = float(own.mean()), float(theirs.margins.mean())
+    return Looseness(int((~(gap <= RELATIVE)).sum()), max(0.0, float(gap.max())), gap.numel(), means)
 
 
 def certified(side: Side) -> int:

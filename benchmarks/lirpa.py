@@ -69,6 +69,7 @@ class Lirpa:
     """One problem prepared for auto_LiRPA; `margins` computes, and is all that is timed."""
 
     def __init__(self, problem: Problem, mode: str, steps: int) -> None:
+        self.mode = mode
         tool = importlib.import_module("auto_LiRPA")
         lower, upper = problem.region.box()
         perturbation = tool.PerturbationLpNorm(x_L=lower, x_U=upper)

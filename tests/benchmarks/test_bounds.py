@@ -13,7 +13,7 @@ import torch
 import irverify as iv
 from benchmarks import bounds, measure
 from benchmarks.cases import Problem
-from benchmarks.cell import Side, certified, looseness
+from benchmarks.cell import Cell, Side, certified, looseness
 from benchmarks.lirpa import Module, competitors, others
 from irverify.data import DIGITS_NETWORK, digits
 
@@ -27,8 +27,19 @@ def test_looser_is_relative_and_nan_is_looser() -> None:
     assert looseness(side(10.00001, 0.99995, -0.5), theirs).count == 0
     found = looseness(side(9.0, 2.0, -1.0), theirs)
     assert (found.count, found.total) == (1, 3)
+    assert found.means == pytest.approx((10 / 3, 10 / 3))
     assert found.most == pytest.approx(0.1)
     assert looseness(side(float("nan"), 1.0, -1.0), theirs).count == 1
+
+
+def test_only_the_images_that_both_have_are_compared() -> None:
+    mine, theirs = Side(1.0, 1.0, torch.tensor([[1.0, 3.0], [9.0, 9.0]])), Side(None, None, torch.tensor([[2.0, 2.0]]))
+    found = looseness(mine, theirs)
+    assert (found.count, found.total, found.means) == (1, 2, (2.0, 2.0))
+    row = bounds._text(Cell("net", "crown", 2, mine, None, theirs, "not run"))
+    assert row[3:9] == ("1000", "", "", "", "1.0", "")
+    assert row[9:] == ("2 of 2", "1 of the first 1", "2", "2", "1 of 2, at most by 5.0e-01", "not run")
+    assert len(row) == len(bounds.HEADER)
 
 
 def test_certified_needs_every_margin() -> None:
