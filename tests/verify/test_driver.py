@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
@@ -298,12 +299,16 @@ def test_a_fault_is_one_questions_own(monkeypatch: pytest.MonkeyPatch) -> None:
         jobs[2].verdict()
 
 
+def _next(answers: Iterator[bool], clock: Clock) -> bool:
+    return next(answers, True)
+
+
 def test_a_question_whose_time_runs_out_is_yielded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever that happens: here at the n-th time that somebody asks."""
     graph = relu_sum()
     problems = [problem_of(graph, working(graph), unit_box(), linear([[-1.0]], [1.9])) for _ in range(8)]
     for asked, problem in enumerate(problems):
         answers = iter([False] * asked)
-        monkeypatch.setattr(Clock, "over", property(lambda clock, answers=answers: next(answers, True)))
+        monkeypatch.setattr(Clock, "over", property(partial(_next, answers)))
         job = Job([problem], Clock(Options(timeout=9)))
         assert list(decide([job])) == [job]
