@@ -116,6 +116,7 @@ def whole(model: MilpModel) -> IntegerModel:
     _check_finite(model)
     scale = _scales(model)
     reach = _reach(model)
+    _check_whole(model)
     margin = np.where(model.integer, 0.0, ROUNDING * (1 + reach))
     lower, upper = _nearest(scale * (model.lower - margin)), _nearest(scale * (model.upper + margin))
     largest = np.maximum(np.abs(lower), np.abs(upper)).astype(np.float64)
@@ -165,6 +166,13 @@ def _check_finite(model: MilpModel) -> None:
             where=names[at] if at < len(names) else f"variable {at}",
             hint="give bounds of this value, or choose another solver",
         )
+
+
+def _check_whole(model: MilpModel) -> None:
+    sizes = np.maximum(np.abs(model.lower), np.abs(model.upper))[model.integer]
+    if not bool((sizes <= ROW_LIMIT).all()):
+        hint = "choose another solver"
+        raise UnsupportedError(f"expected whole variables up to {ROW_LIMIT:.3g}, got {sizes.max():.3g}", hint=hint)
 
 
 def _scales(model: MilpModel) -> Floats:

@@ -128,10 +128,10 @@ def _threads(clock: Clock) -> int:
 
 
 def _tolerance(problem: Problem, solver: SolverName) -> float:
-    """What a margin must exceed, and by how much the violation is relaxed: nothing where whole numbers are rounded
-    outward."""
+    """What a margin must exceed, and by how much the violation is relaxed: where whole numbers are rounded outward, only
+    by what the rows may have lost when they were computed in float64."""
     if solver == "cp-sat":
-        return 0.0
+        return problem.tolerance
     bounds = (problem.tightened or {}).values()
     return TOLERANCE * max([1.0, *(float(np.abs(side).max(initial=0.0)) for pair in bounds for side in pair)])
 

@@ -38,6 +38,12 @@ def row(coefficients: list[float], lower: float, upper: float, reach: float = 1.
     return builder.build()
 
 
+def huge() -> MilpModel:
+    builder = ModelBuilder()
+    builder.variables("x", 0.0, [1e17], integer=True)
+    return builder.build()
+
+
 def test_a_row_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 2 bits for values in [0, 1], S = 4; x / 2 - 3 y <= 1 / 4 has R = 8, so that C = (1, -6) are exact, and
     s = (1 + 6) / 2 and a little for rounding: X - 6 Y <= 2 + 3.5 rounded down."""
@@ -84,6 +90,7 @@ def test_whole_programs_are_kept_as_they_are() -> None:
         (row([1.0], 0.0, 1.0, np.inf), r"finite bounds .* got \[0.0, inf\]"),
         (row([1e-300, 1e300], 0.0, 1.0), None),
         (row([1e308, 1e308], 0.0, 1.0, 1e308), "fit into 64-bit integers"),
+        (huge(), "whole variables up to"),
     ],
 )
 def test_what_does_not_fit_is_refused(model: MilpModel, part: str | None) -> None:
