@@ -128,8 +128,8 @@ def _threads(clock: Clock) -> int:
 
 
 def _tolerance(problem: Problem, solver: SolverName) -> float:
-    """What a margin must exceed, and by how much the violation is relaxed: where whole numbers are rounded outward, only
-    by what the rows may have lost when they were computed in float64."""
+    """What a margin must exceed, and by how much the violation is relaxed: where whole numbers are rounded outward,
+    only by what the rows may have lost when they were computed in float64."""
     if solver == "cp-sat":
         return problem.tolerance
     bounds = (problem.tightened or {}).values()
