@@ -160,7 +160,7 @@ class Job:
         asked = {
             "model": recipe.model, "data": wanted.data, "norm": wanted.norm, "clip": self.question.clip,
             "method": recipe.method, "dtype": recipe.numbers.dtype, "device": recipe.numbers.device,
-            "timeout": recipe.timeout, "attack": recipe.attack, "solver": recipe.solver,
+            "time_limit": recipe.timeout, "attack": recipe.attack, "solver": recipe.solver,
         }  # fmt: skip
         runs = [sweep.content() for sweep in self.sweeps]
         return {**asked, **runs[0]} if len(runs) == 1 else {**asked, "runs": runs}

@@ -62,7 +62,7 @@ def test_the_whole_driver_without_a_method(irverify: Irverify) -> None:
     said = irverify(
         *COMMON, "--eps", "0.01,0.08", "--index", "13,3", "--timeout", "20", "--workers", "1", "--json"
     ).json
-    assert (said["method"], said["timeout"]) == ("exact", 20.0)
+    assert (said["method"], said["time_limit"]) == ("exact", 20.0)
     for run in said["runs"]:
         assert run["certified"] + run["falsified"] == run["n"] == run["asked"] == 2
         assert [image["index"] for image in run["per_image"]] == [13, 3]
