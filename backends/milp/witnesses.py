@@ -37,9 +37,10 @@ class Witnesses:
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.seed)
+        self.regions = [region.to(dtype=torch.float64) for region in self.regions]
         points = []
         for region in self.regions:
-            lower, upper = (side.double() for side in region.box())
+            lower, upper = region.box()
             share = torch.rand((SAMPLES, *lower.shape[1:]), generator=generator, dtype=torch.float64)
             points.append(self._moved(region, lower + share * (upper - lower)))
         self._learn(self._values(points))
@@ -66,7 +67,7 @@ class Witnesses:
         return low, high
 
     def _ascend(self, name: str, elements: Tensor, signs: Tensor) -> None:
-        points = [region.center.double().expand(len(elements), *region.shape) for region in self.regions]
+        points = [region.center.expand(len(elements), *region.shape) for region in self.regions]
         for step in STEPS:
             inputs = [point.detach().requires_grad_() for point in points]
             values = self._values(inputs)

@@ -183,6 +183,13 @@ def test_over_balls() -> None:
     assert upper == pytest.approx(-0.5, abs=1e-3)  # relu(x_0 + x_1) + relu(x_0 - x_1) <= 2 over the ball
 
 
+def test_over_float32_balls() -> None:
+    """Executions are looked for in float64, whatever the type of the region."""
+    region = L1(torch.zeros(1, 2), 1.0)
+    bounds = run(convert(BY_HAND, torch.float32), "milp-tighten", region).bounds["y"]
+    assert float(bounds.lower) == pytest.approx(1.0, abs=1e-4)
+
+
 @pytest.mark.parametrize("method", PROGRAMS)
 def test_without_time_bounds_are_those_of_crown(method: str) -> None:
     state = run(BY_HAND, f"{method}{{time=0}}", SQUARE)
@@ -212,7 +219,7 @@ def test_operators_are_bounded_or_refused_by_name() -> None:
         ("lp{time=-1}", "expected a time of at least 0 seconds"),
         ("lp-tighten{workers=0}", "expected one worker or more"),
         ("lp{intermediate=canonicalize}", "expected one analysis for option intermediate"),
-        ("lp{intermediate=\"ibp,crown\"}", "expected one analysis for option intermediate"),
+        ('lp{intermediate="ibp,crown"}', "expected one analysis for option intermediate"),
         ("milp-tighten{limit=0}", "expected a limit of more than 0 seconds"),
         ("milp-tighten{solver=glpk}", "expected one of scip, highs"),
     ],
