@@ -16,7 +16,6 @@ from torch import Tensor
 
 from irverify.ir.graph import Node
 from irverify.ir.ops import AveragePool, Conv, ConvTranspose, Input, LinearOp
-from irverify.ir.params import value
 from irverify.ir.types import TensorType
 from irverify.passes.backward import Context, Rows
 from irverify.passes.lines import Gathered, Relaxed, sums
@@ -61,8 +60,7 @@ class Matrix(LinearOp):
 
 
 class Maps:
-    """Linear operators as rows meet them again and again: with their parameters as they are now, and convolutions of
-    small values as matrices."""
+    """Linear operators as rows meet them again and again: convolutions of small values as matrices."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -70,8 +68,7 @@ class Maps:
 
     def of(self, node: Node, affine: Affine) -> Affine:
         if node.name not in self._found:
-            now = {name: value(parameter) for name, parameter in affine.op.parameters().items()}
-            op = affine.op.replace(**now) if now else affine.op
+            op = affine.op
             size = math.prod(affine.operands[0].shape)
             if isinstance(op, Conv | ConvTranspose | AveragePool) and size * node.type.size <= SMALL:
                 offset = op.offset(affine.rank)

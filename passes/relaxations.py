@@ -39,6 +39,7 @@ from irverify.ir.ops import (
     Spec,
     Tanh,
 )
+from irverify.ir.params import Derived, value
 from irverify.ir.types import TensorType
 from irverify.passes.bilinear import div, matmul, mul
 from irverify.passes.curves import absolute_value, clip, exponential, leaky_relu, powers, relu, sigmoid, tanh
@@ -122,7 +123,9 @@ def enclosed(node: Node, operands: Sequence[Interval], choice: Choice) -> Enclos
 def _linear(node: Node, operands: Sequence[Interval], choice: Choice) -> Affine:
     assert isinstance(node.op, LinearOp)
     types = tuple(TensorType(tuple(operand.lower.shape[1:]), operand.lower.dtype) for operand in operands)
-    return Affine(node.op, types, len(node.type.shape))
+    # Derived parameters are looked up once, not by all rows that come by.
+    now = {name: value(field) for name, field in node.op.parameters().items() if isinstance(field, Derived)}
+    return Affine(node.op.replace(**now) if now else node.op, types, len(node.type.shape))
 
 
 @RELAXATIONS.rule(Spec)
