@@ -80,10 +80,17 @@ class Job:
             tolerance = max((needed for _, _, needed in proofs), default=None)
         elif clock.over:
             verdict, reason = "timeout", f"the limit of {clock.options.timeout:g} s came first"
+            margin = self._floor()
         else:
-            verdict = "unknown"
+            verdict, margin = "unknown", self._floor()
             reason = next((problem.reason for problem in self.open if problem.reason), "the bounds are too loose")
         return Verdict(verdict, method, margin, tolerance, example, clock.seconds, tuple(clock.stages), reason)
+
+    def _floor(self) -> float | None:
+        """What the smallest margin of all that is open is bounded by from below, where that is known."""
+        floors = [problem.floor for problem in self.open]
+        known = [floor for floor in floors if floor is not None]
+        return min(known, default=None) if len(known) == len(floors) else None
 
 
 def decide(jobs: Sequence[Job]) -> Iterator[Job]:
@@ -95,14 +102,14 @@ def decide(jobs: Sequence[Job]) -> Iterator[Job]:
     waiting = list(jobs)
     options = waiting[0].clock.options
     alone = len(waiting) == 1
-    for name, work in _shared_stages(options):
+    for stage in _shared_stages(options):
         over = [job.over for job in waiting]  # asked once: time may run out between two askings
         yield from (job for job, done in zip(waiting, over, strict=True) if done)
         waiting = [job for job, done in zip(waiting, over, strict=True) if not done]
         if waiting:
             for job in waiting:
                 job.clock.resume() if alone else job.clock.suspend()
-            _share(name, work, waiting)
+            _share(stage, [job for job in waiting if any(map(stage.fits, job.open))])
     for job in waiting:
         if not job.over and options.pipeline is None:
             job.clock.resume()
@@ -111,38 +118,54 @@ def decide(jobs: Sequence[Job]) -> Iterator[Job]:
         yield job
 
 
-def _shared_stages(options: Options) -> Iterator[tuple[str, Work]]:
-    """The stages that questions share, from cheap to dear."""
+@dataclass(frozen=True)
+class Shared:
+    """A stage that questions share: what it does with the problems that it `fits`."""
+
+    name: str
+    work: Work
+    fits: Callable[[Problem], bool] = lambda problem: True
+
+
+def _shared_stages(options: Options) -> Iterator[Shared]:
+    """The stages that questions share, from cheap to dear. A protocol of a paper is dearer than bounds, and of what
+    these certify it finds nothing."""
     if options.pipeline is not None:
         check_method(options.pipeline)
-    yield _attack(attacking.QUICK if options.attack is None else protocol(options.attack), options)
+    if options.attack is None:
+        yield _attack(attacking.QUICK, options)
     for method in (options.pipeline,) if options.pipeline else ("ibp", "crown"):
         yield _bound(method)
+    if options.attack is not None:
+        yield _attack(protocol(options.attack), options)
     yield _attack(attacking.GUIDED, options)
     yield _attack(attacking.SAMPLED, options, FEW_INPUTS)
     if options.pipeline is None:
         yield _bound("alpha")
 
 
-def _attack(how: Pgd, options: Options, inputs: int | None = None) -> tuple[str, Work]:
+def _attack(how: Pgd, options: Options, inputs: int | None = None) -> Shared:
     """An attack on problems with up to so many free inputs (None: any number)."""
 
+    def fits(problem: Problem) -> bool:
+        return problem.inner is not None and (inputs is None or free_inputs(problem) <= inputs)
+
     def work(problems: Sequence[Problem], deadline: float | None) -> dict[int, Exception]:
-        places = [place for place, each in enumerate(problems) if inputs is None or free_inputs(each) <= inputs]
-        faults = strike([problems[place] for place in places], seeded(how, options.seed), deadline)
-        return {places[place]: error for place, error in faults.items()}
+        return strike(problems, seeded(how, options.seed), deadline)
 
-    return str(how), work
+    return Shared(str(how), work, fits)
 
 
-def _bound(method: str) -> tuple[str, Work]:
-    return method, lambda problems, deadline: bound(problems, method)
+def _bound(method: str) -> Shared:
+    return Shared(method, lambda problems, deadline: bound(problems, method))
 
 
-def _share(name: str, work: Work, jobs: Sequence[Job]) -> None:
+def _share(stage: Shared, jobs: Sequence[Job]) -> None:
     """One stage on the open problems of all jobs; each is charged its part of the seconds."""
-    jobs[0].clock.announce(name)
-    listed = [(job, problem) for job in jobs for problem in job.open]
+    if not jobs:
+        return
+    jobs[0].clock.announce(stage.name)
+    listed = [(job, problem) for job in jobs for problem in job.open if stage.fits(problem)]
     before = [job.disjuncts for job in jobs]
     begun = time.monotonic()
     deadline = None
@@ -150,7 +173,7 @@ def _share(name: str, work: Work, jobs: Sequence[Job]) -> None:
     if None not in limits:
         timeout = jobs[0].clock.options.timeout or 0.0
         deadline = begun + sum(min(left, ATTACK_SHARE * timeout) for left in limits if left is not None)
-    faults = work([problem for _, problem in listed], deadline)
+    faults = stage.work([problem for _, problem in listed], deadline)
     seconds = (time.monotonic() - begun) / len(jobs)
     for place, error in faults.items():
         listed[place][0].fault = error
@@ -158,7 +181,7 @@ def _share(name: str, work: Work, jobs: Sequence[Job]) -> None:
         told = [problem.reason for problem in job.open if problem.reason]
         refuted = disjuncts - job.disjuncts
         outcome = told[0] if told and not refuted else achieved(job.found, refuted, disjuncts)
-        job.clock.charge(name, seconds, outcome)
+        job.clock.charge(stage.name, seconds, outcome)
 
 
 def _go_on_alone(job: Job) -> None:

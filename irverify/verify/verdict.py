@@ -41,7 +41,8 @@ class Stage:
 class Verdict:
     """`verified`: the property holds on the whole region (in real arithmetic), by `method`, whose margin `bound`
     exceeds `tolerance`. `falsified`: `counterexample` violates it on the source model. `unknown`: nobody could tell,
-    `reason` says why. `timeout`: the time limit came first."""
+    `reason` says why. `timeout`: the time limit came first. For these two `bound` is what linear programs and the
+    search have bounded the smallest margin by from below, where they have run: it decides nothing."""
 
     verdict: VerdictName
     method: str | None
