@@ -45,7 +45,7 @@ main(answers)
 CHUNK = 32
 """The most images that a worker of the driver is given at once: its batches gain little from more of them."""
 TICK = 0.5
-"""Seconds between two looks at the clock."""
+"""Seconds between two looks at the clock, at most."""
 ENDING = 10.0
 """Seconds that a worker without anything more to say may take to end."""
 GRACE = 60.0
@@ -131,6 +131,8 @@ class Crew:
             while work.fresh or work.suspects or any(worker.open for worker in self._workers):
                 self._hand_out(eps, work)
                 yield from self._next(work)
+                for worker in list(self._workers):
+                    yield from self._overdue(worker, work)
         except BaseException:
             self.close()
             raise
@@ -150,8 +152,6 @@ class Crew:
         try:
             worker, message = self._events.get(timeout=TICK)
         except queue.Empty:
-            for worker in list(self._workers):
-                yield from self._overdue(worker, work)
             return
         if worker not in self._workers:  # it was ended by us
             return
