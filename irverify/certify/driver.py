@@ -84,7 +84,7 @@ def _outcome(first: Outcome, job: Job) -> Outcome:
     if job.fault is not None:
         return dataclasses.replace(first, status="error", reason=str(job.fault), stages=stages)
     verdict = job.verdict()
-    known: dict[str, Any] = {"attacked": _attacked(verdict, job.clock.options.attack), "unstable": _unstable(problem)}
+    known: dict[str, Any] = {"attacked": _attacked(verdict), "unstable": _unstable(problem)}
     searched = any(name.startswith(SOLVING) for name in stages)
     if searched:
         known["build_seconds"] = sum(taken for name, taken in stages.items() if name.startswith(BUILDING))
@@ -95,12 +95,11 @@ def _outcome(first: Outcome, job: Job) -> Outcome:
     )  # fmt: skip
 
 
-def _attacked(verdict: Verdict, protocol: str | None) -> bool | None:
-    """Whether an attack found a counterexample (the one that was asked for, where one was); None where none has run."""
-    wanted = "pgd" if protocol is None else protocol
-    if not any(stage.name.startswith(wanted) for stage in verdict.stages):
+def _attacked(verdict: Verdict) -> bool | None:
+    """Whether an attack found a counterexample; None where none has run."""
+    if not any(stage.name.startswith("pgd") for stage in verdict.stages):
         return None
-    return verdict.verdict == "falsified" and str(verdict.method).startswith(wanted)
+    return verdict.verdict == "falsified" and str(verdict.method).startswith("pgd")
 
 
 def _unstable(problem: Problem) -> int | None:

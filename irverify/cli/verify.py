@@ -40,7 +40,7 @@ def verify(
     ] = None,
     attack: Annotated[
         str | None,
-        typer.Option("--attack", metavar="A", help="The first attack: pgd-40, pgd-100 or pgd-200x10, as in papers."),
+        typer.Option("--attack", metavar="A", help="An attack of the papers: pgd-40, pgd-100, pgd-200x10."),
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads to use.", min=1)] = None,
     seed: Seed = 0,

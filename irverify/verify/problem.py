@@ -28,8 +28,9 @@ NOTHING = "nothing decided"
 @dataclass(frozen=True)
 class Options:
     """How a problem is decided: `timeout` in seconds (None: no limit), `solver` (one of `SOLVERS`) and `threads` for
-    it, `pipeline` (the passes whose bounds are used), `attack` (a protocol of `irverify.attacks` by name, in place of
-    the quick attack that comes first), `seed` of the attacks, `progress` is told of each stage as it begins."""
+    it, `pipeline` (the passes whose bounds are used), `attack` (a protocol of `irverify.attacks` by name, behind the
+    cheap bounds and in place of the quick attack that comes first), `seed` of the attacks, `progress` is told of each
+    stage as it begins."""
 
     timeout: float | None = None
     solver: str = "auto"
