@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from irverify.backends.milp.encoding import ENCODED
 from irverify.backends.milp.integer_programs import _Target
 from irverify.backends.milp.model import ModelBuilder
+from irverify.backends.milp.process import Pool
 from irverify.backends.milp.programs import Wishes
 from irverify.backends.milp.reserve import Reserve
+from irverify.backends.milp.tightening import tighten
 from irverify.errors import UnsupportedError, UsageError
 from irverify.ir.graph import convert
 from irverify.ir.ops import OPERATORS, Clip, LeakyRelu, Relu
@@ -254,6 +257,23 @@ def test_processes_are_kept_for_the_next_user() -> None:
         raise RuntimeError
     with reserve.borrow(1) as fresh:
         assert fresh is not failed
+
+
+def test_idle_processes_end() -> None:
+    reserve = Reserve(idle=0.1)
+    with reserve.borrow(1) as pool:
+        tighten(BY_HAND, SQUARE, pool=pool)
+        assert running(pool)
+    deadline = time.monotonic() + 20
+    while running(pool) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not running(pool)
+    with reserve.borrow(1) as another:
+        assert another is not pool
+
+
+def running(pool: Pool) -> bool:
+    return any(worker.pid is not None for worker in pool.workers)
 
 
 def nested(tight: Mapping[str, Bounds], loose: Mapping[str, Bounds], names: tuple[str, ...]) -> bool:
