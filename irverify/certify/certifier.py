@@ -41,10 +41,10 @@ def isolated(certifier: Certifier, indices: Sequence[int]) -> Iterator[list[Outc
     except IRVerifyError:
         raise
     except Exception as error:  # a fault, out of memory: reported, and never a verdict
-        if len(indices) == 1:
+        rest = list(open_)
+        if rest and len(indices) == 1:
             yield [failed(certifier.question, indices[0], f"{type(error).__name__}: {error}")]
             return
-        rest = list(open_)
         half = (len(rest) + 1) // 2
         for part in (rest[:half], rest[half:]):
             if part:

@@ -154,6 +154,19 @@ def test_a_certifier_that_forgets_an_image() -> None:
     assert list(source(0.1, [])) == []
 
 
+def test_a_fault_behind_the_last_outcome_is_nobodys() -> None:
+    class Late:
+        question = question(2)
+
+        def outcomes(self, indices: Sequence[int]) -> Iterator[list[Outcome]]:
+            yield [Outcome(index, 0, "certified") for index in indices]
+            raise RuntimeError("a fault")
+
+    for indices in ([0], [0, 1]):
+        found = [outcome.index for part in isolated(Late(), indices) for outcome in part]
+        assert found == indices
+
+
 def test_errors_of_the_whole_sweep_are_raised() -> None:
     class Refusing:
         question = question(2)
