@@ -24,10 +24,11 @@ ATTACK_SHARE = 0.1
 """The part of the time limit that one attack may take; what proves something must get its turn."""
 BETWEEN = "alpha{steps=40,intermediate=8}"
 """What tightens the bounds in between too, before programs do."""
-DEAR = 40
-"""How many times what crown took that may take, about: each step is two passes of crown's rows and back."""
-BETWEEN_SHARE = 0.3
-"""The part of the time that is left which it may take."""
+TIMES_CROWN = {"alpha": 10, BETWEEN: 40}
+"""How many times what crown took these may take, about: a step is a pass of rows and back, of all of crown's for the
+bounds in between."""
+BOUND_SHARE = 0.3
+"""The part of the time that is left which they may take: nobody ends them."""
 Work: TypeAlias = Callable[[Sequence[Problem], float | None], dict[int, Exception]]
 """What a shared stage does with problems until a deadline; what went wrong, by the place of the problem."""
 
@@ -109,7 +110,7 @@ def decide(jobs: Sequence[Job]) -> Iterator[Job]:
         if waiting:
             for job in waiting:
                 job.clock.resume() if alone else job.clock.suspend()
-            _share(stage, [job for job in waiting if any(map(stage.fits, job.open))])
+            _share(stage, [job for job in waiting if any(stage.fits(problem, job.clock) for problem in job.open)])
     for job in waiting:
         if not job.over and options.pipeline is None:
             job.clock.resume()
@@ -124,7 +125,7 @@ class Shared:
 
     name: str
     work: Work
-    fits: Callable[[Problem], bool] = lambda problem: True
+    fits: Callable[[Problem, Clock], bool] = lambda problem, clock: True
 
 
 def _shared_stages(options: Options) -> Iterator[Shared]:
@@ -147,7 +148,7 @@ def _shared_stages(options: Options) -> Iterator[Shared]:
 def _attack(how: Pgd, options: Options, inputs: int | None = None) -> Shared:
     """An attack on problems with up to so many free inputs (None: any number)."""
 
-    def fits(problem: Problem) -> bool:
+    def fits(problem: Problem, clock: Clock) -> bool:
         return problem.inner is not None and (inputs is None or free_inputs(problem) <= inputs)
 
     def work(problems: Sequence[Problem], deadline: float | None) -> dict[int, Exception]:
@@ -157,7 +158,18 @@ def _attack(how: Pgd, options: Options, inputs: int | None = None) -> Shared:
 
 
 def _bound(method: str) -> Shared:
-    return Shared(method, lambda problems, deadline: bound(problems, method))
+    return Shared(
+        method,
+        lambda problems, deadline: bound(problems, method),
+        lambda problem, clock: _affordable(method, clock),
+    )
+
+
+def _affordable(method: str, clock: Clock) -> bool:
+    """Whether bounds take no more than their share of the time that is left, going by what crown took."""
+    left = clock.left()
+    taken = sum(stage.seconds for stage in clock.stages if stage.name == "crown")
+    return left is None or TIMES_CROWN.get(method, 0) * taken <= BOUND_SHARE * left
 
 
 def _share(stage: Shared, jobs: Sequence[Job]) -> None:
@@ -165,7 +177,7 @@ def _share(stage: Shared, jobs: Sequence[Job]) -> None:
     if not jobs:
         return
     jobs[0].clock.announce(stage.name)
-    listed = [(job, problem) for job in jobs for problem in job.open if stage.fits(problem)]
+    listed = [(job, problem) for job in jobs for problem in job.open if stage.fits(problem, job.clock)]
     before = [job.disjuncts for job in jobs]
     begun = time.monotonic()
     deadline = None
@@ -206,9 +218,7 @@ def _split(problem: Problem, clock: Clock) -> None:
 
 
 def _optimize(problem: Problem, clock: Clock) -> None:
-    left = clock.left()
-    taken = sum(stage.seconds for stage in clock.stages if stage.name == "crown")
-    if left is not None and DEAR * taken > BETWEEN_SHARE * left:
+    if not _affordable(BETWEEN, clock):
         return
     with clock.stage(BETWEEN) as outcome:
         disjuncts = len(problem.open.disjuncts)

@@ -25,7 +25,7 @@ from irverify.passes.crown import Crown
 from irverify.pipeline import BoundsFault, Rewrite, State, run
 from irverify.properties import Case, Declaration, Query, any_of, linear, robust
 from irverify.regions import L2, Box, Linf, Region
-from irverify.verify import Options, attacking, bounding, verify
+from irverify.verify import Options, Stage, attacking, bounding, stages, verify
 from irverify.verify.bounding import check_method
 from irverify.verify.driver import problem_of, working
 from irverify.verify.problem import Clock
@@ -312,3 +312,11 @@ def test_a_question_whose_time_runs_out_is_yielded_once(monkeypatch: pytest.Monk
         monkeypatch.setattr(Clock, "over", property(partial(_next, answers)))
         job = Job([problem], Clock(Options(timeout=9)))
         assert list(decide([job])) == [job]
+
+
+def test_bounds_that_nobody_ends_are_not_begun_without_time_for_them() -> None:
+    clock = Clock(Options(timeout=60.0))
+    for seconds, expected in ((0.1, (True, True)), (1.0, (True, False)), (10.0, (False, False))):
+        clock.stages = [Stage("crown", seconds, "refuted 0 of 9")]
+        assert tuple(stages._affordable(method, clock) for method in ("alpha", stages.BETWEEN)) == expected
+    assert stages._affordable(stages.BETWEEN, Clock(Options(), stages=clock.stages))
