@@ -19,9 +19,13 @@ from irverify.errors import UnsupportedError
 from irverify.ir.graph import GraphBuilder
 from irverify.ir.ops import Linear, Relu
 from irverify.ir.types import TensorType
+from irverify.pipeline import run
 from irverify.properties import Disjunct, Property
 from irverify.regions import L1, Box, Region
-from irverify.verify import verify
+from irverify.verify import Options
+from irverify.verify.driver import problem_of, working
+from irverify.verify.exact import search_exactly
+from irverify.verify.problem import Clock
 
 
 @pytest.fixture(scope="module")
@@ -142,33 +146,16 @@ def test_hints_become_whole() -> None:
     assert solution.objective == pytest.approx(1.0, abs=1e-4)
 
 
-def test_the_driver_proves_with_cp_sat() -> None:
-    """Two inputs, a property that bounds cannot prove."""
+@pytest.mark.parametrize(("least", "decided"), [(2.5, True), (1.5, False)])
+def test_the_exact_stage_with_cp_sat(least: float, decided: bool) -> None:
+    """y >= least is violated nowhere, or at (1, 0), where y = 2. No attack and no replay: only a proof could decide."""
     formulation = network(unit_box(), 0.0)
+    prop = Property((Disjunct(-torch.ones(1, 1).double(), torch.tensor([least], dtype=torch.float64)),))
     graph = formulation.encoding.graph
-    prop = Property((Disjunct(-torch.ones(1, 1).double(), torch.tensor([2.5]).double()),))  # y >= 2.5, at most 2
-    verdict = verify(graph, unit_box(), prop, solver="cp-sat", timeout=60)
-    assert verdict.verdict == "verified"
-
-
-def test_coefficients_without_a_limit_stay_inside_int64(worker: Worker) -> None:
-    """Variables that are always 0 may have any coefficient: 1e-200 x + 1e250 y = 0 with y = 0 has the solution 0."""
-    for coefficients in ([1.0, 1e300], [1e-200, 1e250], [1e-300, 1e20]):
-        builder = ModelBuilder()
-        x = np.concatenate([builder.variables("x", 0.0, [1.0]), builder.variables("y", 0.0, [0.0])])
-        builder.rows("row", [Terms(x, sparse.csr_array([coefficients]))], [0.0], [0.0])
-        assert solve(builder.build(), "cp-sat", worker=worker).status == "optimal"
-    with pytest.raises(UnsupportedError, match="64-bit"):
-        whole(row([1e-305], 0.0, 0.0))
-
-
-def test_bounds_may_be_wrong_by_rounding_of_what_they_were_computed_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A value in [1, 2] after values up to 1e8 may be off by 1e-10 of these: 0.01 or 5 steps of 2**-9."""
-    monkeypatch.setattr(integers, "VALUE_BITS", 10)
-    builder = ModelBuilder()
-    builder.variables("x", 0.0, [1e8])
-    y = builder.variables("y", 1.0, [2.0])
-    builder.rows("row", [Terms(y)], [1.5], [np.inf])
-    program = whole(builder.build())
-    assert (program.lower[1], program.upper[1]) == (512 - 5, 1024 + 5)
-    assert program.row_lower.tolist() == [768 - 5]  # half a step more, rounded inward
+    problem = problem_of(graph, working(graph), unit_box(), prop)
+    problem.inner, problem.tolerance = None, 1e-9
+    bounds = run(problem.work, "ibp", unit_box()).bounds
+    problem.tightened = {name: (entry.lower[0].numpy(), entry.upper[0].numpy()) for name, entry in bounds.items()}
+    search_exactly(problem, Clock(Options(solver="cp-sat", threads=1, timeout=60)))
+    assert problem.decided == decided
+    assert not decided or problem.proofs["milp (cp-sat)"] == (1e-9, 1e-9)
