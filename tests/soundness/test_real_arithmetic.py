@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irverify.backends.milp.mathopt import lp_bounds
 from irverify.backends.milp.process import Pool
+from irverify.backends.milp.sequences import lp_bounds
 from irverify.backends.milp.tasks import LpBounds, LpTask
 from irverify.backends.milp.tightening import tighten
 from irverify.errors import SolverError
