@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 
 from irverify.backends.milp.cones import Cones
-from irverify.backends.milp.encoding import Bounds, Encoding, nonlinear
+from irverify.backends.milp.encoding import CROSSING, Bounds, Encoding, nonlinear
 from irverify.backends.milp.expressions import Affine
 from irverify.backends.milp.margins import bound_to, largest, margins
 from irverify.backends.milp.model import Floats, Indices, MilpModel
@@ -142,6 +142,10 @@ def _tighten_outputs(encoding: Encoding, programs: Programs, *, lower_only: bool
 def _restrict(encoding: Encoding, programs: Programs, wishes: Wishes) -> None:
     if wishes.targets.size:
         lower, upper = programs.bounds(encoding.builder.build(), wishes)
+        # On a point bounds cross by rounding; what crosses by more is a fault, and stays for others to see.
+        rounded = lower - upper <= CROSSING * (1 + np.minimum(np.abs(lower), np.abs(upper)))
+        low, high = np.minimum(lower, upper), np.maximum(lower, upper)
+        lower, upper = np.where(rounded, low, lower), np.where(rounded, high, upper)
         encoding.builder.restrict(wishes.targets, lower, upper)
 
 
