@@ -321,7 +321,8 @@ def test_joined_regions_are_the_same_examples(kind: str, clipped: bool) -> None:
     x = torch.rand(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     clip = (0.0, torch.ones(3)) if clipped else None
     eps = torch.linspace(0.1, 0.5, 5)[:, None]
-    whole: Region = Box(x, x + eps) if kind == "box" else {"inf": Linf, "2": L2, "1": L1}[kind](x, eps, clip=clip)
+    balls: dict[str, type[Linf | L2 | L1]] = {"inf": Linf, "2": L2, "1": L1}
+    whole: Region = Box(x, x + eps) if kind == "box" else balls[kind](x, eps, clip=clip)
     parts = [whole.select([0, 1]), whole.select(2), whole.select([3, 4])]
     joined = join(parts)
     assert type(joined) is type(whole) and joined.batch == 5
