@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -321,7 +322,7 @@ def test_joined_regions_are_the_same_examples(kind: str, clipped: bool) -> None:
     x = torch.rand(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     clip = (0.0, torch.ones(3)) if clipped else None
     eps = torch.linspace(0.1, 0.5, 5)[:, None]
-    balls: dict[str, type[Linf | L2 | L1]] = {"inf": Linf, "2": L2, "1": L1}
+    balls: dict[str, Callable[..., Region]] = {"inf": Linf, "2": L2, "1": L1}
     whole: Region = Box(x, x + eps) if kind == "box" else balls[kind](x, eps, clip=clip)
     parts = [whole.select([0, 1]), whole.select(2), whole.select([3, 4])]
     joined = join(parts)
