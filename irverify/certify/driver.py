@@ -81,7 +81,7 @@ def _outcome(first: Outcome, job: Job) -> Outcome:
     """What has become of an image that bounds and attacks were asked about."""
     stages = {**first.stages, **_stages(job)}
     (problem,) = job.problems
-    if job.fault is not None:
+    if job.fault is not None and not job.found:
         return dataclasses.replace(first, status="error", reason=str(job.fault), stages=stages)
     verdict = job.verdict()
     known: dict[str, Any] = {"attacked": _attacked(verdict), "unstable": _unstable(problem)}
