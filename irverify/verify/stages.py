@@ -64,7 +64,7 @@ class Job:
         return sum(len(problem.open.disjuncts) for problem in self.problems)
 
     def verdict(self) -> Verdict:
-        """Falsified where one problem is, verified where all are; what went wrong without a counterexample is raised."""
+        """Falsified where one problem is, verified where all are; else what went wrong is raised."""
         if self.fault is not None and not self.found:
             raise self.fault
         clock = self.clock
