@@ -69,8 +69,10 @@ class LinearBounds(Analysis):
 
 @dataclass(frozen=True)
 class Crown(LinearBounds):
-    """Backward linear bounds, adaptive lower slope: 1 where u > -l, else 0 (Zhang et al. 2018). Where there are
-    S-shaped functions, the lines of the last rows are chosen for each row."""
+    """Backward linear bounds, adaptive lower slope: 1 where u > -l, else 0 (Zhang et al. 2018).
+
+    Where there are S-shaped functions, the lines of the last rows are chosen for each row.
+    """
 
     name = "crown"
     polish = True
