@@ -16,10 +16,11 @@ from irverify.certify.outcome import CLEAN, Outcome, Status
 from irverify.certify.question import Clean, Images, Question
 from irverify.errors import UnsupportedError, UsageError, is_out_of_memory
 from irverify.ir.graph import Graph, convert
-from irverify.pipeline import Analysis, BoundsFault, Estimator, Rewrite, parse_passes, run
+from irverify.pipeline import Analysis, BoundsFault, parse_passes, run
 from irverify.pipeline.manager import fitted
 from irverify.pipeline.rows import specified
 from irverify.pipeline.spec import spec_operands
+from irverify.verify.bounding import check_method
 from irverify.verify.tolerance import output_tolerance
 
 RECHECK = "float64"
@@ -64,13 +65,9 @@ class ByAnalysis:
     """What outcomes call the method, where not by its text."""
 
     def __post_init__(self) -> None:
-        steps = parse_passes(self.method)
-        last = steps[-1] if steps else None
-        if not isinstance(last, Analysis) or isinstance(last, Estimator):
-            raise UsageError(f"expected a method that ends in an analysis with bounds, got {self.method!r}")
-        changing = [step.name for step in steps if isinstance(step, Rewrite) and not step.keeps_function]
-        if changing:
-            raise UsageError(f"{', '.join(changing)} would certify another function than the network's")
+        check_method(self.method)
+        last = parse_passes(self.method)[-1]
+        assert isinstance(last, Analysis)  # as was checked
         self._last = last
         self.name = self.name or self.method
 

@@ -50,7 +50,7 @@ def certify(
     attack: Annotated[
         str | None,
         typer.Option(
-            "--attack", metavar="A", help="The first attack of the whole driver: pgd-40, pgd-100, pgd-200x10."
+            "--attack", metavar="A", help="In place of the driver's first attack: pgd-40, pgd-100 or pgd-200x10."
         ),
     ] = None,
     solver: Annotated[str, typer.Option("--solver", metavar="S", help="auto, scip, highs or cp-sat.")] = "auto",
