@@ -13,9 +13,10 @@ from irverify.backends.milp.examples import Example, Pair, examples, joined
 from irverify.backends.milp.integer_programs import IntegerPrograms
 from irverify.backends.milp.process import Pool
 from irverify.backends.milp.programs import LinearPrograms
-from irverify.backends.milp.reserve import RESERVE, usual_workers
+from irverify.backends.milp.reserve import RESERVE
 from irverify.backends.milp.tightening import Goals, Outputs, Tightening, walk
 from irverify.backends.milp.witnesses import Witnesses
+from irverify.cores import usable_cores
 from irverify.errors import UsageError
 from irverify.ir.ops import Spec
 from irverify.pipeline.base import Analysis, parse_passes
@@ -46,7 +47,7 @@ class ByPrograms(Analysis):
         goals = Goals(outputs="lower" if isinstance(state.graph[state.graph.outputs[0]].op, Spec) else "both")
         found: list[dict[str, Pair]] = []
         statistics = {"programs": 0, "unstable": 0, "out_of_time": 0}
-        with RESERVE.borrow(self.workers or usual_workers()) as pool:
+        with RESERVE.borrow(self.workers or usable_cores()) as pool:
             for number, example in enumerate(examples(state, regions)):
                 left = None if self.time is None else self.time - (time.monotonic() - started)
                 limit = None if left is None else max(0.0, left) / (state.batch - number)

@@ -61,9 +61,3 @@ class Reserve:
 
 RESERVE = Reserve()
 """The one of this program. Its processes end with the program, however that ends."""
-
-
-def usual_workers() -> int:
-    """One for each processor that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

@@ -18,7 +18,8 @@ from irverify.cli.numbers import Numbers
 from irverify.cli.options import Batch, Clip, Device, Dtype, Images, Index, Json, Memory, Model, Norm, Radii, Seed
 from irverify.cli.regions import Perturbation, check_perturbation, indices_of
 from irverify.cli.streams import encode, note, write, write_file
-from irverify.cli.sweeps import DRIVER, Job, Recipe, cores
+from irverify.cli.sweeps import DRIVER, Job, Recipe
+from irverify.cores import usable_cores
 from irverify.errors import FileError, IRVerifyError, UsageError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def certify(
     radii = _radii(eps)
     wanted = Perturbation(data, radii[0], norm, clip, first, index)
     method = DRIVER if method is None else method
-    usual = cores() if method == DRIVER else 0
+    usual = usable_cores() if method == DRIVER else 0
     recipe = Recipe(
         model, wanted, method, Numbers(dtype, device, memory), batch, timeout, seed, workers or usual, attack, solver
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from irverify.cli.loading import load_model
 from irverify.cli.numbers import Numbers
 from irverify.cli.progress import Tally
 from irverify.cli.regions import Perturbation, question_of
+from irverify.cores import usable_cores
 from irverify.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,11 +23,6 @@ if TYPE_CHECKING:
 
 DRIVER = "exact"
 """The method that is the whole driver."""
-
-
-def cores() -> int:
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class Recipe:
 
     @property
     def threads(self) -> int:
-        return max(1, cores() // max(1, self.workers))
+        return max(1, usable_cores() // max(1, self.workers))
 
     @property
     def worker_memory(self) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +15,7 @@ from irverify.backends.milp.reserve import RESERVE
 from irverify.backends.milp.solvers import SolveOptions, solve
 from irverify.backends.milp.tasks import Solution, SolverName
 from irverify.backends.milp.tightening import tighten
+from irverify.cores import usable_cores
 from irverify.errors import UnsupportedError, UsageError
 from irverify.verify.problem import Clock, Problem
 
@@ -124,7 +124,7 @@ def search_exactly(problem: Problem, clock: Clock) -> None:
 
 
 def _threads(clock: Clock) -> int:
-    return clock.options.threads or os.cpu_count() or 1
+    return clock.options.threads or usable_cores()
 
 
 def _tolerance(problem: Problem, solver: SolverName) -> float:
