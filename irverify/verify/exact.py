@@ -167,8 +167,9 @@ class _Search:
         floor = -math.inf
         for attempt in ATTEMPTS[self.solver]:
             solution = self._solved(index, attempt)
-            bounded = solution.status in ("optimal", "feasible") and attempt.objective == "margin"
-            if solution.proves and solution.status == "infeasible":
+            margin = attempt.objective == "margin"  # always has a solution: "infeasible" would contradict itself
+            bounded = solution.status in ("optimal", "feasible") and margin
+            if solution.proves and solution.status == "infeasible" and not margin:
                 self.refuted[index] = self.tolerance
                 return self.tolerance
             if bounded:
