@@ -11,7 +11,7 @@ only those that `crown` leaves open. Tighter ones leave less between all lines t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +25,7 @@ from irverify.passes.backward import Context, Rows, identity_rows
 from irverify.passes.course import Maps
 from irverify.passes.crown import Crown
 from irverify.passes.freedom import Free
-from irverify.passes.hills import Flat, Start, free_at
+from irverify.passes.hills import Flat, Hill, Pairs, Start, free_at
 from irverify.passes.ibp import IBP
 from irverify.passes.needs import Need, Needs, exact_ranges
 from irverify.passes.propagate import Interval, interval_facts, tightened
@@ -41,6 +41,8 @@ CHUNK = 2**26
 """How many bytes of coefficients over all values are optimised at once; more gains nothing."""
 TOGETHER = 2**21
 """The same for dense rows of several examples: what fits into a cache."""
+NARROW = 2**13
+"""Bytes of all values of a network up to which dense rows of all examples together are optimised the fastest."""
 LIVE = 16
 """How many tensors of that size there are at once, about: coefficients, choices, moments, and what gradients need."""
 
@@ -139,7 +141,7 @@ class _Walk:
         """The best lower bounds of rows, which leave by example as far as that is known."""
         options, best, open_ = self.options, [], set[int]()
         schedule = Schedule(options.steps, options.lr)
-        step = self._chunk(rows.coefficients, TOGETHER)
+        step = max(1, self._chunk(rows.coefficients, TOGETHER))
         each = max(1, rows.owner.shape[0] // rows.batch)
         step -= step % each if step > each else 0  # whole examples: what is free in any is carried along by all
         for start in range(0, rows.owner.shape[0], step):
@@ -152,28 +154,43 @@ class _Walk:
         return torch.cat(best)
 
     def _between(self, node: Node, interval: Interval, need: Need, results: Mapping[str, Interval]) -> Interval:
-        """Both bounds of the elements that are open for some reader, one example after the other."""
+        """Both bounds of the elements that are open for some reader."""
         open_ = rowwise(need(*interval))
         flat = Interval(*(rowwise(side).clone() for side in interval))
-        low, high = flat.lower.clone(), flat.upper.clone()
         schedule = Schedule(self.options.intermediate, self.options.lr)
-        step = max(1, self._chunk(flat.lower, CHUNK) // 2)
-        for example in range(open_.shape[0]):
-            mine = Interval(flat.lower[example], flat.upper[example])
-            mine_open = open_[example].nonzero()[:, 0]
-            for elements in mine_open.split(step) if mine_open.shape[0] else ():
-                view = SteeredView(self._start, example, results)
-                climbed = ascend(Swept(view, node.name, elements, mine, need), schedule)
-                low[example, elements] = climbed.best[: elements.shape[0]]
-                high[example, elements] = -climbed.best[elements.shape[0] :]
-                self._count(2 * elements.shape[0], climbed.steps)
+        best = Interval(flat.lower.clone(), flat.upper.clone())
+        for hill, places in self._hills(node, interval.lower, open_, flat, need, results):
+            climbed = ascend(hill, schedule)
+            low, high = climbed.best.chunk(2)
+            best.lower[places], best.upper[places] = low, -high
+            self._count(2 * low.shape[0], climbed.steps)
         shape = interval.lower.shape
-        return tightened(interval, low.reshape(shape), high.reshape(shape))
+        return tightened(interval, best.lower.reshape(shape), best.upper.reshape(shape))
+
+    def _hills(
+        self, node: Node, like: Tensor, open_: Tensor, flat: Interval, need: Need, results: Mapping[str, Interval]
+    ) -> Iterator[tuple[Hill, tuple[Tensor, Tensor]]]:
+        """What is climbed for the open elements `[batch, elements]` of a node, and their places. Rows of networks with
+        few values are dense, of all examples together; those of others are as small as windows and go one example
+        after the other."""
+        owner, elements = open_.nonzero(as_tuple=True)
+        if self._chunk(like, NARROW) > 0:
+            step = max(1, self._chunk(like, TOGETHER) // 2)
+            for pairs in zip(owner.split(step), elements.split(step), strict=True):
+                if pairs[0].shape[0] > 0:
+                    yield Pairs(self._start, node.name, like, pairs, flat, need), pairs
+            return
+        step = max(1, self._chunk(like, CHUNK) // 2)
+        for example in owner.unique().tolist():
+            mine = Interval(flat.lower[example], flat.upper[example])
+            for part in elements[owner == example].split(step):
+                view = SteeredView(self._start, example, results)
+                yield Swept(view, node.name, part, mine, need), (torch.full_like(part, example), part)
 
     def _chunk(self, like: Tensor, most: int) -> int:
-        """How many rows are optimised at once, up to so many bytes."""
+        """How many rows take up to so many bytes, all values together; none where one takes more."""
         size = sum(node.type.size for node in self.context.graph) * like.element_size()
-        return max(1, min(most, self.options.memory * 2**20 // LIVE) // size)
+        return min(most, self.options.memory * 2**20 // LIVE) // size
 
     def _count(self, rows: int, steps: int) -> None:
         self.statistics["backward_rows"] += rows

@@ -12,17 +12,20 @@ import torch
 from torch import Tensor
 
 from irverify.ir.graph import Node
-from irverify.passes.backward import Context, Rows
+from irverify.passes.backward import Context, Rows, identity_rows
 from irverify.passes.course import Course, Maps, gathering
 from irverify.passes.freedom import FREEDOM, Free
 from irverify.passes.lines import Gathered, Relaxation, Relaxed
 from irverify.passes.maxima import Selected
+from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
 from irverify.passes.shares import Shares
 from irverify.passes.steering import rowwise
 from irverify.passes.turns import Bends, Pooled, Turn
 
 AnyHill = TypeVar("AnyHill", bound="Hill")
+AnyFlat = TypeVar("AnyFlat", bound="Flat")
+AnyPairs = TypeVar("AnyPairs", bound="Pairs")
 
 
 class Hill(ABC):
@@ -119,9 +122,38 @@ class Flat(Hill):
     def done(self, bounds: Tensor) -> Tensor | None:
         return None if self._enough is None else bounds > self._enough
 
-    def select(self, kept: Tensor) -> Flat:
+    def select(self: AnyFlat, kept: Tensor) -> AnyFlat:
         other = copy.copy(self)
         other._go(self._course.select(kept))
+        return other
+
+
+class Pairs(Flat):
+    """The dense rows `v_j` and `-v_j` for elements j `[pairs]` of the flat value `target`, each of its own example
+    `owner`; a pair is done once `need` does not hold for its bounds. `like` `[batch, *shape]` gives shape and type,
+    `bounds` `[batch, elements]` are those so far."""
+
+    def __init__(
+        self, start: Start, target: str, like: Tensor, pairs: tuple[Tensor, Tensor], bounds: Interval, need: Need
+    ) -> None:
+        super().__init__(start, target, identity_rows(like, *pairs), None)
+        self._pairs = pairs
+        self._bounds = bounds
+        self._need = need
+
+    def done(self, bounds: Tensor) -> Tensor | None:
+        low, high = bounds.chunk(2)
+        lower, upper = (side[self._pairs] for side in self._bounds)
+        return ~self._need(torch.fmax(lower, low), torch.fmin(upper, -high)).repeat(2)
+
+    def together(self, rows: Tensor) -> Tensor:
+        first, second = rows.chunk(2)
+        return (first | second).repeat(2)
+
+    def select(self: AnyPairs, kept: Tensor) -> AnyPairs:
+        other = super().select(kept)
+        own = kept[: kept.shape[0] // 2]
+        other._pairs = self._pairs[0][own], self._pairs[1][own]
         return other
 
 

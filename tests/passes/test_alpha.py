@@ -209,3 +209,23 @@ def test_rows_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alpha, "CHUNK", 1)
     parts = run(graph, "alpha", region).bounds["y"]
     assert torch.allclose(whole.lower, parts.lower) and torch.allclose(whole.upper, parts.upper)
+
+
+def test_rows_of_all_examples_together_or_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    builder = GraphBuilder()
+    name = builder.input(TensorType((3,), torch.float64))
+    for _ in range(3):
+        weight, bias = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 3), (3,)))
+        name = builder.add(Relu(), builder.add(Linear(weight, bias), name))
+    graph, center = builder.graph([name]), torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    region = Box(center - 1, center + 1)
+    together = run(graph, "alpha{intermediate=5}", region).bounds
+    monkeypatch.setattr(alpha, "NARROW", 0)
+    apart = run(graph, "alpha{intermediate=5}", region).bounds
+    for value in graph:
+        first, second = together[value.name], apart[value.name]
+        open_ = (first.lower < 0) & (first.upper > 0)  # those that are decided may be left a step earlier or later
+        assert torch.equal(open_, (second.lower < 0) & (second.upper > 0))
+        assert torch.allclose(first.lower[open_], second.lower[open_])
+        assert torch.allclose(first.upper[open_], second.upper[open_])
