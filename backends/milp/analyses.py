@@ -152,7 +152,7 @@ class MilpTighten(ByPrograms):
         witnesses = Witnesses(example.graph, example.regions)
         goals = replace(goals, outputs=outputs, signs=self.signs, witnesses=witnesses)
         result = walk(Encoding(example.graph, example.regions, example.known), programs, goals, limit)
-        for name, count in (("limited", programs.limited), ("wrong", programs.wrong)):
+        for name, count in (("limited", programs.limited), ("wrong", programs.wrong), ("failed", programs.failed)):
             statistics[name] = statistics.get(name, 0) + count
         return result
 

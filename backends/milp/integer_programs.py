@@ -16,6 +16,7 @@ from irverify.backends.milp.programs import FOREVER, Wishes, box_sums
 from irverify.backends.milp.reduction import reduce
 from irverify.backends.milp.solvers import SolveOptions, solve
 from irverify.backends.milp.tasks import Solution, SolverName
+from irverify.errors import SolverError
 
 TOLERANCE = 1e-5
 """By how much a dual bound is moved outward, relative to the largest magnitude of any variable that the target depends
@@ -30,7 +31,8 @@ class IntegerPrograms:
     """Runs mixed-integer programs until a deadline, each for no more than `limit` seconds, and counts them.
 
     What counts is the solver's dual bound, moved outward by `TOLERANCE`; no more rigorous than the solver is. A bound
-    that an execution contradicts is dropped and counted in `wrong`, a program that was ended by its limit in `limited`.
+    that an execution contradicts is dropped and counted in `wrong`, a program that was ended by its limit in `limited`,
+    one at which the solver failed or crashed in `failed`.
     """
 
     pool: Pool
@@ -41,6 +43,7 @@ class IntegerPrograms:
     finished: bool = True
     limited: int = 0
     wrong: int = 0
+    failed: int = 0
 
     def bounds(self, model: MilpModel, wishes: Wishes) -> tuple[Floats, Floats]:
         """Bounds of the targets, from those in `model` on."""
@@ -63,6 +66,7 @@ class IntegerPrograms:
             self.solved += done.solved
             self.limited += done.limited
             self.wrong += done.wrong
+            self.failed += done.failed
             self.finished = self.finished and not done.late
         return lower, upper
 
@@ -77,8 +81,12 @@ class IntegerPrograms:
             origin = sign * target.knot if target.sign_only else 0.0
             model = target.cone.minimize([target.column], [sign], -origin)
             options = SolveOptions(min(self.limit, left), seed=0, sign_only=target.sign_only)
-            solution = solve(model, self.solver, options, worker=worker)
             target.solved += 1
+            try:
+                solution = solve(model, self.solver, options, worker=worker)
+            except SolverError:  # of one program; older bounds stay
+                target.failed += 1
+                continue
             if solution.status in BOUNDED and math.isfinite(solution.dual_bound):
                 target.learn(sign, solution.dual_bound + origin)
             target.limited += not _over(solution, target.sign_only)
@@ -101,7 +109,7 @@ class _Target:
         self.seen = float(wishes.seen[0][k]), float(wishes.seen[1][k])
         self.lower, self.upper = float(cone.lower[column]), float(cone.upper[column])
         self.sign_only = wishes.signs and math.isfinite(self.knot)
-        self.solved, self.wrong, self.limited = 0, 0, 0
+        self.solved, self.wrong, self.limited, self.failed = 0, 0, 0, 0
         self.late = False
         ends = np.abs(np.concatenate([cone.lower, cone.upper]))
         self._margin = TOLERANCE * max(1.0, float(ends[np.isfinite(ends)].max(initial=0.0)))
