@@ -37,6 +37,8 @@ FEW = 24
 """Examples with fewer elements than this stay together over whole planes as well,"""
 LONG = 2**19
 """unless the rows of one take so many bytes."""
+AT_ONCE = 4
+"""Windows of many rows take only this part of the limit: they are as quick in pieces, and leave less memory behind."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ class Sweep:
         if self.limit is None or self.elements.shape[0] < 2:
             return None
         rows = self.elements.shape[0] * (1 if self.sides is not None else 2)
-        most = max(1, self.limit // (size * self.constant.element_size()))
+        limit = self.limit if plane else self.limit // AT_ONCE
+        most = max(1, limit // (size * self.constant.element_size()))
         if rows <= most:
             return None
         pairs = torch.arange(self.elements.shape[0], device=self.elements.device)
