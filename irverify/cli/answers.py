@@ -80,9 +80,7 @@ class Answer:
 
     def json(self) -> str:
         verdict = self.verdict
-        stages = [
-            {"name": stage.name, "seconds": stage.seconds, "outcome": stage.outcome} for stage in verdict.stages
-        ]
+        stages = [{"name": stage.name, "seconds": stage.seconds, "outcome": stage.outcome} for stage in verdict.stages]
         return encode(
             "verify",
             {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from irverify.cli.options import Json
 from irverify.cli.progress import Progress
 from irverify.cli.streams import encode, write
+from irverify.cli.threads import settle_threads
 
 if TYPE_CHECKING:
     from irverify.data import DataSet
@@ -45,6 +46,7 @@ def demo(as_json: Json = False) -> None:
         from irverify.frontends import compile as compile_source
 
         graph = compile_source(DIGITS_NETWORK)
+        settle_threads(graph)
         images = digits("test").select(range(COUNT))
         regions = _regions(images, DIGITS_EPS)
         state = _bounds(graph, regions)

@@ -15,6 +15,7 @@ from typing import NoReturn, TextIO
 
 from irverify.cli.failures import failure_of, report
 from irverify.cli.streams import note
+from irverify.cli.threads import wait_quietly
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -22,6 +23,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def run_process() -> NoReturn:
     """Runs the command line of this process and ends it with the exit code."""
     started = time.monotonic()
+    wait_quietly()
     gc.set_threshold(100_000, 50, 50)  # importing torch makes half a million objects; collecting meanwhile takes 0.3 s
     received: list[int] = []
 

@@ -14,6 +14,7 @@ from irverify.cli.options import Json, Seed
 from irverify.cli.progress import Progress
 from irverify.cli.queries import load_question, load_second
 from irverify.cli.streams import note
+from irverify.cli.threads import settle_threads
 from irverify.errors import UsageError
 
 SOLVERS = ("auto", "scip", "highs", "cp-sat")
@@ -74,10 +75,7 @@ def verify(
     question = load_second(model, network or []) if property_file is None else load_question(model, property_file)
     from irverify.verify import verify as decide
 
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    settle_threads(question.graph, threads)
     with Progress() as progress:
         verdict = decide(
             question.graph,
