@@ -1,0 +1,58 @@
+"""The robust loss with a SingleProp regulariser (paper 3, sec. 3.1, eq. 5)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
+
+from irverify.backends.torch.losses.base import Clip, Model, Norm, ball, graph_of, simplified
+from irverify.passes.singleprop import SinglePropFastLin, SinglePropZero
+from irverify.pipeline.manager import run
+
+Lines: TypeAlias = Literal["zero", "fast-lin"]
+"""Below an unstable ReLU: slope 0 (paper 3, eq. 8), or that of the line above (eq. 7)."""
+
+
+class SinglePropTerms(NamedTuple):
+    """The two terms of the loss, each a mean over the batch."""
+
+    clean: Tensor
+    """`L(z_nom, y)`."""
+    regularizer: Tensor
+    """R of eq. 5: `L(worst, y) - L(z_nom, y)`."""
+
+
+def singleprop_terms(
+    model: Model, x: Tensor, y: Tensor, eps: float | Tensor, *, lines: Lines = "zero", norm: Norm = "inf",
+    clip: Clip = None,
+) -> SinglePropTerms:  # fmt: skip
+    """Cross-entropy and SingleProp regulariser (paper 3, eq. 5), from one forward pass beside the clean one:
+
+        R = E[ L((z_nom - v) y + (z_nom + v) (1 - y), y) - L(z_nom, y) ]
+
+    with y one-hot and v the estimate of half the distance between the bounds of the logits (eq. 6). R is an estimate of
+    how much the loss can grow, no bound. Without `clip` z_nom is the output for `x` itself, as in the paper; with it
+    the output at the centre of the clipped box.
+    """
+    graph = simplified(graph_of(model))
+    state = run(graph, SinglePropZero() if lines == "zero" else SinglePropFastLin(), ball(x, eps, norm, clip))
+    found = [state.estimates[name] for name in graph.outputs]
+    lower, upper = (
+        torch.cat([side.reshape(x.shape[0], -1) for side in sides], dim=1)
+        for sides in ([part.lower for part in found], [part.upper for part in found])
+    )
+    worst = torch.where(one_hot(y, lower.shape[1]).bool(), lower, upper)
+    fit = cross_entropy((lower + upper) / 2, y)
+    return SinglePropTerms(fit, cross_entropy(worst, y) - fit)
+
+
+def singleprop(
+    model: Model, x: Tensor, y: Tensor, eps: float | Tensor, *, weight: float = 1.0, lines: Lines = "zero",
+    norm: Norm = "inf", clip: Clip = None,
+) -> Tensor:  # fmt: skip
+    """`L + weight R` (paper 3, sec. 3.1), a mean over the batch; see `singleprop_terms`."""
+    fit, regularizer = singleprop_terms(model, x, y, eps, lines=lines, norm=norm, clip=clip)
+    return fit + weight * regularizer

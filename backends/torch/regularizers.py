@@ -1,0 +1,50 @@
+"""Regularisers of training: ReLU stability, tightness of the dual relaxation, and weight sparsity."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from irverify.backends.torch.losses.base import Clip, Model, Norm, ball, graph_of, simplified
+from irverify.errors import UsageError
+from irverify.ir.ops import Relu
+from irverify.pipeline.manager import run
+
+PASS_OF = {"interval": "ibp", "improved-interval": "improved-interval"}
+
+
+def rs_loss(
+    model: Model, x: Tensor, eps: float | Tensor, *,
+    bounds: Literal["interval", "improved-interval"] = "improved-interval", norm: Norm = "inf", clip: Clip = None,
+) -> Tensor:  # fmt: skip
+    """The RS loss of paper 1, sec. 3.3.1: the sum over all ReLUs j of all layers i, a mean over the batch, of
+
+        -tanh(1 + u_ij l_ij)
+
+    with pre-activation bounds by naive or improved interval arithmetic (sec. 3.3.2, app. C) over the inputs within
+    `eps` of `x` `[batch, *shape]`. It is between -1 and 1 for each ReLU, -1 where one is stable by a wide margin.
+    Differentiable in parameters and bounds. A network without ReLUs has none: 0.
+    """
+    if bounds not in PASS_OF:
+        raise UsageError(f"expected the bounds {' or '.join(map(repr, PASS_OF))}, got {bounds!r}")
+    graph = simplified(graph_of(model))
+    state = run(graph, PASS_OF[bounds], ball(x, eps, norm, clip))
+    total = x.new_zeros(())
+    for node in graph:
+        if isinstance(node.op, Relu):
+            found = state.bounds_of(node.inputs[0])
+            total = total - (1 + found.upper * found.lower).tanh().sum() / x.shape[0]
+    return total
+
+
+def l1(model: Model) -> Tensor:
+    """The sum of the magnitudes of all weights that are trained: matrices and kernels, not biases or normalisation
+    (paper 1, sec. 3.2 and app. A.1)."""
+    leaves = [leaf for leaf in graph_of(model).leaves if leaf.requires_grad and leaf.ndim > 1]
+    if not leaves:
+        raise UsageError("expected a network with weights that are trained, got none", where="regulariser l1")
+    total = leaves[0].new_zeros(())
+    for leaf in leaves:
+        total = total + leaf.abs().sum()
+    return total
