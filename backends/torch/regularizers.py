@@ -1,12 +1,17 @@
-"""Regularisers of training: ReLU stability, tightness of the dual relaxation, and weight sparsity."""
+"""Regularisers: ReLU stability, tightness of the dual relaxation, and weight sparsity.
+
+A model is a graph or a bound graph, as for `irverify.backends.torch.losses`.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from irverify.backends.torch.losses.base import Clip, Model, Norm, ball, graph_of, simplified
+from irverify.backends.torch.dual_relaxation import Hidden, Projections, dual_relaxation
+from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, simplified
+from irverify.backends.torch.tightness import indicators
 from irverify.errors import UsageError
 from irverify.ir.ops import Relu
 from irverify.pipeline.manager import run
@@ -36,6 +41,31 @@ def rs_loss(
             found = state.bounds_of(node.inputs[0])
             total = total - (1 + found.upper * found.lower).tanh().sum() / x.shape[0]
     return total
+
+
+class Tightness(NamedTuple):
+    """Two measures of how loose the relaxed problem is, each a mean over the batch of the sum over all classes but the
+    label."""
+
+    d: Tensor
+    """Paper 2, eq. 8: by how much the network is above its bound at the relaxed adversary's input."""
+    r: Tensor
+    """Paper 2, eq. 9: how far the unstable pre-activations there are from where the relaxation is exact."""
+
+
+def tightness(
+    model: Model, x: Tensor, y: Tensor, eps: float | Tensor, *, hidden: Hidden = "dual",
+    projections: Projections | None = None, norm: Norm = "inf", clip: Clip = None,
+) -> Tightness:  # fmt: skip
+    """`sum_t d_t` and `sum_t r_t` of paper 2, eq. 8 to 10, of the relaxed problem that `losses.dual` solves with the
+    same options.
+
+    Where r is 0 the bounds are exact (prop. 1). Differentiable in bounds and parameters, the relaxed adversary's
+    choices held fixed. `losses.tight_terms` gives both and the dual loss at once, at the price of one.
+    """
+    problem = dual_relaxation(model, x, y, eps, hidden=hidden, projections=projections, norm=norm, clip=clip)
+    found = indicators(problem)
+    return Tightness(found.d.sum(1).mean(), found.r.sum(1).mean())
 
 
 def l1(model: Model) -> Tensor:

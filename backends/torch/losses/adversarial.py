@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from irverify.backends.torch.losses.base import Clip, Model, Norm, ball, graph_of, logits_of, simplified
+from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, logits_of, simplified
 from irverify.errors import UsageError
 from irverify.ir.graph import Graph
 from irverify.regions import Region

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from irverify.backends.torch.losses.base import Clip, Model, Norm, ball, graph_of, simplified
+from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, simplified
 from irverify.passes.singleprop import SinglePropFastLin, SinglePropZero
 from irverify.pipeline.manager import run
 

@@ -1,4 +1,4 @@
-"""What losses share: the graph of a model, the region around a batch, logits, and the robust cross-entropy."""
+"""What losses and regularisers share: the graph of a model, the region around a batch, and logits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from irverify.errors import UsageError
 from irverify.ir.graph import Graph
@@ -68,17 +67,3 @@ def logits_of(graph: Graph, x: Tensor) -> Tensor:
     values = graph.values({graph.inputs[0].name: x})
     parts = [values[name].reshape(x.shape[0], -1) for name in graph.outputs]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-def clean(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """The mean cross-entropy of the network itself for inputs `[batch, *shape]` and labels `[batch]`."""
-    return cross_entropy(logits_of(graph_of(model), x), y)
-
-
-def robust_cross_entropy(margins: Tensor, y: Tensor) -> Tensor:
-    """The mean of `L(-margins, y)` for lower bounds `[batch, classes]` of `logit_y - logit_j`, 0 at j = y.
-
-    For sound bounds it is at least the cross-entropy at every input of the region (paper 2, eq. 10; paper 5, sec. 3.1;
-    Wong and Kolter 2018, thm. 2).
-    """
-    return cross_entropy(-margins, y)
