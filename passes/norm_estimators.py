@@ -40,8 +40,9 @@ def geometric(projected: Tensor) -> Tensor:
 
 
 def root_mean_square(projected: Tensor) -> Tensor:
-    """`sqrt(sum_j y_j^2 / k)` over axis 1: an estimate of the l2 norm from normal projections."""
-    return projected.square().mean(dim=1).sqrt()
+    """`sqrt(sum_j y_j^2 / k)` over axis 1: an estimate of the l2 norm from normal projections; its slope at 0 is 0."""
+    norm: Tensor = torch.linalg.vector_norm(projected, dim=1)
+    return norm / math.sqrt(projected.shape[1])
 
 
 def unbiased(columns: int) -> float:
