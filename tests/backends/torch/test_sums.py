@@ -59,7 +59,9 @@ def test_terms_that_are_found_together() -> None:
     """Paper 2, eq. 10, with the warm-up of lambda and gamma half way."""
     _, graph = mlp(4, 6, 3)
     x, y = batch(graph)
-    weights: dict[str, float | schedules.Schedule] = {"dual": 1.0, "d": schedules.warm_up(2e-3), "r": schedules.warm_up(0.5)}
+    weights: dict[str, float | schedules.Schedule] = {
+        "dual": 1.0, "d": schedules.warm_up(2e-3), "r": schedules.warm_up(0.5),
+    }  # fmt: skip
     found = Sum({"tight": (weights, Term(losses.tight_terms, graph))})(x, y, 0.2, 10)
     dual, d, r = losses.tight_terms(graph, x, y, 0.2)
     torch.testing.assert_close(found.total, dual + 1e-3 * d + 0.25 * r)
