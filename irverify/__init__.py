@@ -19,6 +19,7 @@ from irverify.errors import IRVerifyError
 
 if TYPE_CHECKING:  # the same names for type checkers and editors; a test compares them with the table
     from irverify.backends.milp import formulate as formulate
+    from irverify.backends.torch import BoundGraph as BoundGraph
     from irverify.backends.torch import losses as losses
     from irverify.backends.torch import regularizers as regularizers
     from irverify.backends.torch import schedules as schedules
@@ -46,6 +47,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
 __version__ = "0.1.0"
 
 _HOME = {
+    "BoundGraph": "irverify.backends.torch",
     "Box": "irverify.regions",
     "DataSet": "irverify.data",
     "Graph": "irverify.ir",

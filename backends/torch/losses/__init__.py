@@ -11,6 +11,7 @@ from irverify.backends.torch.dual_relaxation import Projections
 from irverify.backends.torch.losses.adversarial import Ascent, adversarial, trades
 from irverify.backends.torch.losses.cross_entropy import clean, robust_cross_entropy
 from irverify.backends.torch.losses.dual import TightTerms, dual, tight_terms
+from irverify.backends.torch.losses.robust import crown_ibp, ibp
 from irverify.backends.torch.losses.singleprop import SinglePropTerms, singleprop, singleprop_terms
 from irverify.backends.torch.losses.sum import Sum, Summed, Term
 
@@ -24,7 +25,9 @@ __all__ = [
     "TightTerms",
     "adversarial",
     "clean",
+    "crown_ibp",
     "dual",
+    "ibp",
     "robust_cross_entropy",
     "singleprop",
     "singleprop_terms",
