@@ -91,12 +91,20 @@ class DualProj(Estimator):
 Pair = tuple[Tensor, Tensor]
 
 
-def estimated_layers(options: DualProj, state: State) -> tuple[DualBounds, Mapping[str, Pair]]:
+JOINED = "%l1"
+"""The one source of columns that l1 norms share: no name of a value."""
+
+
+def estimated_layers(
+    options: DualProj, state: State, *, joined: bool = False
+) -> tuple[DualBounds, Mapping[str, Pair]]:
     """What dual networks of the outputs rest on, and the estimated range of each value that an activation reads.
 
-    `DualBounds.of` then estimates the bounds of the outputs, with all their norms computed.
+    `DualBounds.of` then estimates the bounds of the outputs, with all their norms computed. With `joined` the columns
+    of all l1 norms are added up: they then estimate the norm of all these vectors as one, which is the sum of their
+    norms, with k columns for all layers together instead of k for each.
     """
-    estimation = _Estimation(options, state.graph, _regions(state), dict(state.operands), outputs=False)
+    estimation = _Estimation(options, state.graph, _regions(state), dict(state.operands), outputs=False, joined=joined)
     ranges = estimation.run()
     return DualBounds(state.graph, estimation.regions, estimation.duals), ranges
 
@@ -132,6 +140,8 @@ class _Estimation:
     """The estimates (lower, upper) of what activations read, and of outputs."""
     outputs: bool = True
     """Whether the outputs are estimated."""
+    joined: bool = False
+    """Whether all l1 norms share their columns."""
 
     def run(self) -> dict[str, Pair]:
         generator = torch.Generator().manual_seed(self.options.seed)
@@ -139,10 +149,11 @@ class _Estimation:
         shared = Passing(self.graph, self.duals)
         exact = frozenset(self.graph.outputs) if self.options.last == "exact" else frozenset()
         targets = _targets(self.graph, self.graph.outputs if self.outputs else ())
+        needed = frozenset[str]().union(*(_ancestors(self.graph, name) for name in targets))
         factors = self._factors(targets - exact)
         for node in self.graph:
             self._visit(node)
-            columns = None if fresh else self._advance(shared, node, generator)
+            columns = self._advance(shared, node, generator) if node.name in needed and not fresh else None
             if node.name not in targets:
                 continue
             if node.name in self.known:
@@ -191,9 +202,9 @@ class _Estimation:
         if not bool((radius > 0).any()):
             return passed
         own = radius.unsqueeze(1) * norms.cauchy((1, self.options.k, *node.type.shape), radius, generator)
-        joined = passed.joined(node.name, own)
-        passing.found[node.name] = joined
-        return joined
+        both = passed.joined(JOINED if self.joined else node.name, own)
+        passing.found[node.name] = both
+        return both
 
     def _drawn(self, node: Node, generator: torch.Generator) -> Columns:
         """Columns of an input: Cauchy numbers times the radius of a box, or normal ones for an l2 ball."""
@@ -202,7 +213,8 @@ class _Estimation:
             drawn = norms.normal(shape, region.center, generator)
             return Columns((node.name,), drawn.expand(region.batch, *shape[1:]))
         lower, upper = region.box()
-        return Columns((node.name,), (upper - lower).unsqueeze(1) / 2 * norms.cauchy(shape, lower, generator))
+        source = JOINED if self.joined else node.name
+        return Columns((source,), (upper - lower).unsqueeze(1) / 2 * norms.cauchy(shape, lower, generator))
 
     def _afresh(self, target: Node, generator: torch.Generator) -> Columns | None:
         """New columns, passed to one value."""

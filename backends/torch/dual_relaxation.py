@@ -35,6 +35,10 @@ class Projections:
 
     columns: int = 50
     generator: torch.Generator | None = None
+    joined: bool = True
+    """Whether the columns of the input (of a box) and of all ReLUs are added up, so that each bound rests on `columns`
+    numbers whatever the depth: the Cauchy projection of all their vectors as one, whose l1 norm is the sum of theirs.
+    Else each has columns and a median of its own, as in algorithm 1, which costs more with every layer."""
 
     def drawn(self) -> DualProj:
         """The estimator, with a seed of its own."""
@@ -81,7 +85,7 @@ def dual_relaxation(
     extended = specified(graph, rows[0].shape[1])
     state = run(extended, (), regions, operands=dict(zip(spec_operands(extended), rows, strict=True)))
     if projections is not None:
-        duals, ranges = estimated_layers(projections.drawn(), state)
+        duals, ranges = estimated_layers(projections.drawn(), state, joined=projections.joined)
         return DualRelaxation(state, y, ranges, duals)
     duals, bounds = dual_layers(state, hidden=hidden == "dual")
     return DualRelaxation(state, y, {name: (found.lower, found.upper) for name, found in bounds.items()}, duals)

@@ -12,7 +12,7 @@ from irverify.errors import UsageError
 from irverify.ir.graph import Graph
 from irverify.pipeline.manager import optimize
 from irverify.pipeline.rows import REWRITES
-from irverify.regions import L1, L2, Linf, Region
+from irverify.regions import L1, L2, Box, Region
 
 Norm: TypeAlias = Literal["inf", "2", "1"]
 """The norm in which a perturbation is at most eps."""
@@ -55,11 +55,19 @@ _SIMPLIFIED: WeakKeyDictionary[Graph, Graph] = WeakKeyDictionary()
 
 
 def ball(x: Tensor, eps: float | Tensor, norm: Norm = "inf", clip: Clip = None) -> Region:
-    """The inputs within `eps` of each of `x` `[batch, *shape]`."""
-    kinds: dict[str, type[Linf | L2 | L1]] = {"inf": Linf, "2": L2, "1": L1}
-    if norm not in kinds:
+    """The inputs within `eps` of each of `x` `[batch, *shape]`; in l-infinity a box, to rounding in the type of `x`.
+
+    Raises RegionError where it is empty or not finite.
+    """
+    if norm == "inf":
+        lower, upper = x - eps, x + eps
+        if clip is not None:
+            low, high = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in clip)
+            lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
+        return Box(lower, upper)
+    if norm not in ("2", "1"):
         raise UsageError(f"expected the norm 'inf', '2' or '1', got {norm!r}")
-    return kinds[norm](x, eps, clip=clip)
+    return L2(x, eps, clip=clip) if norm == "2" else L1(x, eps, clip=clip)
 
 
 def logits_of(graph: Graph, x: Tensor) -> Tensor:

@@ -38,14 +38,13 @@ def singleprop_terms(
     the output at the centre of the clipped box.
     """
     graph = simplified(graph_of(model))
-    state = run(graph, SinglePropZero() if lines == "zero" else SinglePropFastLin(), ball(x, eps, norm, clip))
-    found = [state.estimates[name] for name in graph.outputs]
-    lower, upper = (
-        torch.cat([side.reshape(x.shape[0], -1) for side in sides], dim=1)
-        for sides in ([part.lower for part in found], [part.upper for part in found])
-    )
-    worst = torch.where(one_hot(y, lower.shape[1]).bool(), lower, upper)
-    fit = cross_entropy((lower + upper) / 2, y)
+    estimator = SinglePropZero() if lines == "zero" else SinglePropFastLin()
+    halves = estimator.halves(run(graph, (), ball(x, eps, norm, clip)))
+    found = [halves[name] for name in graph.outputs]
+    nominal = torch.cat([part.nominal.reshape(x.shape[0], -1) for part in found], dim=1)
+    gap = torch.cat([part.gap.reshape(x.shape[0], -1) for part in found], dim=1)
+    worst = nominal + torch.where(one_hot(y, gap.shape[1]).bool(), -gap, gap)
+    fit = cross_entropy(nominal, y)
     return SinglePropTerms(fit, cross_entropy(worst, y) - fit)
 
 

@@ -16,7 +16,7 @@ from irverify.backends.torch.losses import Ascent, Projections
 from irverify.backends.torch.losses.singleprop import Lines
 from irverify.backends.torch.models import Norm
 from irverify.ir.graph import Graph
-from irverify.regions import Linf
+from irverify.regions import Box
 from tests.backends.torch.small_networks import batch, mlp
 
 EPS = 0.3
@@ -211,7 +211,7 @@ def ascended(net: list[Layer], start: Tensor, x: Tensor, kind: str, y: Tensor) -
 
 def test_adversarial() -> None:
     for net, x, y, graph in layers(5, 4, 6, 3):
-        start = Linf(x, EPS).sample(1, torch.Generator().manual_seed(1))[0]
+        start = Box(x - EPS, x + EPS).sample(1, torch.Generator().manual_seed(1))[0]
         attacked = ascended(net, start, x, "adversarial", y)
         ascent = Ascent(2, 0.5, torch.Generator().manual_seed(1))
         found = losses.adversarial(graph, x, y, EPS, ascent=ascent)
