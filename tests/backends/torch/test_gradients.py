@@ -11,6 +11,7 @@ from torch import Tensor
 from irverify.backends.torch import losses, regularizers
 from irverify.backends.torch.losses import Ascent, Projections
 from irverify.ir.graph import Graph
+from irverify.passes import dual_rows
 from tests.backends.torch.small_networks import assert_gradient, batch, mlp, residual
 
 EPS = 0.2
@@ -59,3 +60,15 @@ def test_of_a_residual_network(name: str) -> None:
     module, graph = residual()
     x, y = batch(graph)
     assert_gradient(module, lambda: FUNCTIONS[name](graph, x, y))
+
+
+def test_of_rows_that_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the memory that rows may keep, the loss and its gradient are the same."""
+    module, graph = residual()
+    x, y = batch(graph)
+    kept = losses.dual(graph, x, y, EPS)
+    monkeypatch.setattr(dual_rows, "KEPT", 0)
+    again = losses.dual(graph, x, y, EPS)
+    torch.testing.assert_close(again, kept)
+    parameters = list(module.parameters())
+    torch.testing.assert_close(torch.autograd.grad(again, parameters), torch.autograd.grad(kept, parameters))
