@@ -40,7 +40,7 @@ class Wanted:
     def load(self, data: str) -> Recipe:
         """The recipe for these images."""
         kind = data.partition(":")[0]
-        variants = [kind, "short"] if self.short and kind != SMALL else [kind]
+        variants = [kind, "short", f"{kind}-short"] if self.short and kind != SMALL else [kind]
         return load_recipe(self.recipe, variants, self.config, self.seed)
 
 

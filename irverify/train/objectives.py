@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from irverify.backends.torch import losses, regularizers
+from irverify.backends.torch.bound_graph import BoundGraph
+from irverify.backends.torch.dual_relaxation import Hidden
+from irverify.backends.torch.losses.robust import crown_ibp, ibp
 from irverify.frontends.compile import compile as compile_source
 from irverify.ir.graph import Graph
 from irverify.train.terms import Fixed, Term
@@ -42,6 +46,16 @@ class Model:
         self.module.train(training)
         return graph
 
+    @cached_property
+    def ibp(self) -> BoundGraph:
+        """Intervals of the network in training."""
+        return BoundGraph(self.module, self.example, "ibp")
+
+    @cached_property
+    def crown_ibp(self) -> BoundGraph:
+        """Backward bounds of the network in training, over its intervals."""
+        return BoundGraph(self.module, self.example, "crown-ibp")
+
 
 Numbers: TypeAlias = Mapping[str, float]
 """The present values of the options of a term that follow schedules."""
@@ -57,6 +71,47 @@ def objective(term: Term, model: Model) -> Objective:
 
 def _cross_entropy(model: Model, fixed: Mapping[str, Fixed]) -> Objective:
     return lambda batch, now: functional.cross_entropy(model.module(batch.x), batch.y)
+
+
+def _ibp(model: Model, fixed: Mapping[str, Fixed]) -> Objective:
+    return lambda batch, now: ibp(model.ibp, batch.x, batch.y, batch.eps, now["kappa"], model.clip)
+
+
+def _crown_ibp(model: Model, fixed: Mapping[str, Fixed]) -> Objective:
+    def value(batch: Batch, now: Numbers) -> Tensor:
+        bounds = model.crown_ibp if now["beta"] else model.ibp  # intervals alone cost less
+        return crown_ibp(bounds, batch.x, batch.y, batch.eps, now["kappa"], now["beta"], model.clip)
+
+    return value
+
+
+def _dual(model: Model, fixed: Mapping[str, Fixed]) -> Objective:
+    hidden, projections = _relaxation(fixed)
+    return lambda batch, now: losses.dual(
+        model.graph, batch.x, batch.y, batch.eps,
+        hidden=hidden, projections=projections, norm=model.norm, clip=model.clip,
+    )  # fmt: skip
+
+
+def _tight(model: Model, fixed: Mapping[str, Fixed]) -> Objective:
+    hidden, projections = _relaxation(fixed)
+
+    def value(batch: Batch, now: Numbers) -> Tensor:
+        if not any(now.values()):
+            return batch.x.new_zeros(())
+        found = losses.tight_terms(
+            model.graph, batch.x, batch.y, batch.eps,
+            hidden=hidden, projections=projections, norm=model.norm, clip=model.clip,
+        )  # fmt: skip
+        weighted = [now[name] * term for name, term in zip(("dual", "d", "r"), found, strict=True) if now[name]]
+        return torch.stack(weighted).sum()
+
+    return value
+
+
+def _relaxation(fixed: Mapping[str, Fixed]) -> tuple[Hidden, losses.Projections | None]:
+    columns = int(fixed["projections"])
+    return "interval" if fixed["hidden"] == "interval" else "dual", losses.Projections(columns) if columns else None
 
 
 def _adversarial(model: Model, fixed: Mapping[str, Fixed]) -> Objective:
@@ -110,9 +165,13 @@ def _l1(model: Model, fixed: Mapping[str, Fixed]) -> Objective:
 
 MAKERS: dict[str, Maker] = {
     "cross-entropy": _cross_entropy,
+    "ibp": _ibp,
+    "crown-ibp": _crown_ibp,
+    "dual": _dual,
+    "tight": _tight,
+    "singleprop": _singleprop,
     "adversarial": _adversarial,
     "trades": _trades,
-    "singleprop": _singleprop,
     "rs": _rs,
     "l1": _l1,
 }

@@ -2,7 +2,7 @@
 
 A recipe file has the tables `network`, `training`, `evaluation`, `optimiser` and `terms`, and under `variants` tables
 of the same form that replace single entries: `short` for two CPU cores, and one named after each kind of data set that
-needs numbers of its own (`digits`, `cifar10`).
+needs numbers of its own (`digits`, `cifar10`, and then `cifar10-short`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from irverify.errors import IRVerifyError, UsageError
 from irverify.train.schedule import Decay, Ramp, checked_table, decay, number, ramp
-from irverify.train.terms import Term, read_term
+from irverify.train.terms import LOSSES, Term, read_term
 from irverify.train.toml import merged, read_toml
 
 FOLDER = Path(__file__).resolve().parent / "recipes"
@@ -127,6 +127,7 @@ def parse_recipe(table: Mapping[str, object], seed: int | None = None) -> Recipe
     if min(eps.first, eps.last) < 0:
         raise UsageError(f"expected a radius >= 0, got {eps.first:g} to {eps.last:g}", where="training.eps")
     test_eps = number(training.get("test_eps", eps.last), "training.test_eps")
+    norm = _word(training, "training", "norm", NORMS, "inf")
     held_out = number(training.get("held_out", 0.2), "training.held_out")
     if not test_eps >= 0:
         raise UsageError(f"expected a radius >= 0, got {test_eps:g}", where="training.test_eps")
@@ -142,11 +143,11 @@ def parse_recipe(table: Mapping[str, object], seed: int | None = None) -> Recipe
         seed=_count(training, "training", "seed", 0, least=0),
         eps=eps,
         test_eps=test_eps,
-        norm=_word(training, "training", "norm", NORMS, "inf"),
+        norm=norm,
         held_out=held_out,
         optimiser=_optimiser(optimiser),
         evaluation=_evaluation(evaluation),
-        terms=_terms(table),
+        terms=_terms(table, norm),
         table=table,
     )
 
@@ -182,7 +183,7 @@ def _evaluation(table: Mapping[str, object]) -> Evaluation:
     return Evaluation(certify, *counts)
 
 
-def _terms(table: Mapping[str, object]) -> tuple[Term, ...]:
+def _terms(table: Mapping[str, object], norm: str) -> tuple[Term, ...]:
     given = table.get("terms")
     if not isinstance(given, Mapping) or not given:
         raise UsageError("expected a term, such as [terms.clean] with loss = 'cross-entropy'", where="terms")
@@ -190,6 +191,11 @@ def _terms(table: Mapping[str, object]) -> tuple[Term, ...]:
     used = tuple(term for term in terms if term.weight.first or term.weight.last)
     if not used:
         raise UsageError("expected a term whose weight is not 0 throughout", where="terms")
+    for term in used:
+        norms = LOSSES[term.loss].norms
+        if norm not in norms:
+            message = f"{term.loss} takes perturbations in the norm {' or '.join(norms)}, got training.norm {norm}"
+            raise UsageError(message, where=f"terms.{term.name}")
     return used
 
 

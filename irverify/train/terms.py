@@ -15,21 +15,25 @@ Fixed: TypeAlias = int | float | str
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a term: a number that may follow a schedule, a count from 1, or one of a few words."""
+    """An option of a term: a number >= 0 that may follow a schedule, a count from `least`, or one of a few words."""
 
     name: str
     kind: Literal["schedule", "count", "word"]
     default: Fixed
     words: tuple[str, ...] = ()
+    least: int = 1
 
     def read(self, given: object, place: str) -> Ramp | Fixed:
         """The value that a recipe gives. UsageError where it is of another kind."""
         if self.kind == "schedule":
-            return ramp(given, place)
+            values = ramp(given, place)
+            if min(values.first, values.last) < 0:
+                raise UsageError(f"expected numbers >= 0, got {values.first:g} to {values.last:g}", where=place)
+            return values
         if self.kind == "count":
             count = number(given, place)
-            if not (count >= 1 and count == int(count)):
-                raise UsageError(f"expected a whole number from 1, got {given!r}", where=place)
+            if not (count >= self.least and count == int(count)):
+                raise UsageError(f"expected a whole number from {self.least}, got {given!r}", where=place)
             return int(count)
         if not (isinstance(given, str) and given in self.words):
             raise UsageError(f"expected one of {', '.join(self.words)}, got {given!r}", where=place)
@@ -38,11 +42,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss that a term may be made of, and its options; `irverify.train.objectives` computes it."""
+    """A loss that a term may be made of, its options, and the norms that it takes; `irverify.train.objectives` computes
+    it."""
 
     name: str
-    summary: str
     options: tuple[Option, ...] = ()
+    norms: tuple[str, ...] = ("inf", "2", "1")
 
 
 @dataclass(frozen=True)
@@ -58,20 +63,29 @@ class Term:
 
 
 _ATTACK = (Option("steps", "count", 10), Option("step", "schedule", 0.25))
+_KAPPA = Option("kappa", "schedule", 0.5)
+_RELAXATION = (Option("projections", "count", 0, least=0), Option("hidden", "word", "dual", ("dual", "interval")))
+_LINES = Option("lines", "word", "zero", ("zero", "fast-lin"))
+_BOUNDS = Option("bounds", "word", "improved-interval", ("interval", "improved-interval"))
 LOSSES = {
     loss.name: loss
     for loss in (
-        Loss("cross-entropy", "cross-entropy of the clean logits"),
-        Loss("adversarial", "cross-entropy at attacked inputs (PGD)", _ATTACK),
-        Loss("trades", "cross-entropy, and beta times the divergence at attacked inputs",
-             (Option("beta", "schedule", 6.0), *_ATTACK)),
-        Loss("singleprop", "cross-entropy and weighted SingleProp regulariser (paper 3)",
-             (Option("strength", "schedule", 1.0), Option("lines", "word", "zero", ("zero", "fast-lin")))),
-        Loss("rs", "ReLU stability loss (paper 1)",
-             (Option("bounds", "word", "improved-interval", ("interval", "improved-interval")),)),
-        Loss("l1", "sum of the magnitudes of all weights"),
+        Loss("cross-entropy"),  # of the clean logits
+        Loss("ibp", (_KAPPA,), ("inf",)),  # paper 4, eq. 12
+        Loss("crown-ibp", (_KAPPA, Option("beta", "schedule", 1.0)), ("inf",)),  # paper 2, sec. 5
+        Loss("dual", _RELAXATION, ("inf", "2")),  # paper 5; 0 projections: exact
+        Loss(  # paper 2, eq. 10: the weights of the dual loss, of d, and of r
+            "tight",
+            (Option("dual", "schedule", 1.0), Option("d", "schedule", 0.0), Option("r", "schedule", 0.0), *_RELAXATION),
+            ("inf", "2"),
+        ),
+        Loss("singleprop", (Option("strength", "schedule", 1.0), _LINES)),  # paper 3, eq. 5
+        Loss("adversarial", _ATTACK),
+        Loss("trades", (Option("beta", "schedule", 6.0), *_ATTACK)),
+        Loss("rs", (_BOUNDS,)),  # paper 1, sec. 3.3.1
+        Loss("l1"),
     )
-}  # fmt: skip
+}
 """The losses that terms are made of, by name."""
 
 

@@ -18,7 +18,7 @@ from irverify.train.toml import merged, parse_toml, write_toml
 from tests.train.recipes import table
 
 
-@pytest.mark.parametrize("variants", [(), ("short",), ("digits",), ("cifar10",), ("cifar10", "short")])
+@pytest.mark.parametrize("variants", [(), ("short",), ("digits",), ("cifar10",), ("cifar10", "short", "cifar10-short")])
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_and_variant_is_whole(name: str, variants: tuple[str, ...]) -> None:
     recipe = load_recipe(name, variants)
