@@ -19,6 +19,10 @@ from irverify.errors import IRVerifyError
 
 if TYPE_CHECKING:  # the same names for type checkers and editors; a test compares them with the table
     from irverify.backends.milp import formulate as formulate
+    from irverify.backends.torch import BoundGraph as BoundGraph
+    from irverify.backends.torch import losses as losses
+    from irverify.backends.torch import regularizers as regularizers
+    from irverify.backends.torch import schedules as schedules
     from irverify.data import DataSet as DataSet
     from irverify.data import load_dataset as load_dataset
     from irverify.frontends import compile as compile
@@ -43,6 +47,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
 __version__ = "0.1.0"
 
 _HOME = {
+    "BoundGraph": "irverify.backends.torch",
     "Box": "irverify.regions",
     "DataSet": "irverify.data",
     "Graph": "irverify.ir",
@@ -60,9 +65,12 @@ _HOME = {
     "from_vnnlib": "irverify.frontends",
     "linear": "irverify.properties",
     "load_dataset": "irverify.data",
+    "losses": "irverify.backends.torch",
     "margins": "irverify.pipeline",
+    "regularizers": "irverify.backends.torch",
     "robust": "irverify.properties",
     "run": "irverify.pipeline",
+    "schedules": "irverify.backends.torch",
     "verify": "irverify.verify",
 }
 

@@ -89,6 +89,12 @@ class SolverError(IRVerifyError):
     kind = "solver"
 
 
+class TrainingError(IRVerifyError):
+    """Training that cannot go on: a loss or weights that are not finite."""
+
+    kind = "training"
+
+
 class UnsupportedError(IRVerifyError):
     """Something outside what irverify supports. `items` lists all offenders, not only the first."""
 

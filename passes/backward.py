@@ -68,8 +68,9 @@ class LinearForm(NamedTuple):
     constant: Tensor
 
 
-def linear_form(context: Context, target: str, rows: Rows) -> LinearForm:
-    """Rows over value `target` propagated to the inputs."""
+def linear_form(context: Context, target: str, rows: Rows, passed_by: dict[str, Tensor] | None = None) -> LinearForm:
+    """Rows over value `target` propagated to the inputs; into `passed_by`, where it is given, goes what they have
+    become over each value on their way, `[rows, *shape]`."""
     pending: dict[str, Tensor] = {target: rows.coefficients}
     inputs: dict[str, Tensor] = {}
     total = rows.coefficients.new_zeros(rows.coefficients.shape[0])
@@ -77,6 +78,8 @@ def linear_form(context: Context, target: str, rows: Rows) -> LinearForm:
         coefficients = pending.pop(node.name, None)
         if coefficients is None:
             continue
+        if passed_by is not None:
+            passed_by[node.name] = coefficients
         if isinstance(node.op, Input):
             inputs[node.name] = coefficients
             continue

@@ -24,7 +24,7 @@ from irverify.passes.dual_rows import DualBounds
 from irverify.passes.ibp import IBP
 from irverify.passes.propagate import Interval, interval_facts
 from irverify.pipeline.base import Analysis
-from irverify.pipeline.facts import Facts
+from irverify.pipeline.facts import Bounds, Facts
 from irverify.pipeline.state import State
 from irverify.regions import Region
 
@@ -36,12 +36,28 @@ class Dual(Analysis):
     name = "dual"
 
     def run(self, state: State) -> Facts:
-        DUAL.resolve(state.graph)
-        names = [node.name for node in state.graph.inputs]
-        regions = dict(zip(names, state.given_regions(self.name), strict=True))
-        walk = _Walk(state.graph, regions, DualBounds(state.graph, regions, {}))
+        walk = _walk(state, frozenset())
         facts = interval_facts(state, IBP, self.name, walk.refine)
         return Facts(facts.bounds, statistics={"dual_rows": walk.rows})
+
+
+def dual_layers(state: State, *, hidden: bool = True) -> tuple[DualBounds, Mapping[str, Bounds]]:
+    """What the dual networks of the outputs rest on, and the bounds of all values: those of the outputs by intervals,
+    those before them as `dual` has them or, unless `hidden`, by intervals too.
+
+    `DualBounds.of` gives the bounds of the outputs, of the dual networks alone.
+    """
+    left = state.graph.outputs if hidden else [node.name for node in state.graph]
+    walk = _walk(state, frozenset(left))
+    facts = interval_facts(state, IBP, Dual.name, walk.refine)
+    return walk.duals, facts.bounds
+
+
+def _walk(state: State, left: frozenset[str]) -> _Walk:
+    DUAL.resolve(state.graph)
+    names = [node.name for node in state.graph.inputs]
+    regions = dict(zip(names, state.given_regions(Dual.name), strict=True))
+    return _Walk(state.graph, regions, DualBounds(state.graph, regions, {}), left)
 
 
 @dataclass
@@ -51,6 +67,8 @@ class _Walk:
     graph: Graph
     regions: Mapping[str, Region]
     duals: DualBounds
+    left: frozenset[str]
+    """The values that keep their intervals."""
     rows: int = 0
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
@@ -59,7 +77,7 @@ class _Walk:
         if isinstance(node.op, Input):
             return interval
         self.duals.operands.update(layer_operands(node, interval, [results[name] for name in node.inputs]))
-        if interval.exact or self._exact_already(node):
+        if interval.exact or node.name in self.left or self._exact_already(node):
             return interval
         asked = self._open(node, interval).reshape(interval.lower.shape[0], -1)
         return self._bounded(node, interval, asked) if bool(asked.any()) else interval

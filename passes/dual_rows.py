@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import Linear
@@ -25,6 +26,8 @@ CHUNK = 2**25
 """How many bytes the widest value of a dual network may take."""
 ALONE = 2**20
 """With rows of this many bytes an example is evaluated by itself, which saves copies of its operands."""
+KEPT = 2**29
+"""About so many bytes of what the rows of one value need for their gradients are kept; the rest is computed again."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,22 @@ class DualBounds:
         `one` is a 1 of the element type of the bounds."""
         rows = _rows_of(self.graph, target, boxes=all(region.is_box for region in self.regions.values()))
         widest = max(node.type.size for node in rows.network.graph) * one.element_size()
-        parts = [
-            self._evaluate(rows, one, owner, elements)
-            for owner, elements in _chunks(asked, max(1, CHUNK // widest), widest)
-        ]
+        left = KEPT // (one.element_size() * sum(node.type.size for node in rows.network.graph))
+        parts = list[tuple[Tensor, Tensor]]()
+        for owner, elements in _chunks(asked, max(1, CHUNK // widest), widest):
+            left -= owner.shape[0]
+            again = torch.is_grad_enabled() and left < 0
+            parts.append((self._again if again else self._evaluate)(rows, one, owner, elements))
         if not parts:
             return one.new_zeros(0), one.new_zeros(0)
         return torch.cat([low for low, _ in parts]), torch.cat([high for _, high in parts])
+
+    def _again(self, rows: _Rows, one: Tensor, owner: Tensor, elements: Tensor) -> tuple[Tensor, Tensor]:
+        """`_evaluate`, and once more when gradients are asked for; what they need is not kept in between."""
+        found: tuple[Tensor, Tensor] = checkpoint(
+            self._evaluate, rows, one, owner, elements, use_reentrant=False, preserve_rng_state=False
+        )
+        return found
 
     def _evaluate(self, rows: _Rows, one: Tensor, owner: Tensor, elements: Tensor) -> tuple[Tensor, Tensor]:
         network = rows.network

@@ -43,7 +43,10 @@ class Columns:
         )
 
     def joined(self, source: str, tensor: Tensor) -> Columns:
-        """These columns and those of one more source."""
+        """These columns and those of a source, added to what there are of it."""
+        if source in self.sources:
+            kept = [self.of(other) + tensor if other == source else self.of(other) for other in self.sources]
+            return Columns(self.sources, torch.cat(kept, 1))
         return Columns((*self.sources, source), torch.cat([self.tensor, tensor], 1))
 
 

@@ -18,7 +18,7 @@ each value gets fresh columns, since the lines that it rests on depend on the ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -62,15 +62,7 @@ class DualProj(Estimator):
             raise UsageError(f"expected k >= 1 and delta between 0 and 1, got {got}", where=f"pass {self.name}")
 
     def run(self, state: State) -> Facts:
-        DUAL.resolve(state.graph)
-        names = [node.name for node in state.graph.inputs]
-        regions = dict(zip(names, state.given_regions(self.name), strict=True))
-        for name, region in regions.items():
-            if not isinstance(region, L2) and not region.is_box:
-                raise UnsupportedError(
-                    f"{self.name} has estimators for boxes and l2 balls, got {type(region).__name__} for %{name}",
-                    hint="dual bounds it",
-                )
+        regions = _regions(state)
         parts = [
             _Estimation(self, state.graph, *part).run() for part in self._parts(state.graph, regions, state.operands)
         ]
@@ -99,6 +91,38 @@ class DualProj(Estimator):
 Pair = tuple[Tensor, Tensor]
 
 
+JOINED = "%l1"
+"""The one source of columns that l1 norms share: no name of a value."""
+
+
+def estimated_layers(
+    options: DualProj, state: State, *, joined: bool = False
+) -> tuple[DualBounds, Mapping[str, Pair]]:
+    """What dual networks of the outputs rest on, and the estimated range of each value that an activation reads.
+
+    `DualBounds.of` then estimates the bounds of the outputs, with all their norms computed. With `joined` the columns
+    of all l1 norms are added up: they then estimate the norm of all these vectors as one, which is the sum of their
+    norms, with k columns for all layers together instead of k for each.
+    """
+    estimation = _Estimation(options, state.graph, _regions(state), dict(state.operands), outputs=False, joined=joined)
+    ranges = estimation.run()
+    return DualBounds(state.graph, estimation.regions, estimation.duals), ranges
+
+
+def _regions(state: State) -> dict[str, Region]:
+    """The regions by input, for which there are estimators."""
+    DUAL.resolve(state.graph)
+    names = [node.name for node in state.graph.inputs]
+    regions = dict(zip(names, state.given_regions(DualProj.name), strict=True))
+    for name, region in regions.items():
+        if not isinstance(region, L2) and not region.is_box:
+            raise UnsupportedError(
+                f"{DualProj.name} has estimators for boxes and l2 balls, got {type(region).__name__} for %{name}",
+                hint="dual bounds it",
+            )
+    return regions
+
+
 @dataclass
 class _Estimation:
     """One run over some examples."""
@@ -114,17 +138,22 @@ class _Estimation:
     """Each value at the centre of the region, with the middle line for each activation."""
     ranges: dict[str, Pair] = field(default_factory=dict)
     """The estimates (lower, upper) of what activations read, and of outputs."""
+    outputs: bool = True
+    """Whether the outputs are estimated."""
+    joined: bool = False
+    """Whether all l1 norms share their columns."""
 
     def run(self) -> dict[str, Pair]:
         generator = torch.Generator().manual_seed(self.options.seed)
         fresh = self.options.estimator == "geometric"
         shared = Passing(self.graph, self.duals)
         exact = frozenset(self.graph.outputs) if self.options.last == "exact" else frozenset()
-        targets = _targets(self.graph)
+        targets = _targets(self.graph, self.graph.outputs if self.outputs else ())
+        needed = frozenset[str]().union(*(_ancestors(self.graph, name) for name in targets))
         factors = self._factors(targets - exact)
         for node in self.graph:
             self._visit(node)
-            columns = None if fresh else self._advance(shared, node, generator)
+            columns = self._advance(shared, node, generator) if node.name in needed and not fresh else None
             if node.name not in targets:
                 continue
             if node.name in self.known:
@@ -173,9 +202,9 @@ class _Estimation:
         if not bool((radius > 0).any()):
             return passed
         own = radius.unsqueeze(1) * norms.cauchy((1, self.options.k, *node.type.shape), radius, generator)
-        joined = passed.joined(node.name, own)
-        passing.found[node.name] = joined
-        return joined
+        both = passed.joined(JOINED if self.joined else node.name, own)
+        passing.found[node.name] = both
+        return both
 
     def _drawn(self, node: Node, generator: torch.Generator) -> Columns:
         """Columns of an input: Cauchy numbers times the radius of a box, or normal ones for an l2 ball."""
@@ -184,7 +213,8 @@ class _Estimation:
             drawn = norms.normal(shape, region.center, generator)
             return Columns((node.name,), drawn.expand(region.batch, *shape[1:]))
         lower, upper = region.box()
-        return Columns((node.name,), (upper - lower).unsqueeze(1) / 2 * norms.cauchy(shape, lower, generator))
+        source = JOINED if self.joined else node.name
+        return Columns((source,), (upper - lower).unsqueeze(1) / 2 * norms.cauchy(shape, lower, generator))
 
     def _afresh(self, target: Node, generator: torch.Generator) -> Columns | None:
         """New columns, passed to one value."""
@@ -230,11 +260,9 @@ class _Estimation:
         return low.reshape(center.shape), high.reshape(center.shape)
 
 
-def _targets(graph: Graph) -> frozenset[str]:
-    """The values whose ranges are estimated: what activations read, and the outputs."""
-    return frozenset(name for node in graph if isinstance(node.op, Elementwise) for name in node.inputs) | frozenset(
-        graph.outputs
-    )
+def _targets(graph: Graph, outputs: Sequence[str]) -> frozenset[str]:
+    """The values whose ranges are estimated: what activations read, and `outputs`."""
+    return frozenset(name for node in graph if isinstance(node.op, Elementwise) for name in node.inputs).union(outputs)
 
 
 def _ancestors(graph: Graph, target: str) -> frozenset[str]:

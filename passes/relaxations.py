@@ -121,11 +121,15 @@ def enclosed(node: Node, operands: Sequence[Interval], choice: Choice) -> Enclos
 
 @RELAXATIONS.rule(LinearOp)
 def _linear(node: Node, operands: Sequence[Interval], choice: Choice) -> Affine:
+    return affine(node, tuple(TensorType(tuple(part.lower.shape[1:]), part.lower.dtype) for part in operands))
+
+
+def affine(node: Node, operands: tuple[TensorType, ...]) -> Affine:
+    """A linear operator that reads values of these types."""
     assert isinstance(node.op, LinearOp)
-    types = tuple(TensorType(tuple(operand.lower.shape[1:]), operand.lower.dtype) for operand in operands)
     # Derived parameters are looked up once, not by all rows that come by.
     now = {name: value(field) for name, field in node.op.parameters().items() if isinstance(field, Derived)}
-    return Affine(node.op.replace(**now) if now else node.op, types, len(node.type.shape))
+    return Affine(node.op.replace(**now) if now else node.op, operands, len(node.type.shape))
 
 
 @RELAXATIONS.rule(Spec)

@@ -92,6 +92,12 @@ class _SingleProp(Estimator):
     choice: ClassVar[Choice]
 
     def run(self, state: State) -> Facts:
+        found = self.halves(state)
+        computed = (node.name for node in state.graph if not isinstance(node.op, Input))
+        return Facts(estimates={name: Estimate(*found[name].interval, self.name) for name in computed})
+
+    def halves(self, state: State) -> dict[str, Half]:
+        """z_nom and v of every value."""
         rules = SINGLEPROP.resolve(state.graph)
         names = [node.name for node in state.graph.inputs]
         found = {name: half_of(region) for name, region in zip(names, state.given_regions(self.name), strict=True)}
@@ -106,8 +112,7 @@ class _SingleProp(Estimator):
             moving.add(node.name)
             gap, order = rule(node, [found[name] for name in node.inputs], self.choice)
             found[node.name] = Half(nominal[node.name], gap, order)
-        computed = (node.name for node in state.graph if not isinstance(node.op, Input))
-        return Facts(estimates={name: Estimate(*found[name].interval, self.name) for name in computed})
+        return found
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ def _relu(node: Node, operands: Sequence[Half], choice: Choice) -> tuple[Tensor,
     center, gap, _ = operands[0]
     above = (center + gap) / 2
     if choice == "zero":
-        return torch.minimum(above.clamp(min=0), gap), None
+        return torch.where(center >= gap, gap, above.relu()), None
     slope = (above / gap.clamp(min=TINY)).clamp(0, 1)
     return gap * slope * (2 - slope), None
 

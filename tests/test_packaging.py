@@ -83,6 +83,8 @@ def expected_files() -> set[str]:
     """Names in the wheel of everything that the packages hold."""
     names = {"irverify/py.typed"}
     names |= {f"irverify/assets/{file.name}" for file in (ROOT / "irverify" / "assets").iterdir()}
+    recipes = (ROOT / "irverify" / "train" / "recipes").glob("*.toml")
+    names |= {f"irverify/train/recipes/{file.name}" for file in recipes}
     for package, folder in package_folders().items():
         names |= {f"{package.replace('.', '/')}/{file.name}" for file in (ROOT / folder).glob("*.py")}
     return names

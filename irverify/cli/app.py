@@ -16,6 +16,7 @@ from irverify.cli.emit import emit
 from irverify.cli.passes import passes
 from irverify.cli.streams import write
 from irverify.cli.supports import supports
+from irverify.cli.train import train
 from irverify.cli.verify import verify
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compile": compile_model,
     "bounds": bounds,
     "emit": emit,
+    "train": train,
     "passes": passes,
     "supports": supports,
 }

@@ -46,7 +46,7 @@ def save(graph: Graph, path: str | Path) -> None:
     tensors = {name: value(parameter).detach().cpu().clone(memory_format=torch.contiguous_format)
                for name, parameter in named_parameters(graph).items()}  # fmt: skip
     metadata = {"irverify.format": str(FORMAT), "irverify.graph": print_graph(graph)}
-    _write(Path(path), serialise(tensors, metadata))
+    write_whole(Path(path), serialise(tensors, metadata))
 
 
 def load(path: str | Path) -> Graph:
@@ -91,8 +91,9 @@ def _read(path: Path) -> tuple[dict[str, str], Mapping[str, Tensor]]:
         raise FileError(f"cannot be read: {error}", where=str(path)) from error
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file as a whole: into a temporary file next to it, which then takes its name."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file as a whole: into a temporary file next to it, which then takes its name. FileError where that is
+    impossible; what was there before is there still."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("xb") as file:

@@ -1,0 +1,95 @@
+"""Training on attacked inputs: PGD adversarial training and TRADES. Neither bounds anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, logits_of, simplified
+from irverify.errors import UsageError
+from irverify.ir.graph import Graph
+from irverify.regions import Region
+from irverify.regions.base import rowwise
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """How a training step attacks: `steps` of projected gradient ascent, each of `step` times the region's half width
+    (after Madry et al. 2018). Random starts are drawn from `generator`, on the device of the inputs."""
+
+    steps: int = 10
+    step: float = 0.25
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.steps >= 0 and self.step > 0):
+            raise UsageError(f"expected steps >= 0 and step > 0, got steps={self.steps}, step={self.step}")
+
+
+def adversarial(
+    model: Model, x: Tensor, y: Tensor, eps: float | Tensor, *, ascent: Ascent = Ascent(), norm: Norm = "inf",
+    clip: Clip = None,
+) -> Tensor:  # fmt: skip
+    """The mean cross-entropy at inputs that projected gradient ascent on it finds in the region, from a uniformly
+    random start (Madry et al. 2018, eq. 2.1; the training of paper 1, sec. 4.1)."""
+    graph = simplified(graph_of(model))
+    region = ball(x, eps, norm, clip)
+    start = region.sample(1, ascent.generator)[0]
+    attacked = _ascended(graph, region, start, ascent, lambda logits: cross_entropy(logits, y, reduction="sum"))
+    return cross_entropy(logits_of(graph, attacked), y)
+
+
+TRADES_START = 1e-3
+"""The scale of the normal noise that an attack of TRADES starts from; at `x` itself the divergence has no slope."""
+
+
+def trades(
+    model: Model, x: Tensor, y: Tensor, eps: float | Tensor, *, beta: float = 6.0, ascent: Ascent = Ascent(),
+    norm: Norm = "inf", clip: Clip = None,
+) -> Tensor:  # fmt: skip
+    """`L(f(x), y) + beta KL(f(x) || f(x'))`, a mean over the batch, with x' in the region from projected gradient
+    ascent on the divergence (Zhang et al. 2019, "Theoretically principled trade-off between robustness and accuracy",
+    eq. 5 and alg. 1; their beta is 1 / lambda)."""
+    graph = simplified(graph_of(model))
+    region = ball(x, eps, norm, clip)
+    natural = logits_of(graph, x)
+    target = log_softmax(natural.detach(), dim=1)
+    noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=ascent.generator)
+    start = region.project(x + TRADES_START * noise)
+    attacked = _ascended(graph, region, start, ascent, lambda logits: _divergence(target, logits, "sum"))
+    apart = _divergence(log_softmax(natural, dim=1), logits_of(graph, attacked), "batchmean")
+    return cross_entropy(natural, y) + beta * apart
+
+
+def _divergence(target: Tensor, logits: Tensor, reduction: str) -> Tensor:
+    """`KL(p || q)` with the log of p given and q the softmax of the logits."""
+    return kl_div(log_softmax(logits, dim=1), target, reduction=reduction, log_target=True)
+
+
+def _ascended(
+    graph: Graph, region: Region, start: Tensor, ascent: Ascent, objective: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Where ascent on a sum over the batch ends; no function of the parameters."""
+    point = start.detach()
+    lower, upper = region.box()
+    width = (upper - lower) / 2 * ascent.step
+    for _ in range(ascent.steps):
+        with torch.enable_grad():
+            point.requires_grad_(True)
+            (gradient,) = torch.autograd.grad(objective(logits_of(graph, point)), point)
+        point = region.project(point.detach() + _step(gradient, width, signs=region.is_box))
+    return point.detach()
+
+
+def _step(gradient: Tensor, width: Tensor, *, signs: bool) -> Tensor:
+    """By signs in a box, along the normalised gradient in a ball."""
+    if signs:
+        return width * gradient.sign()
+    shape = (-1, *(1,) * (gradient.ndim - 1))
+    norm = torch.linalg.vector_norm(rowwise(gradient), dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
+    moved: Tensor = rowwise(width).amax(1).reshape(shape) * gradient / norm.reshape(shape)
+    return moved

@@ -1,0 +1,83 @@
+"""Training on bounds: interval bound propagation (paper 4), and its mixture with backward bounds (CROWN-IBP)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from irverify.backends.torch.bound_graph import Bounded, BoundGraph
+from irverify.backends.torch.boxes import Clip
+from irverify.errors import UsageError
+from irverify.ir.graph import Graph
+
+
+def ibp(
+    model: BoundGraph | Graph, x: Tensor, y: Tensor, eps: float | Tensor, kappa: float = 0.5, clip: Clip = None
+) -> Tensor:
+    """The loss of paper 4, eq. 12, a mean over the batch:
+
+        L = kappa l(z, y) + (1 - kappa) l(worst, y)
+
+    with the cross-entropy l, the clean logits z, and the worst-case logits of eq. 10 within l-infinity distance `eps`
+    (kept inside `clip`), the last layer elided into the margins (eq. 9). A bound graph of any method is used with its
+    own margins; a graph is bounded by ibp. Raises UsageError unless 0 <= kappa <= 1.
+    """
+    _fraction("kappa", kappa)
+    bounded = _bounded(model, "ibp")(x, eps, y, clip, clean=kappa > 0)
+    return mixed(bounded, bounded.margins, y, kappa)
+
+
+def crown_ibp(
+    model: BoundGraph | Graph, x: Tensor, y: Tensor, eps: float | Tensor, kappa: float = 0.0, beta: float = 1.0,
+    clip: Clip = None,
+) -> Tensor:  # fmt: skip
+    """The loss of CROWN-IBP (Zhang et al. 2019, "Towards stable and efficient training of verifiably robust neural
+    networks", eq. 11; paper 2, sec. 5), a mean over the batch:
+
+        L = kappa l(z, y) + (1 - kappa) l(-m, y)        m = beta m_crown-ibp + (1 - beta) m_ibp
+
+    with lower bounds m of the margins: backward rows through interval bounds, and intervals. beta goes from 1 to 0
+    during training. With beta 0 the backward rows are left out where `model` is a graph. Raises UsageError unless beta
+    and kappa are in [0, 1], and for a bound graph of another method.
+    """
+    _fraction("kappa", kappa)
+    _fraction("beta", beta)
+    bounded = _bounded(model, "crown-ibp" if beta > 0 else "ibp")(x, eps, y, clip, clean=kappa > 0)
+    if beta == 0:
+        return mixed(bounded, bounded.margins if bounded.interval is None else bounded.interval, y, kappa)
+    if bounded.backward is None or bounded.interval is None:
+        hint = 'BoundGraph(module, example, "crown-ibp") of a network without jumps'
+        raise UsageError("expected a bound graph with interval and backward margins, got one without", hint=hint)
+    return mixed(bounded, beta * bounded.backward + (1 - beta) * bounded.interval, y, kappa)
+
+
+def mixed(bounded: Bounded, margins: Tensor, y: Tensor, kappa: float) -> Tensor:
+    """`kappa l(z, y) + (1 - kappa) l(-margins, y)` (paper 4, eq. 12); a term of weight 0 is left out."""
+    robust = cross_entropy(-margins, y) if kappa < 1 else None
+    if kappa == 0 or bounded.logits is None:
+        assert robust is not None
+        return robust
+    fit = cross_entropy(bounded.logits, y)
+    return fit if robust is None else kappa * fit + (1 - kappa) * robust
+
+
+def _fraction(name: str, number: float) -> None:
+    if not 0 <= number <= 1:
+        raise UsageError(f"expected {name} in [0, 1], got {number}")
+
+
+def _bounded(model: BoundGraph | Graph, method: str) -> BoundGraph:
+    if isinstance(model, BoundGraph):
+        return model
+    if not isinstance(model, Graph):
+        hint = "iv.compile(module, example) makes a graph"
+        raise UsageError(f"expected a graph or a bound graph, got {type(model).__name__}", hint=hint)
+    return _of_graph(model, method)
+
+
+@lru_cache(maxsize=8)
+def _of_graph(graph: Graph, method: str) -> BoundGraph:
+    """The bound graph of a graph, kept for the next steps."""
+    return BoundGraph(graph, method=method)

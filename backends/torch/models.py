@@ -1,0 +1,77 @@
+"""What losses and regularisers share: the graph of a model, the region around a batch, and logits."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from irverify.errors import UsageError
+from irverify.ir.graph import Graph
+from irverify.pipeline.manager import optimize
+from irverify.pipeline.rows import REWRITES
+from irverify.regions import L1, L2, Box, Region
+
+Norm: TypeAlias = Literal["inf", "2", "1"]
+"""The norm in which a perturbation is at most eps."""
+Clip: TypeAlias = tuple[Any, Any] | None
+"""The valid range `(lo, hi)` of inputs; None: no input is ruled out."""
+
+
+@runtime_checkable
+class HasGraph(Protocol):
+    """A module that stands for a graph and holds the live parameters of it, such as a bound graph."""
+
+    @property
+    def graph(self) -> Graph: ...
+
+
+Model: TypeAlias = Graph | HasGraph
+
+
+def graph_of(model: Model) -> Graph:
+    """The graph behind a model, which must have one input. Raises UsageError for anything else."""
+    graph = model if isinstance(model, Graph) else getattr(model, "graph", None)
+    if not isinstance(graph, Graph):
+        hint = "iv.compile(module, example) makes a graph"
+        raise UsageError(f"expected a graph or a bound graph, got {type(model).__name__}", hint=hint)
+    if len(graph.inputs) != 1:
+        names = ", ".join(f"%{node.name}" for node in graph.inputs) or "none"
+        raise UsageError(f"losses take networks with one input, got {names}", where=f"graph {graph.name!r}")
+    return graph
+
+
+def simplified(graph: Graph) -> Graph:
+    """The graph as analyses should see it: constants folded, affine layers fused, parameters live. Kept as long as the
+    graph is."""
+    if graph not in _SIMPLIFIED:
+        _SIMPLIFIED[graph] = optimize(graph, REWRITES)
+    return _SIMPLIFIED[graph]
+
+
+_SIMPLIFIED: WeakKeyDictionary[Graph, Graph] = WeakKeyDictionary()
+
+
+def ball(x: Tensor, eps: float | Tensor, norm: Norm = "inf", clip: Clip = None) -> Region:
+    """The inputs within `eps` of each of `x` `[batch, *shape]`; in l-infinity a box, to rounding in the type of `x`.
+
+    Raises RegionError where it is empty or not finite.
+    """
+    if norm == "inf":
+        lower, upper = x - eps, x + eps
+        if clip is not None:
+            low, high = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in clip)
+            lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
+        return Box(lower, upper)
+    if norm not in ("2", "1"):
+        raise UsageError(f"expected the norm 'inf', '2' or '1', got {norm!r}")
+    return L2(x, eps, clip=clip) if norm == "2" else L1(x, eps, clip=clip)
+
+
+def logits_of(graph: Graph, x: Tensor) -> Tensor:
+    """The outputs for inputs `[batch, *shape]`, one after the other, `[batch, classes]`."""
+    values = graph.values({graph.inputs[0].name: x})
+    parts = [values[name].reshape(x.shape[0], -1) for name in graph.outputs]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

@@ -1,0 +1,228 @@
+"""`irverify train`: a network trained by a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from irverify import __version__
+from irverify.cli.numbers import Numbers
+from irverify.cli.options import Device, Json
+from irverify.cli.progress import Tally
+from irverify.cli.streams import encode, note, write
+from irverify.errors import FileError, UsageError
+from irverify.train.recipe import Recipe, load_recipe, parse_recipe
+from irverify.train.toml import parse_toml, write_toml
+
+if TYPE_CHECKING:
+    from irverify.data import Part
+    from irverify.train.checkpoint import Checkpoint, Row
+    from irverify.train.trainer import Moment, Trainer
+
+SMALL = "digits"
+"""The data set whose variants are short as they are."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line says of a run; None is what the checkpoint or the recipe says."""
+
+    recipe: str | None
+    data: str | None
+    part: Part | None
+    config: Path | None
+    short: bool
+    seed: int | None
+
+    def load(self, data: str) -> Recipe:
+        """The recipe for these images."""
+        kind = data.partition(":")[0]
+        variants = [kind, "short", f"{kind}-short"] if self.short and kind != SMALL else [kind]
+        return load_recipe(self.recipe, variants, self.config, self.seed)
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="NAME", help="A recipe that ships with irverify, such as ibp.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="SET", help="Images: digits, mnist:DIR or npz:FILE."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where the network, log and checkpoint go.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE.toml", help="Entries in place of those of the recipe, or a whole one."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="DIR", help="Go on from the checkpoint in this folder.")
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part", metavar="train|test|all", help="Part of the data set; a share of any but train is tested on."
+        ),
+    ] = None,
+    short: Annotated[bool, typer.Option("--short", help="The variant of the recipe for two CPU cores.")] = False,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of everything random; without it, the recipe's.", min=0)
+    ] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Train a network by a recipe, and leave model.onnx, model.safetensors, recipe.toml and log.csv in a folder.
+
+    A checkpoint is written after every epoch. With --resume a run that was stopped goes on, to the weights that it
+    would have had; it takes recipe and data from the checkpoint. Radii are in raw input units.
+    """
+    wanted = Wanted(recipe, data, _part(part), config, short, seed)
+    folder = out or resume
+    if folder is None:
+        raise UsageError("expected --out, a folder for the network, log and checkpoint")
+    if resume is None:
+        trainer, checkpoint = _begun(wanted, folder, device), None
+    else:
+        checkpoint = _checkpoint(resume)
+        trainer = _resumed(wanted, checkpoint, folder, device)
+    _run(trainer, known=trainer.clock.step)
+    content = _export(trainer)
+    write(encode("train", content) if as_json else _summary(trainer))
+
+
+def _part(text: str | None) -> Part | None:
+    if text is None or text == "train":
+        return None if text is None else "train"
+    if text == "test":
+        return "test"
+    if text == "all":
+        return "all"
+    raise UsageError(f"expected --part train, test or all, got {text!r}")
+
+
+def _begun(wanted: Wanted, folder: Path, device: str) -> Trainer:
+    """A run from the beginning."""
+    if wanted.data is None:
+        raise UsageError("expected --data, such as --data digits")
+    recipe = wanted.load(wanted.data)
+    from irverify.train.checkpoint import FILE
+
+    if (folder / FILE).exists():
+        hint = f"--resume {folder} goes on from it"
+        raise UsageError("a run has left its checkpoint in this folder", where=str(folder), hint=hint)
+    return _trainer(recipe, wanted.data, wanted.part or "train", folder, device)
+
+
+def _checkpoint(folder: Path) -> Checkpoint:
+    from irverify.train.checkpoint import load_checkpoint
+
+    return load_checkpoint(folder)
+
+
+def _resumed(wanted: Wanted, checkpoint: Checkpoint, folder: Path, device: str) -> Trainer:
+    """A run that goes on from a checkpoint; what the command line says again must agree with it."""
+    data = wanted.data or checkpoint.facts.data
+    if wanted.recipe is None and wanted.config is None:
+        if wanted.short or wanted.seed is not None:
+            raise UsageError("--short and --seed go with --recipe; a run that is resumed has its own")
+        recipe = parse_recipe(parse_toml(checkpoint.facts.recipe, str(checkpoint.path)))
+    else:
+        recipe = wanted.load(data)
+    trainer = _trainer(recipe, data, wanted.part or checkpoint.facts.part, folder, device)
+    trainer.resume(checkpoint)
+    return trainer
+
+
+def _trainer(recipe: Recipe, data: str, part: Part, folder: Path, device: str) -> Trainer:
+    from irverify.train.checkpoint import Facts
+    from irverify.train.images import load_images
+    from irverify.train.trainer import Trainer
+
+    device = Numbers("float32", device).check_device()
+    images = load_images(data, part, recipe.held_out, recipe.seed)
+    text = write_toml(recipe.table)
+    facts = Facts(text, data, part, images.fingerprint, epoch=0, step=0, about=_about(recipe))
+    trainer = Trainer(recipe, images, folder, facts, device)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot be made: {error.strerror or error}", where=str(folder)) from error
+    return trainer
+
+
+def _about(recipe: Recipe) -> dict[str, object]:
+    """What belongs to the weights for good: without it no number that is reported of them can be reproduced."""
+    return {
+        "recipe": recipe.name,
+        "network": recipe.network,
+        "method": [f"{term.name}: {term.loss}" for term in recipe.terms],
+        "seed": recipe.seed,
+        "training eps": recipe.eps.last,
+        "test eps": recipe.test_eps,
+        "norm": recipe.norm,
+        "normalisation": recipe.normalisation,
+        "irverify": __version__,
+    }
+
+
+def _run(trainer: Trainer, known: int) -> None:
+    """Trains, and says how it goes."""
+    with Tally(trainer.clock.total, known) as tally:
+        trainer.watch = lambda moment: tally.advance(lambda: _lines(moment))
+        try:
+            trainer.run()
+        except KeyboardInterrupt:
+            kept = len(trainer.rows)
+            if kept:
+                note(f"{kept} of {trainer.recipe.epochs} epochs are kept: --resume {trainer.folder} goes on from there")
+            raise
+
+
+def _lines(moment: Moment) -> list[str]:
+    """How training goes."""
+    clock = moment.clock
+    numbers = {"eps": moment.eps, **moment.scheduled}
+    lines = [
+        f"epoch {int((clock.step - 1) / clock.steps_per_epoch) + 1} of {clock.epochs}, "
+        + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()),
+        ", ".join(f"{name} {value:.4f}" for name, value in moment.terms.items()),
+    ]
+    return [*lines, _accuracies(moment.last)] if moment.last is not None else lines
+
+
+def _accuracies(row: Row) -> str:
+    """The accuracies of a row of the log, as far as they were measured."""
+    shares = {name: value for name, value in row.items() if name.endswith("accuracy") and value is not None}
+    return f"after epoch {row['epoch']}: " + ", ".join(f"{name} {value:.1%}" for name, value in shares.items())
+
+
+def _export(trainer: Trainer) -> dict[str, object]:
+    """Writes what a run leaves, and says what that is."""
+    from irverify.train.export import ONNX, PROGRAM, RECIPE, export
+    from irverify.train.log import FILE
+
+    facts = {name: str(value) for name, value in trainer.facts.about.items()}
+    export(trainer.folder, trainer.network, trainer.example, trainer.facts.recipe, facts)
+    return {
+        **trainer.facts.about,
+        "epochs": trainer.recipe.epochs,
+        "steps": trainer.clock.step,
+        "seconds": sum(row["seconds"] or 0.0 for row in trainer.rows),
+        "last": trainer.rows[-1],
+        "files": [str(trainer.folder / name) for name in (ONNX, PROGRAM, RECIPE, FILE)],
+    }
+
+
+def _summary(trainer: Trainer) -> str:
+    row, recipe = trainer.rows[-1], trainer.recipe
+    first = min(recipe.evaluation.first, len(trainer.images.test))
+    return (
+        f"{recipe.network} trained by {recipe.name}; {_accuracies(row)}\n"
+        f"PGD with {recipe.evaluation.attack_steps} steps and certified by {recipe.evaluation.certify} at eps "
+        f"{recipe.test_eps:g} on {first} test images\n{trainer.folder}: model.onnx, model.safetensors, recipe.toml, "
+        "log.csv"
+    )

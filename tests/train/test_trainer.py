@@ -1,0 +1,155 @@
+"""Training: that it learns, that an interrupted run goes on to the same weights, and what stops it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from irverify.errors import FileError, TrainingError, UsageError
+from irverify.train import trainer as trainer_module
+from irverify.train.checkpoint import FILE, load_checkpoint, save_checkpoint
+from irverify.train.export import export
+from irverify.train.recipe import parse_recipe
+from irverify.train.trainer import Moment
+from tests.train.recipes import small_trainer, table
+
+SGD = {"name": "sgd", "rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, parse_recipe(table(epochs=6)))
+    moments: list[Moment] = []
+    trainer.watch = moments.append
+    trainer.run()
+    assert [moment.clock.step for moment in moments] == list(range(1, 61))
+    assert moments[4].eps == pytest.approx(0.05 * 4 / 10)
+    first, last = trainer.rows[0], trainer.rows[-1]
+    assert (last["epoch"], last["step"], last["eps"]) == (6, 60, 0.05)
+    assert last["loss"] is not None
+    assert first["loss"] is not None
+    assert last["loss"] < first["loss"]
+    assert first["clean accuracy"] is None  # measured every second epoch
+    assert last["clean accuracy"] is not None
+    assert last["clean accuracy"] > 0.6
+    with (tmp_path / "log.csv").open() as file:
+        logged = list(csv.DictReader(file))
+    assert [row["epoch"] for row in logged] == ["1", "2", "3", "4", "5", "6"]
+    assert logged[0]["clean accuracy"] == ""
+    assert float(logged[5]["clean"]) == last["clean"]
+
+
+@pytest.mark.parametrize("optimiser", [{"rate": 1e-3}, SGD])
+def test_resumed_run_ends_with_the_same_weights(tmp_path: Path, optimiser: dict[str, object]) -> None:
+    recipe = parse_recipe({**table(network="digits-resnet"), "optimiser": optimiser})
+    whole = small_trainer(tmp_path, recipe)
+    whole.run()
+
+    def interrupt(moment: Moment) -> None:
+        if moment.clock.step == 14:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    stopped = small_trainer(folder, recipe)
+    stopped.watch = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    torch.rand(1)  # the random state of the process does not matter
+    resumed = small_trainer(folder, recipe)
+    resumed.resume(load_checkpoint(folder))
+    assert resumed.clock.step == 10
+    resumed.run()
+    expected, found = whole.network.state_dict(), resumed.network.state_dict()
+    assert list(expected) == list(found)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert [row["loss"] for row in whole.rows] == [row["loss"] for row in resumed.rows]
+
+
+def test_a_run_does_not_touch_the_random_state(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    small_trainer(tmp_path, parse_recipe(table(epochs=1))).run()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_loss_that_is_not_finite_stops_with_a_usable_checkpoint(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path)
+
+    def spoil(moment: Moment) -> None:
+        if moment.clock.step == 12:
+            with torch.no_grad():
+                next(trainer.network.parameters()).fill_(torch.nan)
+
+    trainer.watch = spoil
+    with pytest.raises(TrainingError, match=r"epoch 2, step 12: the loss is not finite .*clean nan.*--resume"):
+        trainer.run()
+    again = small_trainer(tmp_path)
+    again.resume(load_checkpoint(tmp_path))
+    again.run()
+    assert again.clock.step == 20
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path)
+
+    def spoil(moment: Moment) -> None:
+        if moment.clock.step == 10:
+            with torch.no_grad():
+                next(trainer.network.parameters()).fill_(torch.inf)
+
+    trainer.watch = spoil
+    with pytest.raises(TrainingError, match=r"weights are not finite .*there is no checkpoint yet"):
+        trainer.run()
+    assert not (tmp_path / FILE).exists()
+
+
+def test_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = small_trainer(tmp_path)
+    written: list[int] = []
+
+    def full(folder: Path, facts: object, *rest: object) -> None:
+        written.append(1)
+        if len(written) == 2:
+            raise FileError("cannot be written: No space left on device", where=str(folder / FILE))
+        save_checkpoint(folder, facts, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer_module, "save_checkpoint", full)
+    with pytest.raises(FileError, match=r"No space left on device \(the last checkpoint is whole: --resume"):
+        trainer.run()
+    assert load_checkpoint(tmp_path).facts.epoch == 1
+
+
+def test_only_the_same_run_goes_on(tmp_path: Path) -> None:
+    small_trainer(tmp_path, parse_recipe(table(epochs=1))).run()
+    with pytest.raises(UsageError, match="the recipe is not that of the checkpoint"):
+        small_trainer(tmp_path, parse_recipe(table(epochs=3))).resume(load_checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
+def test_broken_checkpoint(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(FileError, match="expected a checkpoint"):
+        load_checkpoint(tmp_path)
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(FileError, match="not a checkpoint, or a broken one"):
+        load_checkpoint(tmp_path)
+
+
+def test_truncated_checkpoint(tmp_path: Path) -> None:
+    small_trainer(tmp_path, parse_recipe(table(epochs=1))).run()
+    path = tmp_path / FILE
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(FileError, match="not a checkpoint, or a broken one"):
+        load_checkpoint(tmp_path)
+
+
+def test_exported_network_is_the_trained_one(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, parse_recipe(table(network="digits-resnet", epochs=1)))
+    trainer.run()
+    graph = export(tmp_path, trainer.network, trainer.example, trainer.facts.recipe, {"seed": "3"})
+    x = trainer.x[:5]
+    torch.testing.assert_close(graph.evaluate(x), trainer.network(x).detach(), rtol=1e-4, atol=1e-5)
+    assert all((tmp_path / name).exists() for name in ("model.onnx", "model.safetensors", "recipe.toml", "log.csv"))
