@@ -26,7 +26,7 @@ VERIFIERS = {"singleprop-zero": "crown-zero", "singleprop-fastlin": "fast-lin"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("network")
-    parser.add_argument("--data", required=True, help="digits, mnist:DIR or npz:FILE")
+    parser.add_argument("--data", required=True, help="digits, mnist:DIR, fashion:DIR, cifar10:DIR or npz:FILE")
     parser.add_argument("--eps", type=float, required=True, help="l-infinity radius in raw input units")
     parser.add_argument("--first", type=int, default=100)
     arguments = parser.parse_args()

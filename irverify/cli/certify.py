@@ -15,8 +15,23 @@ import typer
 
 from irverify.cli.loading import check_model
 from irverify.cli.numbers import Numbers
-from irverify.cli.options import Batch, Clip, Device, Dtype, Images, Index, Json, Memory, Model, Norm, Radii, Seed
-from irverify.cli.regions import Perturbation, check_perturbation, indices_of
+from irverify.cli.options import (
+    Batch,
+    Clip,
+    Device,
+    Dtype,
+    HeldOut,
+    Images,
+    Index,
+    Json,
+    Memory,
+    Model,
+    Norm,
+    Part,
+    Radii,
+    Seed,
+)
+from irverify.cli.regions import Perturbation, check_perturbation, indices_of, part_of
 from irverify.cli.streams import encode, note, write, write_file
 from irverify.cli.sweeps import DRIVER, Job, Recipe
 from irverify.cores import usable_cores
@@ -41,6 +56,8 @@ def certify(
     clip: Clip = None,
     first: Annotated[int | None, typer.Option("--first", metavar="N", help="Take the first N images, not all.")] = None,
     index: Index = None,
+    part: Part = None,
+    held_out: HeldOut = None,
     method: Annotated[
         str | None,
         typer.Option("--method", metavar="M", help="The bounds of this analysis alone; without it, the whole driver."),
@@ -82,7 +99,7 @@ def certify(
     falsified. With --out, the same command goes on after whatever stopped it.
     """
     radii = _radii(eps)
-    wanted = Perturbation(data, radii[0], norm, clip, first, index)
+    wanted = Perturbation(data, radii[0], norm, clip, first, index, part_of(part or "test"), held_out)
     method = DRIVER if method is None else method
     usual = usable_cores() if method == DRIVER else 0
     recipe = Recipe(

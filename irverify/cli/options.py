@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+SETS = "digits, mnist:DIR, fashion:DIR, cifar10:DIR or npz:FILE"
 MODEL_HELP = "The network: .onnx, .onnx.gz, .safetensors (a saved program), or module:callable (Python)."
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
@@ -19,9 +20,7 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", h
 Passes = Annotated[str, typer.Option("--passes", metavar="P", help="The pipeline; see `irverify passes`.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
-Data = Annotated[
-    str | None, typer.Option("--data", metavar="SET", help="Images to perturb: digits, mnist:DIR or npz:FILE.")
-]
+Data = Annotated[str | None, typer.Option("--data", metavar="SET", help=f"Images to perturb: {SETS}.")]
 Eps = Annotated[
     float | None, typer.Option("--eps", metavar="E", help="Radius of the perturbation, in the model's raw input units.")
 ]
@@ -34,7 +33,18 @@ Clip = Annotated[
 ]
 First = Annotated[int | None, typer.Option("--first", metavar="N", help="Take the first N images; without it, one.")]
 Index = Annotated[str | None, typer.Option("--index", metavar="I,J,...", help="Take these images.")]
-Images = Annotated[str, typer.Option("--data", metavar="SET", help="The data set: digits, mnist:DIR or npz:FILE.")]
+Images = Annotated[str, typer.Option("--data", metavar="SET", help=f"The data set: {SETS}.")]
+Part = Annotated[
+    str | None, typer.Option("--part", metavar="train|test|all", help="Part of the data set; without it, test.")
+]
+HeldOut = Annotated[
+    float | None,
+    typer.Option(
+        "--held-out",
+        metavar="N",
+        help="Take the images alone that train --held-out N has left out: a number of them, or a share below 1.",
+    ),
+]
 Radii = Annotated[str, typer.Option("--eps", metavar="E[,E2,...]", help="Radii, in the model's raw input units.")]
 
 Dtype = Annotated[str, typer.Option("--dtype", metavar="float64|float32", help="Numbers to compute in.")]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from irverify.certify.question import Question
+    from irverify.data import Part
     from irverify.ir.graph import Graph
     from irverify.properties import Property
     from irverify.regions import Region
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Perturbation:
-    """What `--data`, `--eps`, `--norm`, `--clip`, `--first` and `--index` say."""
+    """What `--data`, `--eps`, `--norm`, `--clip`, `--first`, `--index`, `--part` and `--held-out` say."""
 
     data: str
     eps: float
@@ -29,6 +30,8 @@ class Perturbation:
     clip: str | None = None
     first: int | None = None
     index: str | None = None
+    part: Part = "test"
+    held_out: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,11 @@ def _of_images(graph: Graph, wanted: Perturbation) -> Situation:
 def question_of(graph: Graph, wanted: Perturbation) -> Question:
     """The question about every image of the data set."""
     from irverify.certify.question import Question
-    from irverify.data import load_dataset
+    from irverify.data import divided, load_dataset
 
-    whole = load_dataset(wanted.data)
+    whole = load_dataset(wanted.data, wanted.part)
+    if wanted.held_out is not None:
+        _, whole = divided(whole, wanted.held_out)
     norm: Literal["inf", "2", "1"] = "inf" if wanted.norm == "inf" else "2" if wanted.norm == "2" else "1"
     return Question(graph, whole, wanted.eps, norm, _range(wanted.clip, whole.valid_range))
 
@@ -135,6 +140,17 @@ def _rows(graph: Graph, props: Sequence[Property]) -> tuple[Tensor, Tensor] | No
         torch.stack([matrix[rows] for matrix, rows in zip(matrices, order, strict=True)]),
         torch.stack([offset[rows] for offset, rows in zip(offsets, order, strict=True)]),
     )
+
+
+def part_of(text: str) -> Part:
+    """What `--part` says."""
+    if text == "train":
+        return "train"
+    if text == "test":
+        return "test"
+    if text == "all":
+        return "all"
+    raise UsageError(f"expected --part train, test or all, got {text!r}")
 
 
 def _listed(index: str | None) -> list[int] | None:

@@ -152,7 +152,8 @@ class Job:
         """The job for JSON: the counts of one radius beside what was asked, those of several under `runs`."""
         recipe, wanted = self.recipe, self.recipe.wanted
         asked = {
-            "model": recipe.model, "data": wanted.data, "norm": wanted.norm, "clip": self.question.clip,
+            "model": recipe.model, "data": wanted.data, "part": wanted.part, "held_out": wanted.held_out,
+            "norm": wanted.norm, "clip": self.question.clip,
             "method": recipe.method, "dtype": recipe.numbers.dtype, "device": recipe.numbers.device,
             "time_limit": recipe.timeout, "attack": recipe.attack, "solver": recipe.solver,
         }  # fmt: skip

@@ -10,8 +10,9 @@ import typer
 
 from irverify import __version__
 from irverify.cli.numbers import Numbers
-from irverify.cli.options import Device, Json
+from irverify.cli.options import SETS, Device, Json
 from irverify.cli.progress import Tally
+from irverify.cli.regions import part_of
 from irverify.cli.streams import encode, note, write
 from irverify.errors import FileError, UsageError
 from irverify.train.recipe import Recipe, load_recipe, parse_recipe
@@ -36,12 +37,13 @@ class Wanted:
     config: Path | None
     short: bool
     seed: int | None
+    held_out: float | None
 
     def load(self, data: str) -> Recipe:
         """The recipe for these images."""
         kind = data.partition(":")[0]
         variants = [kind, "short", f"{kind}-short"] if self.short and kind != SMALL else [kind]
-        return load_recipe(self.recipe, variants, self.config, self.seed)
+        return load_recipe(self.recipe, variants, self.config, self.seed, self.held_out)
 
 
 def train(
@@ -50,7 +52,7 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="SET", help="Images: digits, mnist:DIR or npz:FILE."),
+        typer.Option("--data", metavar="SET", help=f"Images: {SETS}."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where the network, log and checkpoint go.")
@@ -63,9 +65,14 @@ def train(
         Path | None, typer.Option("--resume", metavar="DIR", help="Go on from the checkpoint in this folder.")
     ] = None,
     part: Annotated[
-        str | None,
+        str | None, typer.Option("--part", metavar="train|test|all", help="Part to train on; without it, train.")
+    ] = None,
+    held_out: Annotated[
+        float | None,
         typer.Option(
-            "--part", metavar="train|test|all", help="Part of the data set; a share of any but train is tested on."
+            "--held-out",
+            metavar="N",
+            help="Test on so many of these images, or such a share below 1, not on the data set's own test part.",
         ),
     ] = None,
     short: Annotated[bool, typer.Option("--short", help="The variant of the recipe for two CPU cores.")] = False,
@@ -80,7 +87,7 @@ def train(
     A checkpoint is written after every epoch. With --resume a run that was stopped goes on, to the weights that it
     would have had; it takes recipe and data from the checkpoint. Radii are in raw input units.
     """
-    wanted = Wanted(recipe, data, _part(part), config, short, seed)
+    wanted = Wanted(recipe, data, None if part is None else part_of(part), config, short, seed, held_out)
     folder = out or resume
     if folder is None:
         raise UsageError("expected --out, a folder for the network, log and checkpoint")
@@ -92,16 +99,6 @@ def train(
     _run(trainer, known=trainer.clock.step)
     content = _export(trainer)
     write(encode("train", content) if as_json else _summary(trainer))
-
-
-def _part(text: str | None) -> Part | None:
-    if text is None or text == "train":
-        return None if text is None else "train"
-    if text == "test":
-        return "test"
-    if text == "all":
-        return "all"
-    raise UsageError(f"expected --part train, test or all, got {text!r}")
 
 
 def _begun(wanted: Wanted, folder: Path, device: str) -> Trainer:
@@ -127,8 +124,8 @@ def _resumed(wanted: Wanted, checkpoint: Checkpoint, folder: Path, device: str) 
     """A run that goes on from a checkpoint; what the command line says again must agree with it."""
     data = wanted.data or checkpoint.facts.data
     if wanted.recipe is None and wanted.config is None:
-        if wanted.short or wanted.seed is not None:
-            raise UsageError("--short and --seed go with --recipe; a run that is resumed has its own")
+        if wanted.short or wanted.seed is not None or wanted.held_out is not None:
+            raise UsageError("--short, --seed and --held-out go with --recipe; a run that is resumed has its own")
         recipe = parse_recipe(parse_toml(checkpoint.facts.recipe, str(checkpoint.path)))
     else:
         recipe = wanted.load(data)
@@ -143,7 +140,7 @@ def _trainer(recipe: Recipe, data: str, part: Part, folder: Path, device: str) -
     from irverify.train.trainer import Trainer
 
     device = Numbers("float32", device).check_device()
-    images = load_images(data, part, recipe.held_out, recipe.seed)
+    images = load_images(data, part, recipe.held_out)
     text = write_toml(recipe.table)
     facts = Facts(text, data, part, images.fingerprint, epoch=0, step=0, about=_about(recipe))
     trainer = Trainer(recipe, images, folder, facts, device)

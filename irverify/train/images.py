@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from irverify.data import DataSet, Part, load_dataset
-from irverify.errors import UsageError
+from irverify.data import DataSet, Part, divided, load_dataset
+
+USUAL = 0.2
+"""The share that is held out where nobody says and there is no test part."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,14 @@ class Images:
         return digest.hexdigest()[:16]
 
 
-def load_images(text: str, part: Part, held_out: float, seed: int) -> Images:
-    """The data set that `text` names: trained on its training part and tested on its test part where `part` is "train"
-    and it has both; otherwise the share `held_out` of that part, drawn by `seed`, is tested on and the rest trained on.
+def load_images(text: str, part: Part, held_out: float | None) -> Images:
+    """The data set that `text` names: with `held_out`, so many images of the part (or such a share, see
+    `irverify.data.divided`) are tested on and the rest trained on. Without it the training part is tested on the test
+    part, and of anything else a fifth is held out.
 
-    Raises as `load_dataset`; UsageError where a part would be empty.
+    Raises as `load_dataset` and `divided`.
     """
     chosen = load_dataset(text, part)
-    if part == "train" and chosen.part == "train":
+    if held_out is None and chosen.part == "train":
         return Images(chosen, load_dataset(text, "test"))
-    count = round(held_out * len(chosen))
-    if not 0 < count < len(chosen):
-        raise UsageError(
-            f"expected images to train on and images to test on, got {len(chosen)} of which {count} are held out",
-            where=text,
-        )
-    order = np.random.default_rng(seed).permutation(len(chosen))
-    return Images(chosen.select(order[count:]), chosen.select(order[:count]))
+    return Images(*divided(chosen, USUAL if held_out is None else held_out))

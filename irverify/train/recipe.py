@@ -54,9 +54,9 @@ class Recipe:
     """How a network is trained.
 
     `eps` is the radius in training and `test_eps` the one that is tested at, in raw input units and measured in `norm`;
-    `normalisation` a mean and a standard deviation for each channel, part of the network; `held_out` the share of the
-    images that are tested on, where a data set has no test part of its own; `terms` the named terms of the loss;
-    `table` what the recipe was read from.
+    `normalisation` a mean and a standard deviation for each channel, part of the network; `held_out` how many of the
+    images are tested on, or what share of them, None where it is the test part of the data set; `terms` the named terms
+    of the loss; `table` what the recipe was read from.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Recipe:
     eps: Ramp
     test_eps: float
     norm: str
-    held_out: float
+    held_out: float | None
     optimiser: Optimiser
     evaluation: Evaluation
     terms: tuple[Term, ...]
@@ -82,10 +82,14 @@ def recipes() -> list[str]:
 
 
 def load_recipe(
-    name: str | None, variants: Sequence[str] = (), config: Path | None = None, seed: int | None = None
+    name: str | None,
+    variants: Sequence[str] = (),
+    config: Path | None = None,
+    seed: int | None = None,
+    held_out: float | None = None,
 ) -> Recipe:
     """A recipe that ships with irverify (or none, then all is in `config`), with those of `variants` that it has, then
-    with the entries of a TOML file, then with a seed.
+    with the entries of a TOML file, then with a seed and what is held out.
 
     UsageError for an unknown name and for entries that make no sense; FileError and ParseError for the file.
     """
@@ -100,10 +104,10 @@ def load_recipe(
         given = read_toml(config)
         try:
             table = merged(table, _with_variants(given, variants))
-            return parse_recipe(table, seed)
+            return parse_recipe(table, seed, held_out)
         except IRVerifyError as error:
             raise error.within(str(config)) from error
-    return parse_recipe(table, seed)
+    return parse_recipe(table, seed, held_out)
 
 
 def _with_variants(table: dict[str, object], variants: Sequence[str]) -> dict[str, object]:
@@ -116,23 +120,21 @@ def _with_variants(table: dict[str, object], variants: Sequence[str]) -> dict[st
     return table
 
 
-def parse_recipe(table: Mapping[str, object], seed: int | None = None) -> Recipe:
+def parse_recipe(table: Mapping[str, object], seed: int | None = None, held_out: float | None = None) -> Recipe:
     """A recipe from its tables, all of them checked. UsageError names the entry that makes no sense."""
     checked_table(table, ("name", "about", "terms", *SECTIONS), "recipe", "a table")
     network, training, evaluation, optimiser = (_section(table, name) for name in SECTIONS)
-    if seed is not None:
-        training = {**training, "seed": seed}
-        table = merged(table, {"training": {"seed": seed}})
+    given = {name: value for name, value in (("seed", seed), ("held_out", held_out)) if value is not None}
+    if given:
+        training = {**training, **given}
+        table = merged(table, {"training": given})
     eps = ramp(_needed(training, "training", "eps"), "training.eps")
     if min(eps.first, eps.last) < 0:
         raise UsageError(f"expected a radius >= 0, got {eps.first:g} to {eps.last:g}", where="training.eps")
     test_eps = number(training.get("test_eps", eps.last), "training.test_eps")
     norm = _word(training, "training", "norm", NORMS, "inf")
-    held_out = number(training.get("held_out", 0.2), "training.held_out")
     if not test_eps >= 0:
         raise UsageError(f"expected a radius >= 0, got {test_eps:g}", where="training.test_eps")
-    if not 0 < held_out < 1:
-        raise UsageError(f"expected a share between 0 and 1, got {held_out:g}", where="training.held_out")
     return Recipe(
         name=str(table.get("name", "custom")),
         about=str(table.get("about", "")),
@@ -144,7 +146,7 @@ def parse_recipe(table: Mapping[str, object], seed: int | None = None) -> Recipe
         eps=eps,
         test_eps=test_eps,
         norm=norm,
-        held_out=held_out,
+        held_out=_held_out(training),
         optimiser=_optimiser(optimiser),
         evaluation=_evaluation(evaluation),
         terms=_terms(table, norm),
@@ -154,6 +156,16 @@ def parse_recipe(table: Mapping[str, object], seed: int | None = None) -> Recipe
 
 def _section(table: Mapping[str, object], name: str) -> Mapping[str, object]:
     return checked_table(table.get(name, {}), SECTIONS[name], name, "a table")
+
+
+def _held_out(training: Mapping[str, object]) -> float | None:
+    if "held_out" not in training:
+        return None
+    given = number(training["held_out"], "training.held_out")
+    if not (0 < given < 1 or (given >= 1 and given == int(given))):
+        message = f"expected a share below 1 or a whole number of images, got {given:g}"
+        raise UsageError(message, where="training.held_out")
+    return given
 
 
 def _optimiser(table: Mapping[str, object]) -> Optimiser:

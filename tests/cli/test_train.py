@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -78,3 +79,19 @@ def test_a_folder_with_a_run_is_left_alone(trained: Path, irverify: Irverify) ->
     ran = irverify("train", "--recipe", "standard", "--data", "digits", "--out", trained)
     assert ran.code == 1
     assert f"--resume {trained} goes on from it" in ran.err
+
+
+def test_images_that_are_held_out_can_be_certified(config: Path, irverify: Irverify, tmp_path: Path) -> None:
+    again = ("--part", "test", "--held-out", 59)
+    ran = irverify("train", "--config", config, "--data", "digits", "--out", tmp_path, *again)
+    assert ran.code == 0, ran.err
+    assert "on 59 test images" in ran.out or "on 10 test images" in ran.out
+    found = irverify(
+        "certify", tmp_path / "model.onnx", "--data", "digits", "--eps", 0, "--method", "ibp", "--json", *again
+    )
+    assert (found.json["n"], found.json["held_out"]) == (59, 59)
+    clean = re.search(r"clean accuracy ([0-9.]+)%", ran.out)
+    assert clean is not None
+    assert float(clean[1]) == pytest.approx(100 * found.json["correct"] / 59, abs=0.1)
+    ran = irverify("train", "--resume", tmp_path, "--held-out", 59)
+    assert (ran.code, "go with --recipe" in ran.err) == (1, True)

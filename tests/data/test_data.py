@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import pickle
 import struct
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from irverify.data import ASSETS, DataSet, digits, load_dataset
+from irverify.cli.options import SETS
+from irverify.data import ASSETS, KNOWN, DataSet, digits, divided, load_dataset
 from irverify.errors import FileError, UsageError
 
 
@@ -52,10 +55,29 @@ def test_select() -> None:
         digits("test").select([-1])
 
 
-@pytest.mark.parametrize("text", ["mnist", "mnist:", "npz:", "digits:8", "cifar:here", ""])
+@pytest.mark.parametrize("held_out", [0.25, 450])
+def test_images_that_are_held_out(held_out: float) -> None:
+    whole = digits("all")
+    rest, held = divided(whole, held_out)
+    count = 449 if held_out < 1 else 450
+    assert (len(rest), len(held)) == (1797 - count, count)
+    joined = np.concatenate([rest.images, held.images]).reshape(1797, -1)
+    assert sorted(map(bytes, joined)) == sorted(map(bytes, whole.images.reshape(1797, -1)))
+    assert not np.array_equal(rest.labels, whole.labels[: len(rest)])  # shuffled
+    assert np.array_equal(divided(whole, held_out)[1].images, held.images)
+
+
+@pytest.mark.parametrize("held_out", [0.0, -1, 1.5, 1797, 1e-5, float("nan"), float("inf")])
+def test_parts_that_would_be_empty(held_out: float) -> None:
+    with pytest.raises(UsageError, match=r"expected (a share below 1 or|some of 1797 images)"):
+        divided(digits("all"), held_out)
+
+
+@pytest.mark.parametrize("text", ["mnist", "mnist:", "npz:", "digits:8", "cifar:here", "cifar10:", "fashion", ""])
 def test_unknown_data_set(text: str) -> None:
-    with pytest.raises(UsageError, match="expected digits, mnist:DIR or npz:FILE"):
+    with pytest.raises(UsageError, match="expected digits, mnist:DIR, fashion:DIR, cifar10:DIR or npz:FILE"):
         load_dataset(text)
+    assert SETS == KNOWN  # what --help says
 
 
 def idx(values: npt.NDArray[np.uint8]) -> bytes:
@@ -179,3 +201,101 @@ def test_npz_that_is_none(tmp_path: Path) -> None:
         load_dataset(f"npz:{tmp_path / 'array.npy'}")
     with pytest.raises(FileError, match="not a NumPy archive of plain arrays"):
         load_dataset(f"npz:{tmp_path}")
+
+
+def write_cifar10(folder: Path, protocol: int, labels: object = None) -> npt.NDArray[np.uint8]:
+    """Six files of two images each; the images of all of them."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 3072)).astype(np.uint8)
+    names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+    for place, name in enumerate(names):
+        content = {
+            b"data": images[2 * place : 2 * place + 2],
+            b"labels": [place, 9] if labels is None else labels,
+            b"filenames": [b"a.png", b"b.png"],
+            b"batch_label": b"one of six",
+        }
+        (folder / name).write_bytes(pickle.dumps(content, protocol))
+    return images
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_cifar10(tmp_path: Path, protocol: int) -> None:
+    images = write_cifar10(tmp_path, protocol)
+    train, test = (load_dataset(f"cifar10:{tmp_path}", part) for part in ("train", "test"))
+    assert train.images.shape == (10, 3, 32, 32)
+    assert np.array_equal(train.images[3, 2, 1], images[3].reshape(3, 32, 32)[2, 1] / np.float32(255))
+    assert train.labels.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
+    assert test.labels.tolist() == [5, 9]
+
+
+def test_cifar10_as_python_2_wrote_it(tmp_path: Path) -> None:
+    """Protocol 2 with byte strings and the old name of NumPy's multiarray module."""
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR(K\x01K\x01M\x00\x0c\x86"
+        b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89T\x00\x0c\x00\x00" + b"\x07" * 3072 + b"tb"
+    )
+    (tmp_path / "test_batch").write_bytes(b"\x80\x02}(U\x04data" + array + b"U\x06labels](K\x03eu.")
+    found = load_dataset(f"cifar10:{tmp_path}")
+    assert found.labels.tolist() == [3]
+    assert np.unique(found.images).tolist() == [np.float32(7) / np.float32(255)]
+
+
+def test_cifar10_with_columns_first(tmp_path: Path) -> None:
+    images = np.asfortranarray(np.random.default_rng(1).integers(0, 256, (2, 3072)).astype(np.uint8))
+    (tmp_path / "test_batch").write_bytes(pickle.dumps({"data": images, "labels": [1, 2]}, 2))
+    assert np.array_equal(load_dataset(f"cifar10:{tmp_path}").images.reshape(2, -1), images / np.float32(255))
+
+
+def test_binary_cifar10(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3072)).astype(np.uint8)
+    records = np.concatenate([np.array([[3], [9]], np.uint8), images], axis=1)
+    (tmp_path / "test_batch.bin").write_bytes(records.tobytes())
+    found = load_dataset(f"cifar10:{tmp_path}")
+    assert found.labels.tolist() == [3, 9]
+    assert np.array_equal(found.images.reshape(2, -1), images / np.float32(255))
+    (tmp_path / "test_batch.bin").write_bytes(records.tobytes()[:-1])
+    with pytest.raises(FileError, match="expected records of 3073 bytes, got 6145 bytes"):
+        load_dataset(f"cifar10:{tmp_path}")
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch evil",)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (Evil(), "not a batch of CIFAR-10: it asks for posix.system, which a batch of images does not need"),
+        ([1], "expected 1 images of 3072 bytes"),
+        ([1.5, 2], "with data and labels"),
+        ([1, 10], "expected labels from 0 to 9, got 10"),
+        ([1, -(2**70)], "expected labels from 0 to 9, got -1"),
+        (np.array([1, 2]), "with data and labels"),
+    ],
+)
+def test_cifar10_that_is_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: object, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_cifar10(tmp_path, 2, labels)
+    with pytest.raises(FileError, match=message):
+        load_dataset(f"cifar10:{tmp_path}")
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x02.", b"\x80\x02}.", b"\x80\x02K\x01."])
+def test_broken_cifar10(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(FileError, match=r"neither test_batch nor test_batch\.bin is in this folder"):
+        load_dataset(f"cifar10:{tmp_path}")
+    (tmp_path / "test_batch").write_bytes(content)
+    with pytest.raises(FileError, match="test_batch: "):
+        load_dataset(f"cifar10:{tmp_path}")
+
+
+def test_fashion_is_read_as_mnist(tmp_path: Path) -> None:
+    (tmp_path / "t10k-images.idx3-ubyte").write_bytes(bytes((0, 0, 8, 3)) + struct.pack(">3I", 1, 2, 2) + b"\xff" * 4)
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(bytes((0, 0, 8, 1)) + struct.pack(">I", 1) + b"\x07")
+    found = load_dataset(f"fashion:{tmp_path}")
+    assert (found.images.shape, found.labels.tolist()) == ((1, 1, 2, 2), [7])
