@@ -82,10 +82,11 @@ def train(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Train a network by a recipe, and leave model.onnx, model.safetensors, recipe.toml and log.csv in a folder.
+    """Train a network by a recipe, and leave model.onnx, model.safetensors, recipe.toml, log.csv and curves.png.
 
     A checkpoint is written after every epoch. With --resume a run that was stopped goes on, to the weights that it
-    would have had; it takes recipe and data from the checkpoint. Radii are in raw input units.
+    would have had; it takes recipe and data from the checkpoint. Radii are in raw input units. With TensorBoard
+    installed (pip install "irverify[tensorboard]") the log goes to DIR/tensorboard too.
     """
     wanted = Wanted(recipe, data, None if part is None else part_of(part), config, short, seed, held_out)
     folder = out or resume
@@ -204,14 +205,27 @@ def _export(trainer: Trainer) -> dict[str, object]:
 
     facts = {name: str(value) for name, value in trainer.facts.about.items()}
     export(trainer.folder, trainer.network, trainer.example, trainer.facts.recipe, facts)
+    curves = _draw(trainer)
     return {
         **trainer.facts.about,
         "epochs": trainer.recipe.epochs,
         "steps": trainer.clock.step,
         "seconds": sum(row["seconds"] or 0.0 for row in trainer.rows),
         "last": trainer.rows[-1],
-        "files": [str(trainer.folder / name) for name in (ONNX, PROGRAM, RECIPE, FILE)],
+        "files": [str(trainer.folder / name) for name in (ONNX, PROGRAM, RECIPE, FILE, *curves)],
     }
+
+
+def _draw(trainer: Trainer) -> list[str]:
+    """Draws the curves of a run; the name of the picture. A run is not lost because there is none."""
+    try:
+        from irverify.report.curves import FILE, draw_curves
+
+        draw_curves(trainer.folder, trainer.recipe, trainer.rows)
+    except ImportError as error:
+        note(f"no curves.png: matplotlib cannot be imported ({error})")
+        return []
+    return [FILE]
 
 
 def _summary(trainer: Trainer) -> str:
@@ -221,5 +235,5 @@ def _summary(trainer: Trainer) -> str:
         f"{recipe.network} trained by {recipe.name}; {_accuracies(row)}\n"
         f"PGD with {recipe.evaluation.attack_steps} steps and certified by {recipe.evaluation.certify} at eps "
         f"{recipe.test_eps:g} on {first} test images\n{trainer.folder}: model.onnx, model.safetensors, recipe.toml, "
-        "log.csv"
+        "log.csv, curves.png"
     )

@@ -32,7 +32,7 @@ def trained(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_a_run_leaves(trained: Path, irverify: Irverify) -> None:
     left = {file.name for file in trained.iterdir()}
-    assert {"model.onnx", "model.safetensors", "recipe.toml", "log.csv", "checkpoint.safetensors"} <= left
+    assert {"model.onnx", "model.safetensors", "recipe.toml", "log.csv", "curves.png", "checkpoint.safetensors"} <= left
     for model in ("model.onnx", "model.safetensors"):
         ran = irverify("certify", trained / model, "--data", "digits", "--eps", 0, "--first", 20, "--method", "ibp")
         assert ran.code == 0, ran.err
