@@ -110,15 +110,16 @@ class AdaptiveWeight:
         return self.value
 
     def update(self, clean: float, regularizer: float) -> float:
-        """Sets the weight from L and R. Raises UsageError unless L >= 0 and R are finite and the weight is defined."""
+        """Sets the weight from L and R; where both are 0 so is the weight. Raises UsageError unless L >= 0 and R are
+        finite and (1 + gamma) L + R >= 0."""
         below = (1 + self.gamma) * clean + regularizer
-        if not (math.isfinite(below) and clean >= 0 and below > 0):
+        if not (math.isfinite(below) and clean >= 0 and below >= 0):
             raise UsageError(
-                f"expected a finite loss L >= 0 and a regulariser R with (1 + gamma) L + R > 0, got L = {clean}, R = "
+                f"expected a finite loss L >= 0 and a regulariser R with (1 + gamma) L + R >= 0, got L = {clean}, R = "
                 f"{regularizer}",
                 where="adaptive weight",
             )
-        self.value = self.gamma * clean / below
+        self.value = self.gamma * clean / below if below > 0 else 0.0
         return self.value
 
     def measure(self, batches: Iterable[tuple[Tensor, Tensor, int]]) -> float:

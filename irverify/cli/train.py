@@ -141,7 +141,7 @@ def _trainer(recipe: Recipe, data: str, part: Part, folder: Path, device: str) -
     from irverify.train.trainer import Trainer
 
     device = Numbers("float32", device).check_device()
-    images = load_images(data, part, recipe.held_out)
+    images = load_images(data, part, recipe.held_out, recipe.validation)
     text = write_toml(recipe.table)
     facts = Facts(text, data, part, images.fingerprint, epoch=0, step=0, about=_about(recipe))
     trainer = Trainer(recipe, images, folder, facts, device)

@@ -15,10 +15,11 @@ USUAL = 0.2
 
 @dataclass(frozen=True)
 class Images:
-    """A training part and a test part of one data set."""
+    """A training part and a test part of one data set, and what is kept of the training part for terms that adapt."""
 
     train: DataSet
     test: DataSet
+    validation: DataSet | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,14 +39,19 @@ class Images:
         return digest.hexdigest()[:16]
 
 
-def load_images(text: str, part: Part, held_out: float | None) -> Images:
+def load_images(text: str, part: Part, held_out: float | None, validation: float | None = None) -> Images:
     """The data set that `text` names: with `held_out`, so many images of the part (or such a share, see
     `irverify.data.divided`) are tested on and the rest trained on. Without it the training part is tested on the test
-    part, and of anything else a fifth is held out.
+    part, and of anything else a fifth is held out. With `validation`, so many of the images to train on are kept apart.
 
     Raises as `load_dataset` and `divided`.
     """
-    chosen = load_dataset(text, part)
-    if held_out is None and chosen.part == "train":
-        return Images(chosen, load_dataset(text, "test"))
-    return Images(*divided(chosen, USUAL if held_out is None else held_out))
+    train = load_dataset(text, part)
+    if held_out is None and train.part == "train":
+        test = load_dataset(text, "test")
+    else:
+        train, test = divided(train, USUAL if held_out is None else held_out)
+    if validation is None:
+        return Images(train, test)
+    train, kept = divided(train, validation)
+    return Images(train, test, kept)

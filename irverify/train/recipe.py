@@ -18,10 +18,12 @@ from irverify.train.toml import merged, read_toml
 
 FOLDER = Path(__file__).resolve().parent / "recipes"
 NORMS = ("inf", "2", "1")
+VALIDATION = 0.1
+"""The share of the training images that terms adapt by, where nobody says."""
 OPTIMISERS = ("adam", "sgd")
 SECTIONS = {
     "network": ("name", "mean", "std"),
-    "training": ("eps", "test_eps", "norm", "epochs", "batch", "seed", "held_out"),
+    "training": ("eps", "test_eps", "norm", "epochs", "batch", "seed", "held_out", "validation"),
     "evaluation": ("certify", "attack_steps", "first", "every"),
     "optimiser": ("name", "rate", "decay", "weight_decay", "momentum"),
 }
@@ -56,7 +58,8 @@ class Recipe:
     `eps` is the radius in training and `test_eps` the one that is tested at, in raw input units and measured in `norm`;
     `normalisation` a mean and a standard deviation for each channel, part of the network; `held_out` how many of the
     images are tested on, or what share of them, None where it is the test part of the data set; `terms` the named terms
-    of the loss; `table` what the recipe was read from.
+    of the loss; `validation` how many of the training images are not trained on but kept for terms that adapt, or what
+    share of them; `table` what the recipe was read from.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Recipe:
     test_eps: float
     norm: str
     held_out: float | None
+    validation: float | None
     optimiser: Optimiser
     evaluation: Evaluation
     terms: tuple[Term, ...]
@@ -135,6 +139,7 @@ def parse_recipe(table: Mapping[str, object], seed: int | None = None, held_out:
     norm = _word(training, "training", "norm", NORMS, "inf")
     if not test_eps >= 0:
         raise UsageError(f"expected a radius >= 0, got {test_eps:g}", where="training.test_eps")
+    terms = _terms(table, norm)
     return Recipe(
         name=str(table.get("name", "custom")),
         about=str(table.get("about", "")),
@@ -146,10 +151,11 @@ def parse_recipe(table: Mapping[str, object], seed: int | None = None, held_out:
         eps=eps,
         test_eps=test_eps,
         norm=norm,
-        held_out=_held_out(training),
+        held_out=_set_apart(training, "held_out"),
+        validation=_validation(training, terms),
         optimiser=_optimiser(optimiser),
         evaluation=_evaluation(evaluation),
-        terms=_terms(table, norm),
+        terms=terms,
         table=table,
     )
 
@@ -158,14 +164,25 @@ def _section(table: Mapping[str, object], name: str) -> Mapping[str, object]:
     return checked_table(table.get(name, {}), SECTIONS[name], name, "a table")
 
 
-def _held_out(training: Mapping[str, object]) -> float | None:
-    if "held_out" not in training:
+def _set_apart(training: Mapping[str, object], name: str) -> float | None:
+    """A share or a number of images; None where nobody says."""
+    if name not in training:
         return None
-    given = number(training["held_out"], "training.held_out")
+    given = number(training[name], f"training.{name}")
     if not (0 < given < 1 or (given >= 1 and given == int(given))):
         message = f"expected a share below 1 or a whole number of images, got {given:g}"
-        raise UsageError(message, where="training.held_out")
+        raise UsageError(message, where=f"training.{name}")
     return given
+
+
+def _validation(training: Mapping[str, object], terms: Sequence[Term]) -> float | None:
+    """What is kept for terms that adapt; a tenth where nobody says."""
+    given = _set_apart(training, "validation")
+    if any(term.adaptive for term in terms):
+        return VALIDATION if given is None else given
+    if given is not None:
+        raise UsageError("no term adapts, such as strength = { gamma = 1.0 }", where="training.validation")
+    return None
 
 
 def _optimiser(table: Mapping[str, object]) -> Optimiser:

@@ -59,6 +59,15 @@ class Ramp:
 
 
 @dataclass(frozen=True)
+class Adaptive:
+    """A weight lambda that is set anew before every epoch, from a loss and a regulariser on images that are held out of
+    training (paper 3, sec. 3.3; `irverify.backends.torch.schedules.AdaptiveWeight`). A smaller gamma prefers clean
+    accuracy."""
+
+    gamma: float = 1.0
+
+
+@dataclass(frozen=True)
 class Decay:
     """A factor on the learning rate: at each of `at` it is multiplied by `factor`; with `every` also each time so much
     has passed since `begin`. All are counted in `unit`."""
@@ -90,6 +99,15 @@ def ramp(given: object, place: str) -> Ramp:
         raise UsageError(f"expected 0 <= begin <= end, got begin {begin:g} and end {end:g}", where=place)
     first, last = (number(table[name], f"{place}.{name}") for name in ("from", "to"))
     return Ramp(first, last, begin, end, unit(table.get("unit", "epochs"), place))
+
+
+def adaptive(given: object, place: str) -> Adaptive:
+    """What a recipe says: a table with `gamma` alone. UsageError for all else."""
+    table = checked_table(given, ("gamma",), place, "a table with gamma")
+    gamma = number(table.get("gamma", 1.0), f"{place}.gamma")
+    if not gamma > 0:
+        raise UsageError(f"expected gamma > 0, got {gamma:g}", where=place)
+    return Adaptive(gamma)
 
 
 def decay(given: object, place: str) -> Decay:

@@ -8,23 +8,27 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from irverify.errors import UsageError
-from irverify.train.schedule import Ramp, checked_table, number, ramp
+from irverify.train.schedule import Adaptive, Ramp, adaptive, checked_table, number, ramp
 
 Fixed: TypeAlias = int | float | str
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a term: a number >= 0 that may follow a schedule, a count from `least`, or one of a few words."""
+    """An option of a term: a number >= 0 that may follow a schedule (or, where it is `adaptive`, be set by what is seen
+    on images held out), a count from `least`, or one of a few words."""
 
     name: str
     kind: Literal["schedule", "count", "word"]
     default: Fixed
     words: tuple[str, ...] = ()
     least: int = 1
+    adaptive: bool = False
 
-    def read(self, given: object, place: str) -> Ramp | Fixed:
+    def read(self, given: object, place: str) -> Ramp | Adaptive | Fixed:
         """The value that a recipe gives. UsageError where it is of another kind."""
+        if self.adaptive and isinstance(given, Mapping) and "gamma" in given:
+            return adaptive(given, place)
         if self.kind == "schedule":
             values = ramp(given, place)
             if min(values.first, values.last) < 0:
@@ -52,19 +56,21 @@ class Loss:
 
 @dataclass(frozen=True)
 class Term:
-    """A named term of the loss of a recipe: what it is made of, its weight, options that follow schedules, and fixed
-    ones."""
+    """A named term of the loss of a recipe: what it is made of, its weight, options that follow schedules, fixed ones,
+    and those that adapt."""
 
     name: str
     loss: str
     weight: Ramp
     schedules: Mapping[str, Ramp] = field(default_factory=dict)
     fixed: Mapping[str, Fixed] = field(default_factory=dict)
+    adaptive: Mapping[str, Adaptive] = field(default_factory=dict)
 
 
 _ATTACK = (Option("steps", "count", 10), Option("step", "schedule", 0.25))
 _KAPPA = Option("kappa", "schedule", 0.5)
 _RELAXATION = (Option("projections", "count", 0, least=0), Option("hidden", "word", "dual", ("dual", "interval")))
+_STRENGTH = Option("strength", "schedule", 1.0, adaptive=True)
 _LINES = Option("lines", "word", "zero", ("zero", "fast-lin"))
 _BOUNDS = Option("bounds", "word", "improved-interval", ("interval", "improved-interval"))
 LOSSES = {
@@ -79,7 +85,7 @@ LOSSES = {
             (Option("dual", "schedule", 1.0), Option("d", "schedule", 0.0), Option("r", "schedule", 0.0), *_RELAXATION),
             ("inf", "2"),
         ),
-        Loss("singleprop", (Option("strength", "schedule", 1.0), _LINES)),  # paper 3, eq. 5
+        Loss("singleprop", (_STRENGTH, _LINES)),  # paper 3, eq. 5
         Loss("adversarial", _ATTACK),
         Loss("trades", (Option("beta", "schedule", 6.0), *_ATTACK)),
         Loss("rs", (_BOUNDS,)),  # paper 1, sec. 3.3.1
@@ -107,5 +113,6 @@ def read_term(name: str, given: object) -> Term:
     if min(weight.first, weight.last) < 0:
         raise UsageError(f"expected a weight >= 0, got {weight.first:g} to {weight.last:g}", where=f"{place}.weight")
     schedules = {name: value for name, value in values.items() if isinstance(value, Ramp)}
-    fixed = {name: value for name, value in values.items() if not isinstance(value, Ramp)}
-    return Term(name, loss.name, weight, schedules, fixed)
+    adapting = {name: value for name, value in values.items() if isinstance(value, Adaptive)}
+    fixed = {name: value for name, value in values.items() if not isinstance(value, Ramp | Adaptive)}
+    return Term(name, loss.name, weight, schedules, fixed, adapting)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from irverify.errors import FileError, IRVerifyError, TrainingError, UsageError
+from irverify.train.adapting import adapted
 from irverify.train.checkpoint import FILE, Checkpoint, Facts, Row, all_finite, save_checkpoint
 from irverify.train.evaluation import Evaluator
 from irverify.train.images import Images
@@ -70,6 +71,7 @@ class Trainer:
         self.x = torch.from_numpy(images.train.images).to(self.device)
         self.y = torch.from_numpy(images.train.labels).to(self.device)
         self.clock = Clock(0, math.ceil(len(self.y) / recipe.batch), recipe.epochs)
+        self.adapted: dict[str, dict[str, float]] = {}
         self.rows: list[Row] = []
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -108,6 +110,10 @@ class Trainer:
     def _epoch(self, epoch: int) -> Row:
         begun = time.monotonic()
         self.network.train()
+        now = self.recipe.eps(self.clock)
+        self.adapted = {
+            term.name: adapted(term, self.model, self.images.validation, now) for term in self.recipe.terms
+        }
         totals: dict[str, float] = {}
         for rows in torch.randperm(len(self.y)).split(self.recipe.batch):
             eps = self.recipe.eps(self.clock)
@@ -129,10 +135,12 @@ class Trainer:
         scheduled: dict[str, float] = {}
         for term in self.recipe.terms:
             weight = term.weight(self.clock)
-            now = {name: schedule(self.clock) for name, schedule in term.schedules.items()}
+            adapting = self.adapted[term.name]
+            now = {name: schedule(self.clock) for name, schedule in term.schedules.items()} | adapting
             if not term.weight.constant:
                 scheduled[f"{term.name}.weight"] = weight
-            scheduled |= {f"{term.name}.{name}": now[name] for name in now if not term.schedules[name].constant}
+            moving = [name for name, schedule in term.schedules.items() if not schedule.constant]
+            scheduled |= {f"{term.name}.{name}": now[name] for name in (*moving, *adapting)}
             if weight:
                 terms[term.name] = self.objectives[term.name](batch, now)
                 total = total + weight * terms[term.name]

@@ -12,7 +12,7 @@ from irverify.errors import FileError, IRVerifyError, ParseError, UsageError
 from irverify.train.networks import NETWORKS
 from irverify.train.objectives import MAKERS
 from irverify.train.recipe import load_recipe, parse_recipe, recipes
-from irverify.train.schedule import Clock, Decay, Ramp, decay, ramp
+from irverify.train.schedule import Adaptive, Clock, Decay, Ramp, decay, ramp
 from irverify.train.terms import LOSSES
 from irverify.train.toml import merged, parse_toml, write_toml
 from tests.train.recipes import table
@@ -64,6 +64,7 @@ def test_a_step_from_one_number_to_another() -> None:
         ("training.batch", "many", "training.batch: expected a whole number from 1, got 'many'"),
         ("training.norm", "max", "training.norm: expected one of inf, 2, 1, got 'max'"),
         ("training.held_out", 1.5, "training.held_out: expected a share below 1 or a whole number of images, got 1.5"),
+        ("training.validation", 0.1, "training.validation: no term adapts, such as strength = { gamma = 1.0 }"),
         ("training.epsilon", 1, "training: unknown key epsilon: expected eps, test_eps"),
         ("optimiser.rate", 0, "optimiser.rate: expected a positive learning rate"),
         ("optimiser.name", "lbfgs", "optimiser.name: expected one of adam, sgd, got 'lbfgs'"),
@@ -96,10 +97,21 @@ def test_mistakes_are_named(place: str, value: object, message: str) -> None:
 def test_options_of_terms_are_checked() -> None:
     for given, message in (
         ({"loss": "adversarial", "steps": 0}, "terms.x.steps: expected a whole number from 1, got 0"),
+        ({"loss": "singleprop", "strength": {"gamma": 0}}, "terms.x.strength: expected gamma > 0, got 0"),
+        ({"loss": "singleprop", "strength": {"gamma": 1, "to": 2}}, "terms.x.strength: unknown key to: expected gamma"),
+        ({"loss": "ibp", "kappa": {"gamma": 1}}, "terms.x.kappa: unknown key gamma: expected from, to, begin"),
         ({"loss": "singleprop", "lines": "one"}, "terms.x.lines: expected one of zero, fast-lin, got 'one'"),
     ):
         with pytest.raises(UsageError, match=re.escape(message)):
             parse_recipe(table({"x": given}))
+
+
+def test_a_term_that_adapts_keeps_a_tenth_of_the_images() -> None:
+    terms = {"x": {"loss": "singleprop", "strength": {"gamma": 2}}}
+    recipe = parse_recipe(table(terms))
+    assert (recipe.validation, recipe.terms[0].adaptive) == (0.1, {"strength": Adaptive(2.0)})
+    training = {"eps": 0.1, "epochs": 1, "batch": 1, "validation": 30}
+    assert parse_recipe({**table(terms), "training": training}).validation == 30
 
 
 def test_a_file_replaces_entries(tmp_path: Path) -> None:

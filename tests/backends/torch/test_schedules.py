@@ -42,11 +42,12 @@ def test_adaptive_weight() -> None:
     assert weight(0) == 0
     assert weight.update(0.5, 1.0) == pytest.approx(2 * 0.5 / (3 * 0.5 + 1.0))
     assert weight(7) == weight.value
+    assert weight.update(0.0, 0.0) == 0
     batches = [(torch.tensor(1.0), torch.tensor(2.0), 3), (torch.tensor(5.0), torch.tensor(6.0), 1)]
     assert weight.measure(batches) == pytest.approx(2 * 2 / (3 * 2 + 3))
 
 
-@pytest.mark.parametrize(("clean", "regularizer"), [(math.nan, 1.0), (1.0, math.inf), (0.0, 0.0), (-1.0, 9.0)])
+@pytest.mark.parametrize(("clean", "regularizer"), [(math.nan, 1.0), (1.0, math.inf), (0.0, -0.5), (-1.0, 9.0)])
 def test_adaptive_weight_refuses_what_gives_none(clean: float, regularizer: float) -> None:
     weight = schedules.AdaptiveWeight(value=0.25)
     with pytest.raises(UsageError, match="adaptive weight"):
