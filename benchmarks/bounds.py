@@ -107,13 +107,13 @@ def by_hand(data: Path, batch: int, limits: Limits) -> tuple[str, ...]:
     problem = case.load(data, batch)
     took = handwritten.measured(problem, limits.budget, 50 * limits.rounds)
     milliseconds = (_number(took[name] * 1e3) for name in handwritten.COMPARED)
-    ratios = (took[name] / took["by hand"] for name in ("by hand again", "walk", "iv.run", "iv.margins"))
+    ratios = (took[name] / took["by hand"] for name in ("by hand again", "specialised", "walk", "iv.run", "iv.margins"))
     return (str(batch), *milliseconds, *(f"{ratio:.2f}" for ratio in ratios))
 
 
 HAND_HEADER = (
     "batch", *(f"{name}, ms" for name in handwritten.COMPARED),
-    "by hand, twice", "walk / by hand", "iv.run / by hand", "iv.margins / by hand",
+    "by hand, twice", "specialised / by hand", "walk / by hand", "iv.run / by hand", "iv.margins / by hand",
 )  # fmt: skip
 
 
