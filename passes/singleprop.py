@@ -18,14 +18,14 @@ of the same verifier may be wider.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from irverify.ir.graph import Node
+from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import (
     Abs,
     BatchNorm,
@@ -53,6 +53,7 @@ from irverify.ir.ops import (
 )
 from irverify.ir.params import value
 from irverify.ir.types import TensorType
+from irverify.passes.half_relu import half_relu
 from irverify.passes.interval import product, spec_rows
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import RELAXATIONS, Choice, Relaxation
@@ -64,10 +65,6 @@ from irverify.regions import L1, L2, Region
 
 CHUNK = 2**22
 """How many numbers the rows of an affine map may have at once, where its norms need them."""
-
-TINY = 1e-15
-"""What v is taken as at least where it divides; its square is a normal number in single precision."""
-
 
 class Half(NamedTuple):
     """A value while v is propagated: z_nom and v, both `[batch, *shape]`.
@@ -98,21 +95,7 @@ class _SingleProp(Estimator):
 
     def halves(self, state: State) -> dict[str, Half]:
         """z_nom and v of every value."""
-        rules = SINGLEPROP.resolve(state.graph)
-        names = [node.name for node in state.graph.inputs]
-        found = {name: half_of(region) for name, region in zip(names, state.given_regions(self.name), strict=True)}
-        nominal = state.graph.values({name: half.nominal for name, half in found.items()} | dict(state.operands))
-        moving = set(found)
-        for node, rule in rules:
-            if isinstance(node.op, Input):
-                continue
-            if rule is None or moving.isdisjoint(node.inputs):
-                found[node.name] = Half(nominal[node.name], torch.zeros_like(nominal[node.name]))
-                continue
-            moving.add(node.name)
-            gap, order = rule(node, [found[name] for name in node.inputs], self.choice)
-            found[node.name] = Half(nominal[node.name], gap, order)
-        return found
+        return halves(state.graph, state.given_regions(self.name), state.operands, self.choice)
 
 
 @dataclass(frozen=True)
@@ -141,29 +124,45 @@ def half_of(region: Region) -> Half:
     return Half((lower + upper) / 2, (upper - lower) / 2)
 
 
-HalfRule: TypeAlias = Callable[[Node, Sequence[Half], Choice], "tuple[Tensor, float | None]"]
-"""`rule(node, operands, choice)`: v of the result, and its order (see `Half`)."""
+def halves(
+    graph: Graph, regions: Sequence[Region], operands: Mapping[str, Tensor], choice: Choice
+) -> dict[str, Half]:
+    """z_nom and v of every value, by one walk: over a region for each input, with the runtime operands by name."""
+    batch = regions[0].batch
+    found = {node.name: half_of(region) for node, region in zip(graph.inputs, regions, strict=True)}
+    moving = set(found)
+    for node, rule in SINGLEPROP.resolve(graph):
+        if isinstance(node.op, Input):
+            continue
+        if rule is not None and not moving.isdisjoint(node.inputs):
+            moving.add(node.name)
+            found[node.name] = rule(node, [found[name] for name in node.inputs], choice)
+            continue
+        if rule is not None:
+            known = node.op.evaluate(*(found[name].nominal for name in node.inputs))
+        elif node.name in operands:
+            known = operands[node.name]
+        else:
+            known = node.op.evaluate().expand(batch, *node.type.shape)
+        found[node.name] = Half(known, torch.zeros_like(known))
+    return found
+
+
+HalfRule: TypeAlias = Callable[[Node, Sequence[Half], Choice], Half]
+"""`rule(node, operands, choice)`: z_nom and v of the result."""
 SINGLEPROP: RuleTable[HalfRule] = RuleTable("singleprop")
 SINGLEPROP.refuse("paper 3 estimates elementwise activations and affine maps only; crown bounds more", Operator)
 
 
 @SINGLEPROP.rule(Relu)
-def _relu(node: Node, operands: Sequence[Half], choice: Choice) -> tuple[Tensor, None]:
-    """Paper 3, eq. 7 and 8, all three cases at once.
-
-    `v t (2 - t)` with the slope of the upper line `t = (z_nom + v) / (2 v)` cut to [0, 1], which is eq. 7; and
-    `v t`, which is eq. 8.
-    """
+def _relu(node: Node, operands: Sequence[Half], choice: Choice) -> Half:
+    """Paper 3, eq. 7 and 8, all three cases at once; see `half_relu`."""
     center, gap, _ = operands[0]
-    above = (center + gap) / 2
-    if choice == "zero":
-        return torch.where(center >= gap, gap, above.relu()), None
-    slope = (above / gap.clamp(min=TINY)).clamp(0, 1)
-    return gap * slope * (2 - slope), None
+    return Half(*half_relu(center, gap.expand_as(center), choice))
 
 
 @SINGLEPROP.rule(LeakyRelu, Clip, Abs, Sigmoid, Tanh)
-def _lines(node: Node, operands: Sequence[Half], choice: Choice) -> tuple[Tensor, None]:
+def _lines(node: Node, operands: Sequence[Half], choice: Choice) -> Half:
     """Any activation between two lines (paper 3, eq. 6)."""
     rule = RELAXATIONS.find(type(node.op))
     assert rule is not None
@@ -172,26 +171,28 @@ def _lines(node: Node, operands: Sequence[Half], choice: Choice) -> tuple[Tensor
     assert isinstance(lines, Relaxation)
     mean, apart = (lines.upper_slope + lines.lower_slope) / 2, (lines.upper_slope - lines.lower_slope) / 2
     offset = (lines.upper_intercept - lines.lower_intercept) / 2
-    return mean * operand.gap + offset + apart * operand.nominal, None
+    return Half(node.op.evaluate(operand.nominal), mean * operand.gap + offset + apart * operand.nominal)
 
 
 @SINGLEPROP.rule(Identity, Cast, Neg, ScaleShift, BatchNorm, Reshape, Transpose, Slice, Pad)
-def _each_once(node: Node, operands: Sequence[Half], choice: Choice) -> tuple[Tensor, float | None]:
+def _each_once(node: Node, operands: Sequence[Half], choice: Choice) -> Half:
     """Every element of the result comes from one element of the operand, and no two from the same."""
     assert isinstance(node.op, LinearOp)
-    return node.op.apply_abs(operands[0].gap), operands[0].order
+    center, gap, order = operands[0]
+    return Half(node.op.evaluate(center), node.op.apply_abs(gap), order)
 
 
 @SINGLEPROP.rule(LinearOp)
-def _affine(node: Node, operands: Sequence[Half], choice: Choice) -> tuple[Tensor, None]:
+def _affine(node: Node, operands: Sequence[Half], choice: Choice) -> Half:
     op = node.op
     assert isinstance(op, LinearOp)
+    center = op.evaluate(*(operand.nominal for operand in operands))
     if all(operand.order is None for operand in operands):
-        return op.apply_abs(*(operand.gap for operand in operands)), None
+        return Half(center, op.apply_abs(*(operand.gap for operand in operands)))
     if isinstance(op, Linear | ConstMatMul | Conv | ConvTranspose) and operands[0].order == 2:
         squared = op.replace(weight=value(op.weight) ** 2)
-        return _root(squared.apply(operands[0].gap ** 2)), None
-    return _row_norms(node, op, operands), None
+        return Half(center, _root(squared.apply(operands[0].gap ** 2)))
+    return Half(center, _row_norms(node, op, operands))
 
 
 def _row_norms(node: Node, op: LinearOp, operands: Sequence[Half]) -> Tensor:
@@ -229,9 +230,10 @@ def _root(square: Tensor) -> Tensor:
 
 
 @SINGLEPROP.rule(Spec)
-def _spec(node: Node, operands: Sequence[Half], choice: Choice) -> tuple[Tensor, None]:
+def _spec(node: Node, operands: Sequence[Half], choice: Choice) -> Half:
     rows, offset = (_known(operand) for operand in operands[1:])
-    return _norms(spec_rows(node, rows, offset)[0], operands[0]), None
+    gap = _norms(spec_rows(node, rows, offset)[0], operands[0])
+    return Half(node.op.evaluate(*(operand.nominal for operand in operands)), gap)
 
 
 def _known(operand: Half) -> Interval:

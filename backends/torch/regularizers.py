@@ -5,16 +5,22 @@ A model is a graph or a bound graph, as for `irverify.backends.torch.losses`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from irverify.backends.torch.composed import layers, pre_activations
 from irverify.backends.torch.dual_relaxation import Hidden, Projections, dual_relaxation
 from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, simplified
 from irverify.backends.torch.tightness import indicators
 from irverify.errors import UsageError
+from irverify.ir.graph import Graph
 from irverify.ir.ops import Relu
-from irverify.pipeline.manager import run
+from irverify.passes.propagate import Interval
+from irverify.pipeline.facts import Bounds
+from irverify.pipeline.manager import fitted, run
+from irverify.regions import Region
 
 PASS_OF = {"interval": "ibp", "improved-interval": "improved-interval"}
 
@@ -27,20 +33,27 @@ def rs_loss(
 
         -tanh(1 + u_ij l_ij)
 
-    with pre-activation bounds by naive or improved interval arithmetic (sec. 3.3.2, app. C) over the inputs within
-    `eps` of `x` `[batch, *shape]`. It is between -1 and 1 for each ReLU, -1 where one is stable by a wide margin.
+    with pre-activation bounds by naive or improved interval arithmetic (sec. 3.3.2, app. C; ReLUs that naive intervals
+    settle keep these) over the inputs within `eps` of `x` `[batch, *shape]`. It is between -1 and 1 for each ReLU, -1
+    where one is stable by a wide margin.
     Differentiable in parameters and bounds. A network without ReLUs has none: 0.
     """
     if bounds not in PASS_OF:
         raise UsageError(f"expected the bounds {' or '.join(map(repr, PASS_OF))}, got {bounds!r}")
-    graph = simplified(graph_of(model))
-    state = run(graph, PASS_OF[bounds], ball(x, eps, norm, clip))
     total = x.new_zeros(())
-    for node in graph:
-        if isinstance(node.op, Relu):
-            found = state.bounds_of(node.inputs[0])
-            total = total - (1 + found.upper * found.lower).tanh().sum() / x.shape[0]
+    for found in _read_by_relus(simplified(graph_of(model)), ball(x, eps, norm, clip), bounds):
+        total = total - (1 + found.upper * found.lower).tanh().sum() / x.shape[0]
     return total
+
+
+def _read_by_relus(graph: Graph, region: Region, bounds: str) -> Sequence[Interval | Bounds]:
+    """Bounds of what each ReLU reads."""
+    chain = layers(graph) if region.is_box and bounds == "improved-interval" else None
+    if chain is not None:
+        (fit,) = fitted(graph, region)
+        return pre_activations(chain, *fit.box())
+    state = run(graph, PASS_OF[bounds], region)
+    return [state.bounds_of(node.inputs[0]) for node in graph if isinstance(node.op, Relu)]
 
 
 class Tightness(NamedTuple):

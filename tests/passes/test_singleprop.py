@@ -12,6 +12,7 @@ from irverify.errors import UnsupportedError, UsageError
 from irverify.ir.graph import GraphBuilder
 from irverify.ir.ops import Conv, LeakyRelu, MaxPool, Relu, Reshape, ScaleShift
 from irverify.ir.types import TensorType
+from irverify.passes.half_relu import half_relu
 from irverify.passes.relaxations import Choice
 from irverify.passes.singleprop import SINGLEPROP, Half, approximation_error
 from irverify.pipeline import run
@@ -41,8 +42,25 @@ def test_relu_is_equation_6(choice: Choice) -> None:
     x = builder.input(TensorType((61,), torch.float64))
     nodes = [builder.node(builder.add(op, x)) for op in (Relu(), LeakyRelu(0.0))]
     rules = [SINGLEPROP.find(type(node.op)) for node in nodes]
-    first, second = (rule(node, [Half(z, v)], choice)[0] for node, rule in zip(nodes, rules, strict=True) if rule)
+    first, second = (rule(node, [Half(z, v)], choice).gap for node, rule in zip(nodes, rules, strict=True) if rule)
     torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("choice", ["zero", "same"])
+def test_gradients_of_a_relu(choice: Choice) -> None:
+    """Inactive, unstable with either sign, active; and no NaN where nothing moves or z_nom is 0."""
+    center = torch.tensor([-2.0, -0.5, 0.25, 0.5, 3.0], dtype=torch.float64, requires_grad=True)
+    gap = torch.tensor([1.0, 1.5, 0.5, 2.0, 1.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z, v: half_relu(z, v, choice), (center, gap))
+    for still in (torch.zeros(3), torch.full((3,), 1e-30)):
+        z, v = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True), still.requires_grad_()
+        result, moved = half_relu(z, v, choice)
+        (result.sum() + moved.sum()).backward()
+        for tensor in (result, moved, z.grad, v.grad):
+            assert tensor is not None
+            assert bool(tensor.isfinite().all())
+        middle = still[1].item() * (0.5 if choice == "zero" else 0.75)
+        assert moved.tolist() == pytest.approx([0.0, middle, still[2].item()])
 
 
 @pytest.mark.parametrize(("ball", "order"), [(L2, 2.0), (L1, float("inf"))])

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
+from irverify.backends.torch.boxes import checked_labels
 from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, simplified
-from irverify.passes.singleprop import SinglePropFastLin, SinglePropZero
-from irverify.pipeline.manager import run
+from irverify.passes.singleprop import halves
+from irverify.pipeline.manager import fitted
+from irverify.regions import Region
 
 Lines: TypeAlias = Literal["zero", "fast-lin"]
 """Below an unstable ReLU: slope 0 (paper 3, eq. 8), or that of the line above (eq. 7)."""
@@ -37,15 +39,19 @@ def singleprop_terms(
     how much the loss can grow, no bound. Without `clip` z_nom is the output for `x` itself, as in the paper; with it
     the output at the centre of the clipped box.
     """
-    graph = simplified(graph_of(model))
-    estimator = SinglePropZero() if lines == "zero" else SinglePropFastLin()
-    halves = estimator.halves(run(graph, (), ball(x, eps, norm, clip)))
-    found = [halves[name] for name in graph.outputs]
-    nominal = torch.cat([part.nominal.reshape(x.shape[0], -1) for part in found], dim=1)
-    gap = torch.cat([part.gap.reshape(x.shape[0], -1) for part in found], dim=1)
-    worst = nominal + torch.where(one_hot(y, gap.shape[1]).bool(), -gap, gap)
+    nominal, worst = _logits(model, x, y, ball(x, eps, norm, clip), lines)
     fit = cross_entropy(nominal, y)
     return SinglePropTerms(fit, cross_entropy(worst, y) - fit)
+
+
+def _logits(model: Model, x: Tensor, y: Tensor, region: Region, lines: Lines) -> tuple[Tensor, Tensor]:
+    """z_nom and `(z_nom - v) y + (z_nom + v) (1 - y)`, `[batch, classes]`."""
+    graph = simplified(graph_of(model))
+    found = halves(graph, fitted(graph, region), {}, "zero" if lines == "zero" else "same")
+    parts = [found[name] for name in graph.outputs]
+    nominal, gap = (torch.cat([half[index].flatten(1) for half in parts], dim=1) for index in range(2))
+    y = checked_labels(y, x, nominal.shape[1])
+    return nominal, torch.addcmul(nominal, gap, 1 - 2 * one_hot(y, gap.shape[1]).to(gap))
 
 
 def singleprop(
@@ -53,5 +59,6 @@ def singleprop(
     norm: Norm = "inf", clip: Clip = None,
 ) -> Tensor:  # fmt: skip
     """`L + weight R` (paper 3, sec. 3.1), a mean over the batch; see `singleprop_terms`."""
-    fit, regularizer = singleprop_terms(model, x, y, eps, lines=lines, norm=norm, clip=clip)
-    return fit + weight * regularizer
+    nominal, worst = _logits(model, x, y, ball(x, eps, norm, clip), lines)
+    estimate = cross_entropy(worst, y)  # L + R
+    return estimate if weight == 1 else (1 - weight) * cross_entropy(nominal, y) + weight * estimate
