@@ -96,6 +96,7 @@ def main() -> None:
     x = torch.rand(arguments.batch, 1, 28, 28, device=arguments.device)
     y = torch.randint(10, (arguments.batch,), device=arguments.device)
     bound, rows, clip = BoundGraph(module, x[:1]), BoundGraph(module, x[:1], "crown-ibp"), (0.0, 1.0)
+    graph = bound.graph
     cases: dict[str, Callable[[], Tensor]] = {
         "plain": lambda: cross_entropy(module(x), y),
         "ibp by hand": lambda: by_hand(module, x, y),
@@ -103,6 +104,8 @@ def main() -> None:
         "ibp and clean": lambda: losses.ibp(bound, x, y, EPS, 0.5, clip),
         "crown-ibp": lambda: losses.crown_ibp(rows, x, y, EPS, 0.0, 0.5, clip),
         "crown-ibp and clean": lambda: losses.crown_ibp(rows, x, y, EPS, 0.5, 0.5, clip),
+        "singleprop, zero": lambda: losses.singleprop(graph, x, y, EPS, clip=clip),
+        "singleprop, fast-lin": lambda: losses.singleprop(graph, x, y, EPS, lines="fast-lin", clip=clip),
         "ibp by hand again": lambda: by_hand(module, x, y),
     }
     torch.testing.assert_close(cases["ibp"](), cases["ibp by hand"](), rtol=1e-4, atol=1e-4)

@@ -48,7 +48,7 @@ class _Zero(Function):
         return result, found
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes 1/2 and 1/2 in z_nom and v where the ReLU is unstable, 0 and 1 where it is active."""
         (result, found), (outer, inner) = ctx.saved_tensors, gradients
@@ -69,7 +69,7 @@ class _Parallel(Function):
         return result, found
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         """With `s = (z_nom + v) / (2 v)`: slopes `1 - s` and `1 - s (1 - s)`; 0 and 1 where the ReLU is active."""
         (result, slope), (outer, inner) = ctx.saved_tensors, gradients

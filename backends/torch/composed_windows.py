@@ -79,7 +79,8 @@ class WindowRows:
         if len(rest) > 1:
             coefficients = torch.cat(found, 3)[..., torch.cat(order).argsort()]
             total = total + self._deeper(coefficients, active[:-1], radii[:-1])
-        return total.mT.unflatten(2, self.grids[0].positions)
+        placed: Tensor = total.mT.unflatten(2, self.grids[0].positions)
+        return placed
 
     def _deeper(self, rows: Tensor, active: Sequence[Tensor], radii: Sequence[Tensor]) -> Tensor:
         """The same for rows `[batch, positions, rows, window]` that have come further."""

@@ -49,7 +49,8 @@ def _logits(model: Model, x: Tensor, y: Tensor, region: Region, lines: Lines) ->
     graph = simplified(graph_of(model))
     found = halves(graph, fitted(graph, region), {}, "zero" if lines == "zero" else "same")
     parts = [found[name] for name in graph.outputs]
-    nominal, gap = (torch.cat([half[index].flatten(1) for half in parts], dim=1) for index in range(2))
+    nominal = torch.cat([half.nominal.flatten(1) for half in parts], dim=1)
+    gap = torch.cat([half.gap.flatten(1) for half in parts], dim=1)
     y = checked_labels(y, x, nominal.shape[1])
     return nominal, torch.addcmul(nominal, gap, 1 - 2 * one_hot(y, gap.shape[1]).to(gap))
 

@@ -35,7 +35,7 @@ def network(name: str, seed: int) -> tuple[nn.Sequential, Graph, Tensor, Tensor]
             if parameter.ndim == 1:
                 parameter.uniform_(-0.3, 0.8)
             else:
-                parameter *= 1.5
+                parameter.mul_(1.5)
     shape = NETWORKS[name]
     x, eps = torch.rand(2, *shape).double(), torch.tensor([0.02, 0.1]).double()
     eps = eps.reshape(2, *(1,) * len(shape))
