@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from irverify.cli.loading import load_model
 from irverify.cli.numbers import Numbers
 from irverify.cli.progress import Tally
-from irverify.cli.regions import Perturbation, question_of
+from irverify.cli.regions import Perturbation, indices_of, question_of
 from irverify.cores import usable_cores
 from irverify.errors import UsageError
 
 if TYPE_CHECKING:
-    from irverify.certify import Question, Sweep
+    from irverify.certify import Question, Settings, Sweep
     from irverify.certify.certifier import Certifier, Maker, Source
     from irverify.certify.store import Store
 
@@ -82,7 +82,7 @@ class Recipe:
         return lambda eps: self.certifier(question.at(eps))
 
     def certifier(self, question: Question) -> Certifier:
-        from irverify.certify import ByAnalysis, ByDriver, Settings
+        from irverify.certify import ByAnalysis, ByDriver
         from irverify.verify import Options
 
         if self.method == DRIVER:
@@ -90,11 +90,8 @@ class Recipe:
                 timeout=self.timeout, solver=self.solver, threads=self.threads, attack=self.attack, seed=self.seed
             )
             return ByDriver(question, options, None if self.worker_memory is None else self.worker_memory // 4)
-        dtype, memory = self.numbers.torch_dtype, self.numbers.memory
-        assert dtype is not None
-        half = None if memory is None else max(1, memory // 2)  # for values, and for what the analysis has in flight
-        settings = Settings(dtype, self.numbers.check_device(), self.batch, None if half is None else half * 2**20)
-        return ByAnalysis(question, replace(self.numbers, memory=half).limited(self.method), settings, self.method)
+        settings, method = analysis_settings(self.numbers, self.batch, self.method)
+        return ByAnalysis(question, method, settings, self.method)
 
     def settings(self) -> dict[str, str]:
         """What verdicts depend on beside network, images and ball."""
@@ -105,6 +102,17 @@ class Recipe:
             "solver": self.solver,
             "seed": str(self.seed),
         }
+
+
+def analysis_settings(numbers: Numbers, batch: int | None, method: str) -> tuple[Settings, str]:
+    """How an analysis computes its bounds, and its text with the memory that it may take."""
+    from irverify.certify import Settings
+
+    dtype, memory = numbers.torch_dtype, numbers.memory
+    assert dtype is not None
+    half = None if memory is None else max(1, memory // 2)  # for values, and for what the analysis has in flight
+    settings = Settings(dtype, numbers.check_device(), batch, None if half is None else half * 2**20)
+    return settings, replace(numbers, memory=half).limited(method)
 
 
 class Job:
@@ -159,6 +167,14 @@ class Job:
         }  # fmt: skip
         runs = [sweep.content() for sweep in self.sweeps]
         return {**asked, **runs[0]} if len(runs) == 1 else {**asked, "runs": runs}
+
+
+def job_of(recipe: Recipe, radii: Sequence[float]) -> Job:
+    """The job of a recipe: model and images are loaded, and checked to fit together."""
+    question = recipe.question()
+    indices = indices_of(recipe.wanted, len(question.images), usual=len(question.images))
+    question.check(indices)
+    return Job(replace(recipe, workers=min(recipe.workers, len(indices))), question, indices, radii)
 
 
 def _summary(sweep: Sweep) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from irverify.ir.text import named_parameters, parse_graph, print_graph
 
 FORMAT = 1
 """Version of the program file, in its metadata under `irverify.format`; the text stands under `irverify.graph`."""
+CASCADE = "irverify.cascade"
+"""What metadata have in which several programs are one cascade."""
 
 
 class SavedProgram:
@@ -56,7 +57,10 @@ def load(path: str | Path) -> Graph:
     whose graph is not well formed.
     """
     path = Path(path)
-    metadata, tensors = _read(path)
+    metadata, tensors = read_tensors(path)
+    if CASCADE in metadata:
+        hint = "`irverify certify` evaluates it; the folder of its training run has the networks one by one"
+        raise FileError("expected one network, got a cascade of several", where=str(path), hint=hint)
     if "irverify.format" not in metadata or "irverify.graph" not in metadata:
         raise FileError(
             "expected a saved irverify program, got a safetensors file without one",
@@ -78,8 +82,8 @@ def load(path: str | Path) -> Graph:
     return Graph(graph.nodes, graph.outputs, graph.name, SavedProgram(path, graph))
 
 
-def _read(path: Path) -> tuple[dict[str, str], Mapping[str, Tensor]]:
-    """Metadata and tensors of a safetensors file."""
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file. FileError where there is none, or a broken one."""
     if not path.is_file():
         raise FileError("expected a file, got none" if not path.exists() else "expected a file", where=str(path))
     try:
