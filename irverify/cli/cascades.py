@@ -19,7 +19,8 @@ from irverify.cli.sweeps import DRIVER, analysis_settings
 from irverify.errors import UsageError
 
 if TYPE_CHECKING:
-    from irverify.certify import Cascade, CascadeSweep, Question
+    from irverify.certify import Ball, Cascade, CascadeSweep, Question, Settings
+    from irverify.data import DataSet
 
 
 def is_cascade(model: str) -> bool:
@@ -73,21 +74,15 @@ class CascadeJob:
         return cascade_tables(sweeps)
 
     def _sweeps(self, cascade: Cascade, question: Question) -> list[CascadeSweep]:
-        from irverify.certify import Ball, CascadeSweep
+        from irverify.certify import Ball
         from irverify.certify.sweeping import begun
 
         indices = indices_of(self.wanted, len(question.images), usual=len(question.images))
         begun(question.eps, indices)  # raises for an image that is named twice
         question.check(indices)
         settings, method = analysis_settings(self.numbers, self.batch, self.method or cascade.method)
-        sweeps = [
-            CascadeSweep(Ball(eps, question.clip, method), tuple(indices), len(cascade.stages)) for eps in self.radii
-        ]
-        with told(sweeps), Tally(len(indices) * len(sweeps)) as tally:
-            for sweep in sweeps:
-                for _ in cascade.proceed(sweep, question.images, settings):
-                    tally.advance(partial(summary, sweep))
-        return sweeps
+        balls = [Ball(eps, question.clip, method) for eps in self.radii]
+        return sweeps_of(cascade, question.images, indices, balls, settings)
 
     def _content(self, cascade: Cascade, question: Question, sweeps: Sequence[CascadeSweep]) -> dict[str, object]:
         asked = {
@@ -100,8 +95,22 @@ class CascadeJob:
         return {**asked, **runs[0]} if len(runs) == 1 else {**asked, "runs": runs}
 
 
+def sweeps_of(
+    cascade: Cascade, images: DataSet, indices: Sequence[int], balls: Sequence[Ball], settings: Settings
+) -> list[CascadeSweep]:
+    """The sweeps of these images through a cascade, one for each radius; says how it goes."""
+    from irverify.certify import CascadeSweep
+
+    sweeps = [CascadeSweep(ball, tuple(indices), len(cascade.stages)) for ball in balls]
+    with _told(sweeps), Tally(len(indices) * len(sweeps)) as tally:
+        for sweep in sweeps:
+            for _ in cascade.proceed(sweep, images, settings):
+                tally.advance(partial(_summary, sweep))
+    return sweeps
+
+
 @contextmanager
-def told(sweeps: Sequence[CascadeSweep]) -> Iterator[None]:
+def _told(sweeps: Sequence[CascadeSweep]) -> Iterator[None]:
     """Tells what was found where it is stopped, and why images could not be asked."""
     from irverify.report.cascades import cascade_tables
 
@@ -116,7 +125,7 @@ def told(sweeps: Sequence[CascadeSweep]) -> Iterator[None]:
         note(f"error of {count} image{'s' if count > 1 else ''}: {reason}")
 
 
-def summary(sweep: CascadeSweep) -> tuple[str, str]:
+def _summary(sweep: CascadeSweep) -> tuple[str, str]:
     """How a sweep stands."""
     stay = ", ".join(f"{counts.stay} at stage {counts.stage}" for counts in sweep.per_stage() if counts.stay)
     return (

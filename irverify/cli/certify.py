@@ -101,8 +101,8 @@ def certify(
     it, or with --method exact, every image goes through attacks, bounds and exact search. A misclassified image is
     falsified. With --out, the same command goes on after whatever stopped it.
 
-    With --also or --also-model two sweeps stand side by side. MODEL may be a cascade (cascade.safetensors): the
-    table then says how many images stay at each stage.
+    With --also or --also-model two sweeps stand side by side. MODEL may be a cascade that `irverify train --stages`
+    has left (cascade.safetensors): the tables then say how many images stay at each stage.
     """
     radii = _radii(eps)
     wanted = Perturbation(data, radii[0], norm or "inf", clip, first, index, part_of(part or "test"), held_out)
@@ -118,7 +118,8 @@ def certify(
         job = CascadeJob(model, wanted, radii, method, numbers, batch)
         write(job.answer(as_json, keep_norm=norm is None))
         return
-    recipe = Recipe(model, wanted, method or DRIVER, numbers, batch, timeout, seed, 0, attack, solver)
+    chosen = DRIVER if method is None else method
+    recipe = Recipe(model, wanted, chosen, numbers, batch, timeout, seed, 0, attack, solver)
     recipe = replace(recipe, workers=workers or _usual_workers(recipe.method))
     if also is None and also_model is None:
         check_method(recipe)
@@ -126,7 +127,9 @@ def certify(
             make_folder(out)
         _sweep(job_of(recipe, radii), out, as_json)
         return
-    second = replace(recipe, model=also_model or model, method=also or recipe.method)
+    second = replace(
+        recipe, model=model if also_model is None else also_model, method=chosen if also is None else also
+    )
     check_model(second.model)
     combine(recipe, replace(second, workers=workers or _usual_workers(second.method)), radii, out, as_json)
 

@@ -75,6 +75,15 @@ def train(
             help="Test on so many of these images, or such a share below 1, not on the data set's own test part.",
         ),
     ] = None,
+    stages: Annotated[
+        int | None,
+        typer.Option(
+            "--stages",
+            metavar="K",
+            min=1,
+            help="A cascade of up to K networks, each trained on what those before it do not certify.",
+        ),
+    ] = None,
     short: Annotated[bool, typer.Option("--short", help="The variant of the recipe for two CPU cores.")] = False,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Seed of everything random; without it, the recipe's.", min=0)
@@ -87,17 +96,25 @@ def train(
     A checkpoint is written after every epoch. With --resume a run that was stopped goes on, to the weights that it
     would have had; it takes recipe and data from the checkpoint. Radii are in raw input units. With TensorBoard
     installed (pip install "irverify[tensorboard]") the log goes to DIR/tensorboard too.
+
+    With --stages the folder has such a folder for each stage, and the cascade of them, cascade.safetensors, for
+    `irverify certify`. --resume goes on with the stage that was stopped; with --stages as well it adds stages.
     """
     wanted = Wanted(recipe, data, None if part is None else part_of(part), config, short, seed, held_out)
     folder = out or resume
     if folder is None:
         raise UsageError("expected --out, a folder for the network, log and checkpoint")
+    if stages is not None or (resume is not None and _is_cascade(resume)):
+        from irverify.cli.stages import train_stages
+
+        train_stages(wanted, stages, folder, resume, device, as_json)
+        return
     if resume is None:
         trainer, checkpoint = _begun(wanted, folder, device), None
     else:
         checkpoint = _checkpoint(resume)
         trainer = _resumed(wanted, checkpoint, folder, device)
-    _run(trainer, known=trainer.clock.step)
+    run(trainer, known=trainer.clock.step)
     content = _export(trainer)
     write(encode("train", content) if as_json else _summary(trainer))
 
@@ -123,16 +140,26 @@ def _checkpoint(folder: Path) -> Checkpoint:
 
 def _resumed(wanted: Wanted, checkpoint: Checkpoint, folder: Path, device: str) -> Trainer:
     """A run that goes on from a checkpoint; what the command line says again must agree with it."""
-    data = wanted.data or checkpoint.facts.data
+    facts = checkpoint.facts
+    recipe = resumed_recipe(wanted, facts.recipe, facts.data, str(checkpoint.path))
+    trainer = _trainer(recipe, wanted.data or facts.data, wanted.part or facts.part, folder, device)
+    trainer.resume(checkpoint)
+    return trainer
+
+
+def resumed_recipe(wanted: Wanted, text: str, data: str, place: str) -> Recipe:
+    """The recipe of a run that goes on: its own TOML text, or what the command line says again of it."""
     if wanted.recipe is None and wanted.config is None:
         if wanted.short or wanted.seed is not None or wanted.held_out is not None:
             raise UsageError("--short, --seed and --held-out go with --recipe; a run that is resumed has its own")
-        recipe = parse_recipe(parse_toml(checkpoint.facts.recipe, str(checkpoint.path)))
-    else:
-        recipe = wanted.load(data)
-    trainer = _trainer(recipe, data, wanted.part or checkpoint.facts.part, folder, device)
-    trainer.resume(checkpoint)
-    return trainer
+        return parse_recipe(parse_toml(text, place))
+    return wanted.load(wanted.data or data)
+
+
+def _is_cascade(folder: Path) -> bool:
+    from irverify.train.cascade_state import cascade_folder
+
+    return cascade_folder(folder) is not None
 
 
 def _trainer(recipe: Recipe, data: str, part: Part, folder: Path, device: str) -> Trainer:
@@ -143,7 +170,7 @@ def _trainer(recipe: Recipe, data: str, part: Part, folder: Path, device: str) -
     device = Numbers("float32", device).check_device()
     images = load_images(data, part, recipe.held_out, recipe.validation)
     text = write_toml(recipe.table)
-    facts = Facts(text, data, part, images.fingerprint, epoch=0, step=0, about=_about(recipe))
+    facts = Facts(text, data, part, images.fingerprint, epoch=0, step=0, about=about(recipe))
     trainer = Trainer(recipe, images, folder, facts, device)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +179,7 @@ def _trainer(recipe: Recipe, data: str, part: Part, folder: Path, device: str) -
     return trainer
 
 
-def _about(recipe: Recipe) -> dict[str, object]:
+def about(recipe: Recipe) -> dict[str, object]:
     """What belongs to the weights for good: without it no number that is reported of them can be reproduced."""
     return {
         "recipe": recipe.name,
@@ -167,7 +194,7 @@ def _about(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def _run(trainer: Trainer, known: int) -> None:
+def run(trainer: Trainer, known: int) -> None:
     """Trains, and says how it goes."""
     with Tally(trainer.clock.total, known) as tally:
         trainer.watch = lambda moment: tally.advance(lambda: _lines(moment))
@@ -205,7 +232,7 @@ def _export(trainer: Trainer) -> dict[str, object]:
 
     facts = {name: str(value) for name, value in trainer.facts.about.items()}
     export(trainer.folder, trainer.network, trainer.example, trainer.facts.recipe, facts)
-    curves = _draw(trainer)
+    curves = draw(trainer)
     return {
         **trainer.facts.about,
         "epochs": trainer.recipe.epochs,
@@ -216,7 +243,7 @@ def _export(trainer: Trainer) -> dict[str, object]:
     }
 
 
-def _draw(trainer: Trainer) -> list[str]:
+def draw(trainer: Trainer) -> list[str]:
     """Draws the curves of a run; the name of the picture. A run is not lost because there is none."""
     try:
         from irverify.report.curves import FILE, draw_curves

@@ -12,6 +12,7 @@ STAGES = (
     "eps", "stage", "reached", "stay", "standard error", "certified (cascade) error",
     "standard error up to here", "certified (cascade) error up to here",
 )  # fmt: skip
+TRAINED = ("stage", "trained on", "certifies", "leaves")
 NOTE = (
     "certified (cascade): the stage that the image stays at certifies its label. An input near it may take another\n"
     "stage: no verdict about the cascade as a whole.\n"
@@ -28,6 +29,14 @@ def cascade_tables(sweeps: Sequence[CascadeSweep]) -> str:
             NOTE,
         ]
     )
+
+
+def stage_table(counts: Sequence[tuple[int, int]]) -> str:
+    """A row for each stage: the images that it was trained on, those of them that it certifies, and what is left."""
+    rows = [
+        (str(stage), str(images), str(images - left), str(left)) for stage, (images, left) in enumerate(counts, start=1)
+    ]
+    return table(TRAINED, rows, TRAINED).render()
 
 
 def _all(sweep: CascadeSweep) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,11 +16,13 @@ USUAL = 0.2
 
 @dataclass(frozen=True)
 class Images:
-    """A training part and a test part of one data set, and what is kept of the training part for terms that adapt."""
+    """A training part and a test part of one data set, and what is kept of the training part for terms that adapt.
+    There are `least_classes` classes even where none of these images has the last one."""
 
     train: DataSet
     test: DataSet
     validation: DataSet | None = None
+    least_classes: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -28,7 +31,11 @@ class Images:
 
     @property
     def classes(self) -> int:
-        return int(max(self.train.labels.max(), self.test.labels.max())) + 1
+        return max(self.least_classes, int(max(self.train.labels.max(), self.test.labels.max())) + 1)
+
+    def of(self, rows: Sequence[int]) -> Images:
+        """The same, with these images alone to train on, and classes as before."""
+        return replace(self, train=self.train.select(rows), least_classes=self.classes)
 
     @property
     def fingerprint(self) -> str:

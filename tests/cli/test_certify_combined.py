@@ -44,14 +44,14 @@ def test_two_methods_on_one_model(irverify: Irverify, tmp_path: Path) -> None:
 def test_two_models(irverify: Irverify, tmp_path: Path) -> None:
     """The program is another network for all that is known: nothing is claimed of one network."""
     save(compile_source(DIGITS_NETWORK), tmp_path / "other.safetensors")
-    asked = ("certify", DIGITS_NETWORK, *DATA, "--eps", "0.02,0.03", "--method", "ibp")
-    ran = irverify(*asked, "--also-model", "tests.cli.test_certify_combined:another", "--json")
+    asked = ("certify", DIGITS_NETWORK, "--data", "digits", "--index", "0,5,3", "--method", "ibp", "--eps")
+    ran = irverify(*asked, "0.02,0.03", "--also-model", "tests.cli.test_certify_combined:another", "--json")
     assert ran.code == 0, ran.err
     assert ran.json["one_network"] is False
     assert ran.json["claim"] == "certified by either of two networks"
     assert [run["eps"] for run in ran.json["runs"]] == [0.02, 0.03]
     assert not set(COUNTS) & set(ran.json["runs"][0])
-    ran = irverify(*asked, "--also-model", tmp_path / "other.safetensors", "--also", "crown")
+    ran = irverify(*asked, 0.02, "--also-model", tmp_path / "other.safetensors", "--also", "crown")
     assert ran.code == 0, ran.err
     assert "second: crown on" in ran.out
 
