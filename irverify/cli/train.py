@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -197,7 +198,7 @@ def about(recipe: Recipe) -> dict[str, object]:
 def run(trainer: Trainer, known: int) -> None:
     """Trains, and says how it goes."""
     with Tally(trainer.clock.total, known) as tally:
-        trainer.watch = lambda moment: tally.advance(lambda: _lines(moment))
+        trainer.watch = lambda moment: tally.advance(lambda: _lines(moment, trainer.rows))
         try:
             trainer.run()
         except KeyboardInterrupt:
@@ -207,8 +208,8 @@ def run(trainer: Trainer, known: int) -> None:
             raise
 
 
-def _lines(moment: Moment) -> list[str]:
-    """How training goes."""
+def _lines(moment: Moment, rows: Sequence[Row]) -> list[str]:
+    """How training goes, with the accuracies that were measured last."""
     clock = moment.clock
     numbers = {"eps": moment.eps, **moment.scheduled}
     lines = [
@@ -216,7 +217,8 @@ def _lines(moment: Moment) -> list[str]:
         + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()),
         ", ".join(f"{name} {value:.4f}" for name, value in moment.terms.items()),
     ]
-    return [*lines, _accuracies(moment.last)] if moment.last is not None else lines
+    measured = [row for row in rows if row.get("clean accuracy") is not None]
+    return [*lines, _accuracies(measured[-1])] if measured else lines
 
 
 def _accuracies(row: Row) -> str:

@@ -181,7 +181,7 @@ def _validation(training: Mapping[str, object], terms: Sequence[Term]) -> float 
     if any(term.adaptive for term in terms):
         return VALIDATION if given is None else given
     if given is not None:
-        raise UsageError("no term adapts, such as strength = { gamma = 1.0 }", where="training.validation")
+        raise UsageError("no term adapts, such as strength = { gamma = 10.0 }", where="training.validation")
     return None
 
 

@@ -64,7 +64,7 @@ class Adaptive:
     training (paper 3, sec. 3.3; `irverify.backends.torch.schedules.AdaptiveWeight`). A smaller gamma prefers clean
     accuracy."""
 
-    gamma: float = 1.0
+    gamma: float
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def ramp(given: object, place: str) -> Ramp:
 def adaptive(given: object, place: str) -> Adaptive:
     """What a recipe says: a table with `gamma` alone. UsageError for all else."""
     table = checked_table(given, ("gamma",), place, "a table with gamma")
-    gamma = number(table.get("gamma", 1.0), f"{place}.gamma")
+    gamma = number(table.get("gamma"), f"{place}.gamma")
     if not gamma > 0:
         raise UsageError(f"expected gamma > 0, got {gamma:g}", where=place)
     return Adaptive(gamma)

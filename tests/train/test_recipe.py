@@ -64,7 +64,7 @@ def test_a_step_from_one_number_to_another() -> None:
         ("training.batch", "many", "training.batch: expected a whole number from 1, got 'many'"),
         ("training.norm", "max", "training.norm: expected one of inf, 2, 1, got 'max'"),
         ("training.held_out", 1.5, "training.held_out: expected a share below 1 or a whole number of images, got 1.5"),
-        ("training.validation", 0.1, "training.validation: no term adapts, such as strength = { gamma = 1.0 }"),
+        ("training.validation", 0.1, "training.validation: no term adapts, such as strength = { gamma = 10.0 }"),
         ("training.epsilon", 1, "training: unknown key epsilon: expected eps, test_eps"),
         ("optimiser.rate", 0, "optimiser.rate: expected a positive learning rate"),
         ("optimiser.name", "lbfgs", "optimiser.name: expected one of adam, sgd, got 'lbfgs'"),
