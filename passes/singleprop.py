@@ -125,27 +125,35 @@ def half_of(region: Region) -> Half:
 
 
 def halves(
-    graph: Graph, regions: Sequence[Region], operands: Mapping[str, Tensor], choice: Choice
+    graph: Graph, regions: Sequence[Region], operands: Mapping[str, Tensor], choice: Choice, *, keep: bool = True
 ) -> dict[str, Half]:
-    """z_nom and v of every value, by one walk: over a region for each input, with the runtime operands by name."""
+    """z_nom and v of every value, by one walk: over a region for each input, with the runtime operands by name.
+
+    Without `keep` only those of the outputs are left: memory that is free again at once is still in a cache.
+    """
     batch = regions[0].batch
     found = {node.name: half_of(region) for node, region in zip(graph.inputs, regions, strict=True)}
     moving = set(found)
+    last = {} if keep else {name: node.name for node in graph for name in node.inputs if name not in graph.outputs}
     for node, rule in SINGLEPROP.resolve(graph):
         if isinstance(node.op, Input):
             continue
         if rule is not None and not moving.isdisjoint(node.inputs):
             moving.add(node.name)
             found[node.name] = rule(node, [found[name] for name in node.inputs], choice)
-            continue
-        if rule is not None:
-            known = node.op.evaluate(*(found[name].nominal for name in node.inputs))
-        elif node.name in operands:
-            known = operands[node.name]
         else:
-            known = node.op.evaluate().expand(batch, *node.type.shape)
-        found[node.name] = Half(known, torch.zeros_like(known))
+            found[node.name] = Half(known := _fixed(node, found, operands, batch), torch.zeros_like(known))
+        for name in set(node.inputs):
+            if last.get(name) == node.name:
+                del found[name]
     return found
+
+
+def _fixed(node: Node, found: Mapping[str, Half], operands: Mapping[str, Tensor], batch: int) -> Tensor:
+    """A value that does not move: a constant, a runtime operand, or what is made of such."""
+    if node.inputs:
+        return node.op.evaluate(*(found[name].nominal for name in node.inputs))
+    return operands[node.name] if node.name in operands else node.op.evaluate().expand(batch, *node.type.shape)
 
 
 HalfRule: TypeAlias = Callable[[Node, Sequence[Half], Choice], Half]

@@ -47,7 +47,7 @@ def singleprop_terms(
 def _logits(model: Model, x: Tensor, y: Tensor, region: Region, lines: Lines) -> tuple[Tensor, Tensor]:
     """z_nom and `(z_nom - v) y + (z_nom + v) (1 - y)`, `[batch, classes]`."""
     graph = simplified(graph_of(model))
-    found = halves(graph, fitted(graph, region), {}, "zero" if lines == "zero" else "same")
+    found = halves(graph, fitted(graph, region), {}, "zero" if lines == "zero" else "same", keep=False)
     parts = [found[name] for name in graph.outputs]
     nominal = torch.cat([half.nominal.flatten(1) for half in parts], dim=1)
     gap = torch.cat([half.gap.flatten(1) for half in parts], dim=1)
