@@ -97,7 +97,7 @@ def main() -> None:
     chosen = [row for row in ROWS if row.name in names]
     radii = [float(part) for part in arguments.eps.split(",")]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    test = load_images(arguments.data, "test", HELD_OUT, seed=0).test
+    test = load_images(arguments.data, "test", HELD_OUT).test
     np.savez(arguments.out / HELD_OUT_FILE, images=test.images, labels=test.labels, valid_range=test.valid_range)
     found = []
     for row in chosen:
