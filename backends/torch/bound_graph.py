@@ -60,13 +60,15 @@ class BoundGraph(nn.Module):
     straight-line code) or any other analysis that bounds, which walks through the graph at every step.
 
     A batch normalisation in training mode normalises with mean and variance of the clean batch, for the clean values
-    and for the bounds alike, and its running statistics are updated once for each forward, as by PyTorch. Bounds are
-    those of real arithmetic, up to rounding in the module's element type: `iv.certify` and `iv.verify` certify.
+    and for the bounds alike, and its running statistics are updated once for each forward, as by PyTorch. A step that
+    takes several forwards of one batch, here or of the module itself, gives `track=False` to all but one. Bounds are
+    those of real arithmetic, up to rounding in the module's element type: `iv.certify` and `iv.verify` certify. They
+    have first derivatives; of `crown-ibp`, no second ones.
     """
 
     def __init__(self, source: Source, example: Example = None, method: str = "ibp") -> None:
         """`example`: one input beside a module, with or without batch axis. A graph is bounded with the running
-        statistics of its batch normalisations.
+        statistics of its batch normalisations, in either mode: a graph is a network in evaluation mode.
 
         Raises what `iv.compile` raises, and UsageError for a method that bounds nothing.
         """
@@ -107,12 +109,14 @@ class BoundGraph(nn.Module):
         labels: Tensor | None = None,
         clip: Clip = None,
         clean: bool = True,
+        track: bool = True,
     ) -> Bounded:
         """Bounds over all inputs within `eps` (l-infinity, in raw input units) of `x`, kept inside `clip` = (lo, hi).
 
         `x` is in the module's own layout (a tuple for several inputs); `eps` a number, or a tensor with as many axes as
         x; `labels` `[batch]`, or None: the network's own predictions. With `clean` False `logits` are left out, which
-        saves a forward pass. Raises RegionError, PropertyError, ShapeError or UsageError for what does not fit.
+        saves a forward pass; with `track` False running statistics stay as they are. Raises RegionError, PropertyError,
+        ShapeError or UsageError for what does not fit.
         """
         check_modes(self.module, self._norms)
         box = box_around(self._graph, x, eps, clip, self._leaves.dtype(self._graph.inputs[0].type.dtype))
@@ -125,7 +129,7 @@ class BoundGraph(nn.Module):
             labels = first.logits.argmax(1)
         labels = checked_labels(labels, box.clean[0], self.classes)
         found = self._found(box, labels, Variant(self.method, trained, clean))
-        for name, (mean, variance) in found.statistics.items():
+        for name, (mean, variance) in found.statistics.items() if track else ():
             update(self._norms[name], mean, variance, self._graph[name].type.size * box.clean[0].shape[0] // len(mean))
         return Bounded(found.logits, found.margins, found.interval, found.backward, dict(found.bounds))
 

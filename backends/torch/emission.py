@@ -16,6 +16,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from irverify.backends.torch import steps
+from irverify.backends.torch.code import Code
 from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import (
     Add,
@@ -55,44 +56,35 @@ class Emission:
 
     graph: Graph
     trained: frozenset[str]
-    code: fx.Graph = field(default_factory=fx.Graph)
-    modules: dict[str, nn.Module] = field(default_factory=dict)
+    code: Code = field(default_factory=Code)
     parameters: list[Param] = field(default_factory=list)
     values: dict[str, fx.Node] = field(default_factory=dict)
     spans: dict[str, Span] = field(default_factory=dict)
     statistics: dict[str, tuple[fx.Node, fx.Node]] = field(default_factory=dict)
-    _known: dict[tuple[object, ...], fx.Node] = field(default_factory=dict)
+    _places: dict[int, fx.Node] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._given = self.code.placeholder("parameters")
-        self.clean = [self.code.placeholder(f"clean_{index}") for index in range(len(self.graph.inputs))]
-        self.lower = [self.code.placeholder(f"lower_{index}") for index in range(len(self.graph.inputs))]
-        self.upper = [self.code.placeholder(f"upper_{index}") for index in range(len(self.graph.inputs))]
-        self.labels = self.code.placeholder("labels")
+        self._given = self.code.given("parameters")
+        self.clean = [self.code.given(f"clean_{index}") for index in range(len(self.graph.inputs))]
+        self.lower = [self.code.given(f"lower_{index}") for index in range(len(self.graph.inputs))]
+        self.upper = [self.code.given(f"upper_{index}") for index in range(len(self.graph.inputs))]
+        self.labels = self.code.given("labels")
 
     def call(self, function: Callable[..., object], *arguments: object, **options: object) -> fx.Node:
-        return self.code.call_function(function, arguments, options)  # type: ignore[arg-type]
+        return self.code.call(function, *arguments, **options)
 
     def once(self, function: Callable[..., object], *arguments: object) -> fx.Node:
-        """The same call once for the whole program."""
-        key = (function, *arguments)
-        if key not in self._known:
-            self._known[key] = self.call(function, *arguments)
-        return self._known[key]
+        return self.code.once(function, *arguments)
 
     def step(self, module: nn.Module, node: Node, *arguments: object) -> fx.Node:
         """A call of a step that has the node's parameters as its first argument."""
-        name = f"step_{len(self.modules)}"
-        self.modules[name] = module
-        given = tuple(map(self.parameter, node.op.parameters().values()))
-        return self.code.call_module(name, (given, *arguments))  # type: ignore[arg-type]
+        return self.code.module(module, tuple(map(self.parameter, node.op.parameters().values())), *arguments)
 
     def parameter(self, parameter: Param) -> fx.Node:
-        key = ("parameter", id(parameter))
-        if key not in self._known:
-            self._known[key] = self.call(operator.getitem, self._given, len(self.parameters))
+        if id(parameter) not in self._places:
+            self._places[id(parameter)] = self.call(operator.getitem, self._given, len(self.parameters))
             self.parameters.append(parameter)
-        return self._known[key]
+        return self._places[id(parameter)]
 
     def optional(self, parameter: Param | None) -> fx.Node | None:
         return None if parameter is None else self.parameter(parameter)

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import Tensor, fx, nn
+from torch import Tensor
 
 from irverify.backends.torch import steps
 from irverify.backends.torch.emission import Emission
 from irverify.backends.torch.leaves import Leaves
-from irverify.backends.torch.row_emission import Backward, write_interval_margins, write_logits
-from irverify.ir.graph import Graph, Node
+from irverify.backends.torch.row_emission import write_backward_margins, write_interval_margins, write_logits
+from irverify.ir.graph import Graph
 from irverify.ir.ops import Input, LinearOp, Operand, Spec, Step, Trunc
 from irverify.passes.ibp import IBP
 from irverify.passes.relaxations import RELAXATIONS
@@ -69,14 +69,15 @@ class Program:
         spec = graph[graph.outputs[0]]
         logits = write_logits(emission, spec) if variant.clean else None
         interval = write_interval_margins(emission, spec)
-        backward = _backward(emission, spec, classes) if variant.method == "crown-ibp" else None
+        rows = variant.method == "crown-ibp"
+        backward = write_backward_margins(emission, spec, classes, interval) if rows else None
         self._bounded = read_by_nonlinear(graph)
         self._normalised = tuple(emission.statistics)
         ends = tuple(emission.ends(name) for name in self._bounded)
         margins = interval if backward is None else emission.call(steps.larger, backward, interval)
-        emission.code.output((logits, margins, interval, backward, ends, tuple(emission.statistics.values())))
+        found = tuple(emission.statistics.values())
+        self.code = emission.code.finished(logits, margins, interval, backward, ends, found)
         self._readers = [leaves.reader(parameter) for parameter in emission.parameters]
-        self.code = _module(emission)
 
     def __call__(self, box: Box, labels: Tensor) -> Found:
         parameters = tuple(read() for read in self._readers)
@@ -85,20 +86,6 @@ class Program:
         bounds = dict(zip(self._bounded, ends, strict=True))
         found = dict(zip(self._normalised, statistics, strict=True))
         return Found(logits, margins, interval, backward, bounds, found)
-
-
-def _backward(emission: Emission, spec: Node, classes: int) -> fx.Node:
-    rows = Backward(emission, spec, classes)
-    return emission.call(steps.placed, rows.run(), emission.labels, rows.rest)
-
-
-def _module(emission: Emission) -> fx.GraphModule:
-    """The code as a module that has no state."""
-    root: dict[str, nn.Module] = dict(emission.modules)
-    module = fx.GraphModule(root, emission.code)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module
 
 
 def read_by_nonlinear(graph: Graph) -> tuple[str, ...]:

@@ -107,6 +107,11 @@ def by_channel(x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
     return scaled if shift is None else scaled + shift.reshape(shape)
 
 
+def by_row(weight: Tensor, scale: Tensor) -> Tensor:
+    """The weight `[out, ...]` of a layer whose results are scaled by channel."""
+    return weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
+
+
 def flattened(x: Tensor, shape: Sequence[int]) -> Tensor:
     return x.reshape(x.shape[0], *shape)
 
@@ -150,49 +155,28 @@ def others(labels: Tensor, classes: int) -> Tensor:
 
 
 def margin_rows(weight: Tensor | None, labels: Tensor, rest: Tensor, like: Tensor) -> Tensor:
-    """The rows `W_y - W_j` (`e_y - e_j` without a last layer) for each other class j, `[batch (classes - 1), in]`."""
+    """The rows `W_y - W_j` (`e_y - e_j` without a last layer) for each other class j, `[batch, classes - 1, in]`."""
     if weight is None:
         weight = torch.eye(rest.shape[1] + 1, dtype=like.dtype, device=like.device)
     place = labels.unsqueeze(1).expand_as(rest)
     if weight.shape[0] <= TABLED:
-        return pair_rows(weight)[place, rest].flatten(0, 1)
-    return (weight[place] - weight[rest]).flatten(0, 1)
+        return pair_rows(weight)[place, rest]
+    return weight[place] - weight[rest]
 
 
 def margin_constants(bias: Tensor, labels: Tensor, rest: Tensor) -> Tensor:
-    """`b_y - b_j` for each other class j, `[batch (classes - 1)]`."""
-    return (bias.index_select(0, labels).unsqueeze(1) - bias[rest]).flatten()
+    """`b_y - b_j` for each other class j, `[batch, classes - 1]`."""
+    return bias.index_select(0, labels).unsqueeze(1) - bias[rest]
 
 
-def placed(found: Tensor, labels: Tensor, rest: Tensor) -> Tensor:
-    """Margins `[batch (classes - 1)]` of the other classes as `[batch, classes]`, 0 at the label."""
-    margins = found.reshape(rest.shape)
+def placed(margins: Tensor, rest: Tensor) -> Tensor:
+    """Margins `[batch, classes - 1]` of the other classes as `[batch, classes]`, 0 at the label."""
     return margins.new_zeros(rest.shape[0], rest.shape[1] + 1).scatter(1, rest, margins)
 
 
 def larger(found: Tensor, other: Tensor) -> Tensor:
     """The larger one; NaN in `found`, from an overflow, says nothing."""
     return torch.where(found > other, found, other)
-
-
-def relu_lines(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lines around a ReLU (Zhang et al. 2018): `slope x <= relu(x) <= high x + top`, the slope below 1 where u > -l."""
-    active, unstable = lower >= 0, (lower < 0) & (upper > 0)
-    width = torch.where(unstable, upper - lower, 1.0)
-    high = torch.where(unstable, upper / width, active.to(lower.dtype))
-    top = torch.where(unstable, upper * (-lower / width), 0.0)
-    slope = (active | (unstable & (upper > -lower))).to(lower.dtype)
-    return slope, high, top
-
-
-def relu_rows(rows: Tensor, slope: Tensor, high: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows over a ReLU taken to its operand (the line below where a coefficient is positive, else the one above), and
-    their constants."""
-    apart = rows.reshape(slope.shape[0], -1, *slope.shape[1:])
-    negative = apart.clamp(max=0)
-    passed = torch.addcmul(apart * slope.unsqueeze(1), negative, (high - slope).unsqueeze(1))
-    constants = torch.matmul(negative.flatten(2), top.reshape(top.shape[0], -1, 1))
-    return passed.reshape(rows.shape), constants.flatten()
 
 
 def dot_rows(rows: Tensor, vector: Tensor) -> Tensor:
@@ -204,8 +188,3 @@ def dot_rows(rows: Tensor, vector: Tensor) -> Tensor:
 def channel_rows(rows: Tensor, bias: Tensor) -> Tensor:
     """Rows `[rows, channels, ...]` times a number for each channel, `[rows]`."""
     return (rows.flatten(2).sum(2) if rows.ndim > 2 else rows) @ bias
-
-
-def minimum_rows(rows: Tensor, center: Tensor, radius: Tensor) -> Tensor:
-    """The minimum of rows over a box, `[rows]`."""
-    return dot_rows(rows, center) - dot_rows(rows.abs(), radius)

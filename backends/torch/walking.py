@@ -35,7 +35,7 @@ def walked(graph: Graph, box: Box, labels: Tensor, variant: Variant) -> Found:
     state = rows_run(normalised, regions, margin_rows(normalised, regions, labels), variant.method)
     result = state.graph.outputs[0]
     bounds = {name: state.bounds_of(name) for name in read_by_nonlinear(state.graph)}
-    logits = torch.cat([values[name].flatten(1) for name in graph.outputs], dim=1)
+    logits = torch.cat([values[name].reshape(len(labels), -1) for name in graph.outputs], dim=1)
     ends = {name: (entry.lower, entry.upper) for name, entry in bounds.items()}
     return Found(logits, state.bounds[result].lower, None, None, ends, found)
 

@@ -14,24 +14,26 @@ from irverify.ir.graph import Graph
 
 
 def ibp(
-    model: BoundGraph | Graph, x: Tensor, y: Tensor, eps: float | Tensor, kappa: float = 0.5, clip: Clip = None
-) -> Tensor:
+    model: BoundGraph | Graph, x: Tensor, y: Tensor, eps: float | Tensor, kappa: float = 0.5, clip: Clip = None,
+    track: bool = True,
+) -> Tensor:  # fmt: skip
     """The loss of paper 4, eq. 12, a mean over the batch:
 
         L = kappa l(z, y) + (1 - kappa) l(worst, y)
 
     with the cross-entropy l, the clean logits z, and the worst-case logits of eq. 10 within l-infinity distance `eps`
     (kept inside `clip`), the last layer elided into the margins (eq. 9). A bound graph of any method is used with its
-    own margins; a graph is bounded by ibp. Raises UsageError unless 0 <= kappa <= 1.
+    own margins; a graph is bounded by ibp. Running statistics of batch normalisations take the batch unless `track` is
+    False. Raises UsageError unless 0 <= kappa <= 1.
     """
     _fraction("kappa", kappa)
-    bounded = _bounded(model, "ibp")(x, eps, y, clip, clean=kappa > 0)
+    bounded = _bounded(model, "ibp")(x, eps, y, clip, kappa > 0, track)
     return mixed(bounded, bounded.margins, y, kappa)
 
 
 def crown_ibp(
     model: BoundGraph | Graph, x: Tensor, y: Tensor, eps: float | Tensor, kappa: float = 0.0, beta: float = 1.0,
-    clip: Clip = None,
+    clip: Clip = None, track: bool = True,
 ) -> Tensor:  # fmt: skip
     """The loss of CROWN-IBP (Zhang et al. 2019, "Towards stable and efficient training of verifiably robust neural
     networks", eq. 11; paper 2, sec. 5), a mean over the batch:
@@ -39,12 +41,12 @@ def crown_ibp(
         L = kappa l(z, y) + (1 - kappa) l(-m, y)        m = beta m_crown-ibp + (1 - beta) m_ibp
 
     with lower bounds m of the margins: backward rows through interval bounds, and intervals. beta goes from 1 to 0
-    during training. With beta 0 the backward rows are left out where `model` is a graph. Raises UsageError unless beta
-    and kappa are in [0, 1], and for a bound graph of another method.
+    during training. With beta 0 the backward rows are left out where `model` is a graph. `track` as in `ibp`. Raises
+    UsageError unless beta and kappa are in [0, 1], and for a bound graph of another method.
     """
     _fraction("kappa", kappa)
     _fraction("beta", beta)
-    bounded = _bounded(model, "crown-ibp" if beta > 0 else "ibp")(x, eps, y, clip, clean=kappa > 0)
+    bounded = _bounded(model, "crown-ibp" if beta > 0 else "ibp")(x, eps, y, clip, kappa > 0, track)
     if beta == 0:
         return mixed(bounded, bounded.margins if bounded.interval is None else bounded.interval, y, kappa)
     if bounded.backward is None or bounded.interval is None:

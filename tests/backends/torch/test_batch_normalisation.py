@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import irverify as iv
 from irverify.backends.torch.bound_graph import BoundGraph
+from irverify.backends.torch.losses import crown_ibp, ibp
 from irverify.errors import UsageError
 
 
@@ -107,3 +108,18 @@ def test_one_value_has_no_variance() -> None:
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2))
     with pytest.raises(UsageError, match="more than one value"):
         BoundGraph(module, torch.rand(1, 2))(torch.rand(1, 2), 0.1)
+
+
+def test_a_batch_counts_once() -> None:
+    """Two losses on one batch, the second without statistics; a graph has its running statistics in either mode."""
+    module, x, labels = residual()
+    twin = copy.deepcopy(module)
+    intervals, rows = BoundGraph(module, x[:1]), BoundGraph(module, x[:1], "crown-ibp")
+    (ibp(intervals, x, labels, 0.01) + crown_ibp(rows, x, labels, 0.01, track=False)).backward()
+    twin(x)
+    for (name, own), other in zip(module.state_dict().items(), twin.state_dict().values(), strict=True):
+        assert torch.allclose(own, other), name
+    still = BoundGraph(iv.compile(copy.deepcopy(module).eval(), x[:1])).train()
+    before = still(x, 0.01, labels).margins
+    assert torch.equal(still(x, 0.01, labels).margins, before)
+    assert torch.allclose(before, intervals.eval()(x, 0.01, labels).margins)

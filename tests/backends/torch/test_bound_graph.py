@@ -67,7 +67,7 @@ def compared(graph: Graph, method: str, x: tuple[Tensor, ...], eps: float) -> No
         assert torch.allclose(lower, state.bounds[name].lower, rtol=1e-9, atol=1e-9 * scale)
         assert torch.allclose(upper, state.bounds[name].upper, rtol=1e-9, atol=1e-9 * scale)
     values = graph.values({node.name: part for node, part in zip(graph.inputs, x, strict=True)})
-    logits = torch.cat([values[name].flatten(1) for name in graph.outputs], dim=1)
+    logits = torch.cat([values[name].reshape(len(labels), -1) for name in graph.outputs], dim=1)
     assert found.logits is not None
     assert torch.allclose(found.logits, logits, rtol=1e-9, atol=1e-9 * scale)
     if found.backward is not None:

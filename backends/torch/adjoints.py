@@ -1,0 +1,75 @@
+"""The affine layers before a ReLU as backward rows go through them, with what their gradients need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
+
+from irverify.backends.torch.layout import Layout
+from irverify.ir.ops import Conv
+from irverify.ir.ops.conv import CONV, pad_spatial
+from irverify.ir.ops.scatter import Steps, scatter
+
+WEIGHT_GRADIENT: dict[int, Callable[..., Tensor]] = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
+
+
+class Layer(Protocol):
+    """The linear part `W` of a layer: rows `a` `[rows, *result]` become rows `a W` `[rows, *operand]`."""
+
+    def back(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """`a W`."""
+
+    def ahead(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        """The gradient of `<g, a W>` in a: `g W^T`."""
+
+    def in_weight(self, gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+        """The gradient of `<g, a W>` in the weight."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A linear layer that reads flattened values of this shape; the weight's columns are ordered as in their layout."""
+
+    operand: tuple[int, ...]
+
+    def back(self, rows: Tensor, weight: Tensor) -> Tensor:
+        return Layout.of(self.operand, weight).shaped(rows @ weight)
+
+    def ahead(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        return Layout.of(self.operand, weight).flat(gradient) @ weight.t()
+
+    def in_weight(self, gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+        return rows.t() @ Layout.of(self.operand, weight).flat(gradient)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution over one to three spatial axes. The operator gives everything but the weight."""
+
+    op: Conv
+    operand: tuple[int, ...]
+
+    def back(self, rows: Tensor, weight: Tensor) -> Tensor:
+        op = self.op
+        first = tuple(before for before, _ in op.padding)
+        return scatter(rows, weight, Steps(op.stride, op.dilation, op.groups), first, self.operand[1:])
+
+    def ahead(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        op, (padded, padding) = self.op, self._padded(gradient)
+        return CONV[weight.ndim - 2](padded, weight, None, op.stride, padding, op.dilation, op.groups)
+
+    def in_weight(self, gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+        op, (padded, padding) = self.op, self._padded(gradient)
+        function = WEIGHT_GRADIENT[weight.ndim - 2]
+        return function(padded, weight.shape, rows, op.stride, padding, op.dilation, op.groups)
+
+    def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """x, padded where torch cannot, and the padding that is left to torch."""
+        padding = self.op.padding
+        if all(before == after >= 0 for before, after in padding):
+            return x, tuple(before for before, _ in padding)
+        return pad_spatial(x, padding), (0,) * len(padding)
