@@ -199,10 +199,10 @@ class _Estimation:
         if passed is None or not isinstance(node.op, Elementwise):
             return passed
         radius = self.duals[f"{node.name}.radius"]
+        drawn = norms.cauchy((1, self.options.k, *node.type.shape), radius, generator)  # whichever examples these are
         if not bool((radius > 0).any()):
             return passed
-        own = radius.unsqueeze(1) * norms.cauchy((1, self.options.k, *node.type.shape), radius, generator)
-        both = passed.joined(JOINED if self.joined else node.name, own)
+        both = passed.joined(JOINED if self.joined else node.name, radius.unsqueeze(1) * drawn)
         passing.found[node.name] = both
         return both
 

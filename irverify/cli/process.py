@@ -54,8 +54,15 @@ def execute(arguments: Sequence[str], started: float | None = None, received: Se
         sys.stdout.flush()
         return 0
     except BaseException as error:
+        if received:  # torchrun interrupts a second time, and people do: what there is to say is still said
+            _ignore_signals()
         cause = KeyboardInterrupt(received[-1]) if received else error
         return report(failure_of(cause), as_json="--json" in arguments)
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _claim_stdout() -> None:

@@ -14,6 +14,7 @@ from irverify.cli.numbers import Numbers
 from irverify.cli.options import SETS, Device, Json
 from irverify.cli.progress import Tally
 from irverify.cli.regions import part_of
+from irverify.cli.several import Worker, check_alone, working
 from irverify.cli.streams import encode, note, write
 from irverify.errors import FileError, UsageError
 from irverify.train.recipe import Recipe, load_recipe, parse_recipe
@@ -21,7 +22,7 @@ from irverify.train.toml import parse_toml, write_toml
 
 if TYPE_CHECKING:
     from irverify.data import Part
-    from irverify.train.checkpoint import Checkpoint, Row
+    from irverify.train.checkpoint import Row
     from irverify.train.trainer import Moment, Trainer
 
 SMALL = "digits"
@@ -100,6 +101,9 @@ def train(
 
     With --stages the folder has such a folder for each stage, and the cascade of them, cascade.safetensors, for
     `irverify certify`. --resume goes on with the stage that was stopped; with --stages as well it adds stages.
+
+    Several processes that torchrun starts divide every batch among them, each with a GPU of its own where the device is
+    cuda. The run is the same but for rounding, and may be resumed by another number of processes.
     """
     wanted = Wanted(recipe, data, None if part is None else part_of(part), config, short, seed, held_out)
     folder = out or resume
@@ -108,42 +112,47 @@ def train(
     if stages is not None or (resume is not None and _is_cascade(resume)):
         from irverify.cli.stages import train_stages
 
+        check_alone("a cascade")
         train_stages(wanted, stages, folder, resume, device, as_json)
         return
-    if resume is None:
-        trainer, checkpoint = _begun(wanted, folder, device), None
-    else:
-        checkpoint = _checkpoint(resume)
-        trainer = _resumed(wanted, checkpoint, folder, device)
-    run(trainer, known=trainer.clock.step)
-    content = _export(trainer)
-    write(encode("train", content) if as_json else _summary(trainer))
+    with working(device) as worker:
+        if resume is None:
+            trainer = _begun(wanted, folder, worker)
+        else:
+            trainer = _resumed(wanted, resume, folder, worker)
+        run(trainer, known=trainer.clock.step)
+        if worker.speaks:
+            content = _export(trainer)
+            write(encode("train", content) if as_json else _summary(trainer))
 
 
-def _begun(wanted: Wanted, folder: Path, device: str) -> Trainer:
+def _begun(wanted: Wanted, folder: Path, worker: Worker) -> Trainer:
     """A run from the beginning."""
     if wanted.data is None:
         raise UsageError("expected --data, such as --data digits")
     recipe = wanted.load(wanted.data)
+    _check_unused(folder)
+    return _trainer(recipe, wanted.data, wanted.part or "train", folder, worker)
+
+
+def _check_unused(folder: Path) -> None:
     from irverify.train.checkpoint import FILE
 
     if (folder / FILE).exists():
         hint = f"--resume {folder} goes on from it"
         raise UsageError("a run has left its checkpoint in this folder", where=str(folder), hint=hint)
-    return _trainer(recipe, wanted.data, wanted.part or "train", folder, device)
 
 
-def _checkpoint(folder: Path) -> Checkpoint:
+def _resumed(wanted: Wanted, begun: Path, folder: Path, worker: Worker) -> Trainer:
+    """A run that goes on from the checkpoint in a folder; what the command line says again must agree with it."""
     from irverify.train.checkpoint import load_checkpoint
 
-    return load_checkpoint(folder)
-
-
-def _resumed(wanted: Wanted, checkpoint: Checkpoint, folder: Path, device: str) -> Trainer:
-    """A run that goes on from a checkpoint; what the command line says again must agree with it."""
+    checkpoint = load_checkpoint(begun)
+    if folder.resolve() != begun.resolve():
+        _check_unused(folder)
     facts = checkpoint.facts
     recipe = resumed_recipe(wanted, facts.recipe, facts.data, str(checkpoint.path))
-    trainer = _trainer(recipe, wanted.data or facts.data, wanted.part or facts.part, folder, device)
+    trainer = _trainer(recipe, wanted.data or facts.data, wanted.part or facts.part, folder, worker)
     trainer.resume(checkpoint)
     return trainer
 
@@ -163,16 +172,17 @@ def _is_cascade(folder: Path) -> bool:
     return cascade_folder(folder) is not None
 
 
-def _trainer(recipe: Recipe, data: str, part: Part, folder: Path, device: str) -> Trainer:
+def _trainer(recipe: Recipe, data: str, part: Part, folder: Path, worker: Worker) -> Trainer:
     from irverify.train.checkpoint import Facts
     from irverify.train.images import load_images
+    from irverify.train.processes import ALONE
     from irverify.train.trainer import Trainer
 
-    device = Numbers("float32", device).check_device()
+    device = Numbers("float32", worker.device).check_device()
     images = load_images(data, part, recipe.held_out, recipe.validation)
     text = write_toml(recipe.table)
     facts = Facts(text, data, part, images.fingerprint, epoch=0, step=0, about=about(recipe))
-    trainer = Trainer(recipe, images, folder, facts, device)
+    trainer = Trainer(recipe, images, folder, facts, device, worker.processes or ALONE)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -202,9 +212,9 @@ def run(trainer: Trainer, known: int) -> None:
         try:
             trainer.run()
         except KeyboardInterrupt:
-            kept = len(trainer.rows)
-            if kept:
-                note(f"{kept} of {trainer.recipe.epochs} epochs are kept: --resume {trainer.folder} goes on from there")
+            if trainer.kept:
+                kept = f"{trainer.kept} of {trainer.recipe.epochs} epochs are kept"
+                note(f"{kept}: --resume {trainer.folder} goes on from there")
             raise
 
 
@@ -233,7 +243,11 @@ def _export(trainer: Trainer) -> dict[str, object]:
     from irverify.train.log import FILE
 
     facts = {name: str(value) for name, value in trainer.facts.about.items()}
-    export(trainer.folder, trainer.network, trainer.example, trainer.facts.recipe, facts)
+    try:
+        export(trainer.folder, trainer.network, trainer.example, trainer.facts.recipe, facts)
+    except FileError as error:
+        hint = f"the trained weights are kept: --resume {trainer.folder} writes the network once more"
+        raise FileError(error.message, where=error.where, hint=hint) from error
     curves = draw(trainer)
     return {
         **trainer.facts.about,

@@ -100,6 +100,7 @@ def write_whole(path: Path, content: bytes) -> None:
     impossible; what was there before is there still."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # of a process that was killed and had the same number
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()

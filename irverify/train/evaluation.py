@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,7 +50,7 @@ class Evaluator:
         training = self.module.training
         self.module.eval()
         try:
-            with torch.random.fork_rng():
+            with own_randomness(self.device):
                 return Accuracies(self.clean(), self.attacked(), self.certified())
         finally:
             self.module.train(training)
@@ -100,3 +102,10 @@ class Evaluator:
     def _inputs(self, images: DataSet) -> Tensor:
         shape = self.graph.inputs[0].type.shape
         return torch.from_numpy(np.ascontiguousarray(images.images)).reshape(-1, *shape).to(self.device)
+
+
+@contextmanager
+def own_randomness(device: str) -> Iterator[None]:
+    """Leaves the random states as they were; those of other GPUs are not even looked at."""
+    with torch.random.fork_rng([torch.device(device)] if device.startswith("cuda") else []):
+        yield

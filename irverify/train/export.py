@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from irverify.errors import ImportMismatch
+from irverify.errors import FileError, ImportMismatch
 from irverify.frontends.compile import compile as compile_source
 from irverify.ir.graph import Graph
 from irverify.ir.program import save, write_whole
@@ -44,14 +44,17 @@ def export(folder: Path, module: nn.Module, example: Tensor, recipe: str, facts:
 
 
 def _onnx(module: nn.Module, example: Tensor, facts: Mapping[str, str]) -> bytes:
-    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
-        file = Path(place) / ONNX
-        warnings.simplefilter("ignore")  # the exporter that needs no further package calls itself deprecated
-        torch.onnx.export(
-            module, (example,), file, dynamo=False, opset_version=OPSET, input_names=["image"],
-            output_names=["logits"], dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
-        )  # fmt: skip
-        model = onnx.load(file)
+    try:
+        with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+            file = Path(place) / ONNX
+            warnings.simplefilter("ignore")  # the exporter that needs no further package calls itself deprecated
+            torch.onnx.export(
+                module, (example,), file, dynamo=False, opset_version=OPSET, input_names=["image"],
+                output_names=["logits"], dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+            )  # fmt: skip
+            model = onnx.load(file)
+    except OSError as error:
+        raise FileError(f"cannot be written: {error.strerror or error}", where=tempfile.gettempdir()) from error
     model.producer_name = "irverify"
     onnx.helper.set_model_props(model, dict(facts))
     content: bytes = model.SerializeToString()

@@ -1,4 +1,4 @@
-"""The log of a training run: a row for each epoch, as CSV and, where TensorBoard is installed, as its events."""
+"""The log of a training run: a row for each epoch, as CSV and, where TensorBoard is installed, as events for it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from irverify.errors import FileError
 from irverify.ir.program import write_whole
 from irverify.train.checkpoint import Row
 
@@ -25,23 +25,18 @@ def write_log(folder: Path, rows: Sequence[Row]) -> None:
     write_whole(folder / FILE, text.getvalue().encode())
 
 
-class Events:
-    """The same numbers for TensorBoard, under `folder/tensorboard`; without it installed, nothing."""
-
-    def __init__(self, folder: Path) -> None:
-        self._writer: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
-
-    def add(self, row: Row) -> None:
-        if self._writer is not None:
+def write_events(folder: Path, row: Row) -> None:
+    """The same numbers of one epoch for TensorBoard, in a file of its own under `folder/tensorboard`; without
+    TensorBoard installed, nothing. FileError where they cannot be written."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return
+    place = folder / "tensorboard"
+    try:
+        with SummaryWriter(str(place), filename_suffix=f".{row['epoch']}") as writer:
             for name, value in row.items():
                 if value is not None and name not in ("epoch", "step"):
-                    self._writer.add_scalar(name, value, row["step"])
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+                    writer.add_scalar(name, value, row["step"])
+    except OSError as error:
+        raise FileError(f"cannot be written: {error.strerror or error}", where=str(place)) from error

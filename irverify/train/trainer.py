@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.backends import cudnn
 
 from irverify.errors import FileError, IRVerifyError, TrainingError, UsageError
 from irverify.train.adapting import adapted
-from irverify.train.checkpoint import FILE, Checkpoint, Facts, Row, all_finite, save_checkpoint
-from irverify.train.evaluation import Evaluator
+from irverify.train.checkpoint import Checkpoint, Facts, Row, all_finite, save_checkpoint
+from irverify.train.evaluation import Evaluator, own_randomness
 from irverify.train.images import Images
-from irverify.train.log import Events, write_log
+from irverify.train.log import write_events, write_log
 from irverify.train.networks import network
 from irverify.train.objectives import Batch, Model, objective
+from irverify.train.processes import ALONE, OtherEnded, Processes, Share
 from irverify.train.recipe import Optimiser, Recipe
 from irverify.train.schedule import Clock
 
@@ -45,7 +48,8 @@ class Trainer:
     """Trains the network of a recipe on images, and keeps log and checkpoints in a folder.
 
     `facts` is what checkpoints say of the run; `watch` is called after every step. `network` holds the network that is
-    trained. UsageError where recipe and images do not fit together.
+    trained, and `kept` is how many epochs the checkpoint in the folder has. Of several `processes` the first one alone
+    measures, writes and calls `watch`. UsageError where recipe and images do not fit together.
     """
 
     recipe: Recipe
@@ -53,19 +57,22 @@ class Trainer:
     folder: Path
     facts: Facts
     device: str = "cpu"
+    processes: Processes = ALONE
     watch: Callable[[Moment], None] = lambda moment: None
     network: nn.Module = field(init=False)
+    kept: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         recipe, images = self.recipe, self.images
-        with torch.random.fork_rng():
+        with own_randomness(self.device):
             torch.manual_seed(recipe.seed)
             built = network(recipe.network, images.shape, images.classes, recipe.normalisation)
         self.network = built.to(self.device)
         self.optimiser = _optimiser(recipe.optimiser, self.network)
         norm: Literal["inf", "2", "1"] = "inf" if recipe.norm == "inf" else "2" if recipe.norm == "2" else "1"
         self.example = torch.from_numpy(images.train.images[:1]).to(self.device)
-        self.model = Model(self.network, self.example, norm, images.train.valid_range)
+        total = self.processes.total if self.processes.size > 1 else None
+        self.model = Model(self.network, self.example, norm, images.train.valid_range, total)
         self.objectives = {term.name: objective(term, self.model) for term in recipe.terms}
         self.evaluate = Evaluator(recipe, self.network, self.model.graph, images.test, self.device)
         self.x = torch.from_numpy(images.train.images).to(self.device)
@@ -88,24 +95,26 @@ class Trainer:
         checkpoint.restore(self.network, self.optimiser)
         self.clock = replace(self.clock, step=checkpoint.facts.step)
         self.rows = list(checkpoint.facts.rows)
+        if checkpoint.path.parent == self.folder:
+            self.kept = checkpoint.facts.epoch
 
     def run(self) -> None:
         """Trains to the end of the recipe.
 
-        TrainingError as soon as a loss or a weight is not finite; FileError where checkpoint or log cannot be written.
-        Either way, and after an interruption, the last checkpoint is whole.
+        TrainingError as soon as a loss or a weight is not finite, or another process has ended; FileError where
+        checkpoint or log cannot be written. Either way, and after an interruption, the last checkpoint is whole.
         """
-        events = Events(self.folder)
         try:
-            with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+            with self.processes.together(), own_randomness(self.device), _repeatable():
+                self.processes.meet()
+                self.processes.agree(list(self.network.state_dict().values()))
                 for epoch in range(self.clock.step // self.clock.steps_per_epoch, self.recipe.epochs):
                     torch.manual_seed(EPOCH_SEEDS * self.recipe.seed + epoch)
-                    row = self._epoch(epoch)
-                    self.rows.append(row)
-                    self._keep(epoch + 1)
-                    events.add(row)
-        finally:
-            events.close()
+                    self.rows.append(self._epoch(epoch))
+                    if self.processes.first:
+                        self._keep(epoch + 1)
+        except (OtherEnded, FileError) as error:
+            raise type(error)(error.message, where=error.where, hint=self._way_on()) from error
 
     def _epoch(self, epoch: int) -> Row:
         begun = time.monotonic()
@@ -118,18 +127,21 @@ class Trainer:
         for rows in torch.randperm(len(self.y)).split(self.recipe.batch):
             eps = self.recipe.eps(self.clock)
             rate = self._set_rate()
-            terms, scheduled = self._step(Batch(self.x[rows], self.y[rows], eps))
+            terms, scheduled = self._step(rows, eps)
             self.clock = replace(self.clock, step=self.clock.step + 1)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + value * len(rows)
-            self.watch(Moment(self.clock, eps, scheduled, terms, self.rows[-1] if self.rows else None))
+            if self.processes.first:
+                self.watch(Moment(self.clock, eps, scheduled, terms, self.rows[-1] if self.rows else None))
         row: Row = {"epoch": epoch + 1, "step": self.clock.step, "eps": eps, "rate": rate, **scheduled}
         row |= {name: total / len(self.y) for name, total in totals.items()}
         return row | self._measured(epoch) | {"seconds": round(time.monotonic() - begun, 3)}
 
-    def _step(self, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
+    def _step(self, rows: Tensor, eps: float) -> tuple[dict[str, float], dict[str, float]]:
         """One step of the optimiser: the total loss and its terms without their weights, and the options that follow
         schedules."""
+        share = self.processes.share(len(rows))
+        batch = self._batch(rows, eps, share)
         total = torch.zeros((), device=self.device)
         terms: dict[str, Tensor] = {}
         scheduled: dict[str, float] = {}
@@ -144,14 +156,23 @@ class Trainer:
             if weight:
                 terms[term.name] = self.objectives[term.name](batch, now)
                 total = total + weight * terms[term.name]
-        values = {"loss": total.item(), **{name: value.item() for name, value in terms.items()}}
+        means = self.processes.total(share.weight * torch.stack([total, *terms.values()]).detach())
+        values = dict(zip(("loss", *terms), means.tolist(), strict=True))
         if not all(map(math.isfinite, values.values())):
             listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
-            raise self._stopped(f"the loss is not finite ({listed}) at eps {batch.eps:g}")
+            raise self._stopped(f"the loss is not finite ({listed}) at eps {eps:g}")
         self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        (share.weight * total).backward()
+        self.processes.add_gradients(self.network)
         self.optimiser.step()
         return values, scheduled
+
+    def _batch(self, rows: Tensor, eps: float, share: Share) -> Batch:
+        """The part of a batch that this process computes."""
+        x, y = self.x[rows], self.y[rows]
+        if not share.split:
+            return Batch(x, y, eps)
+        return Batch(x[share.rows], y[share.rows], eps, whole=x, rows=share.rows)
 
     def _set_rate(self) -> float:
         rate = self.recipe.optimiser.rate * self.recipe.optimiser.decay(self.clock)
@@ -160,10 +181,10 @@ class Trainer:
         return rate
 
     def _measured(self, epoch: int) -> Row:
-        if (epoch + 1) % self.recipe.evaluation.every and epoch + 1 < self.recipe.epochs:
+        skipped = (epoch + 1) % self.recipe.evaluation.every and epoch + 1 < self.recipe.epochs
+        if skipped or not self.processes.first:
             return {"clean accuracy": None, "PGD accuracy": None, "certified accuracy": None}
-        if not all_finite(list(self.network.state_dict().values())):
-            raise self._stopped("weights are not finite")
+        self._check_weights()
         found = self.evaluate()
         return {
             "clean accuracy": found.clean,
@@ -173,23 +194,30 @@ class Trainer:
 
     def _keep(self, epoch: int) -> None:
         """Checkpoint and log after so many epochs."""
+        self._check_weights()
+        facts = replace(self.facts, epoch=epoch, step=self.clock.step, rows=self.rows)
+        save_checkpoint(self.folder, facts, self.network, self.optimiser)
+        self.kept = epoch
+        write_log(self.folder, self.rows)
+        write_events(self.folder, self.rows[-1])
+
+    def _check_weights(self) -> None:
         if not all_finite(list(self.network.state_dict().values())):
             raise self._stopped("weights are not finite")
-        facts = replace(self.facts, epoch=epoch, step=self.clock.step, rows=self.rows)
-        try:
-            save_checkpoint(self.folder, facts, self.network, self.optimiser)
-            write_log(self.folder, self.rows)
-        except FileError as error:
-            raise FileError(error.message, where=error.where, hint=self._way_on()) from error
 
     def _stopped(self, message: str) -> IRVerifyError:
         place = f"epoch {int(self.clock.epoch) + 1}, step {self.clock.step}"
         return TrainingError(message, where=place, hint=f"a lower learning rate may help; {self._way_on()}")
 
     def _way_on(self) -> str:
-        if not (self.folder / FILE).exists():
+        if not self.kept:
             return "there is no checkpoint yet"
         return f"the last checkpoint is whole: --resume {self.folder} goes on from it"
+
+
+def _repeatable() -> AbstractContextManager[None]:
+    """The same numbers each time from the libraries that could choose."""
+    return cudnn.flags(deterministic=True, benchmark=False)
 
 
 def _optimiser(recipe: Optimiser, module: nn.Module) -> torch.optim.Optimizer:

@@ -81,6 +81,13 @@ def test_a_folder_with_a_run_is_left_alone(trained: Path, irverify: Irverify) ->
     assert f"--resume {trained} goes on from it" in ran.err
 
 
+def test_another_run_is_not_overwritten_by_one_that_goes_on(trained: Path, irverify: Irverify, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "other")
+    ran = irverify("train", "--resume", trained, "--out", tmp_path / "other")
+    assert ran.code == 1
+    assert "a run has left its checkpoint in this folder" in ran.err
+
+
 def test_images_that_are_held_out_can_be_certified(config: Path, irverify: Irverify, tmp_path: Path) -> None:
     again = ("--part", "test", "--held-out", 59)
     ran = irverify("train", "--config", config, "--data", "digits", "--out", tmp_path, *again)

@@ -8,6 +8,7 @@ from pathlib import Path
 from irverify.data import DataSet, digits
 from irverify.train.checkpoint import Facts
 from irverify.train.images import Images
+from irverify.train.processes import ALONE, Processes
 from irverify.train.recipe import Recipe, parse_recipe
 from irverify.train.toml import write_toml
 from irverify.train.trainer import Trainer
@@ -34,7 +35,8 @@ def small_images() -> Images:
     return Images(part(digits("train"), 200), part(digits("test"), 50))
 
 
-def small_trainer(folder: Path, recipe: Recipe | None = None) -> Trainer:
+def small_trainer(folder: Path, recipe: Recipe | None = None, processes: Processes = ALONE) -> Trainer:
     chosen = recipe or parse_recipe(table())
     images = small_images()
-    return Trainer(chosen, images, folder, Facts(write_toml(chosen.table), "digits", "train", images.fingerprint, 0, 0))
+    facts = Facts(write_toml(chosen.table), "digits", "train", images.fingerprint, 0, 0)
+    return Trainer(chosen, images, folder, facts, processes=processes)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -121,6 +124,20 @@ def test_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(FileError, match=r"No space left on device \(the last checkpoint is whole: --resume"):
         trainer.run()
     assert load_checkpoint(tmp_path).facts.epoch == 1
+
+
+def test_what_cannot_be_written_for_tensorboard_stops_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def __init__(self, folder: str, filename_suffix: str) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    fake = ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = Full  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    trainer = small_trainer(tmp_path)
+    with pytest.raises(FileError, match=r"tensorboard: .*No space left on device \(the last checkpoint is whole"):
+        trainer.run()
+    assert (load_checkpoint(tmp_path).facts.epoch, trainer.kept) == (1, 1)
 
 
 def test_only_the_same_run_goes_on(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Training losses, one file a method: functions of (model, x, y, eps, ...) with a scalar result, a mean over the batch.
 
 A model is a graph (`iv.compile`) or a bound graph; parameters are live, so that the result is differentiable in those
-of the user's module. A graph normalises with the running statistics of a BatchNorm. `Term` makes a module of a loss,
-`Sum` adds named ones up.
+of the user's module. A graph normalises with the running statistics of a BatchNorm;
+`irverify.backends.torch.training_graph.TrainingGraph` gives one that follows each batch. `Term` makes a module of a
+loss, `Sum` adds named ones up.
 """
 
 from __future__ import annotations

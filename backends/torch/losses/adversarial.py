@@ -19,11 +19,13 @@ from irverify.regions.base import rowwise
 @dataclass(frozen=True)
 class Ascent:
     """How a training step attacks: `steps` of projected gradient ascent, each of `step` times the region's half width
-    (after Madry et al. 2018). Random starts are drawn from `generator`, on the device of the inputs."""
+    (after Madry et al. 2018), from the inputs `start` `[batch, *shape]`, or from random ones, drawn from `generator`,
+    on the device of the inputs."""
 
     steps: int = 10
     step: float = 0.25
     generator: torch.Generator | None = None
+    start: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not (self.steps >= 0 and self.step > 0):
@@ -38,7 +40,7 @@ def adversarial(
     random start (Madry et al. 2018, eq. 2.1; the training of paper 1, sec. 4.1)."""
     graph = simplified(graph_of(model))
     region = ball(x, eps, norm, clip)
-    start = region.sample(1, ascent.generator)[0]
+    start = uniform_start(region, ascent.generator) if ascent.start is None else ascent.start
     attacked = _ascended(graph, region, start, ascent, lambda logits: cross_entropy(logits, y, reduction="sum"))
     return cross_entropy(logits_of(graph, attacked), y)
 
@@ -58,11 +60,21 @@ def trades(
     region = ball(x, eps, norm, clip)
     natural = logits_of(graph, x)
     target = log_softmax(natural.detach(), dim=1)
-    noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=ascent.generator)
-    start = region.project(x + TRADES_START * noise)
+    start = normal_start(region, x, ascent.generator) if ascent.start is None else ascent.start
     attacked = _ascended(graph, region, start, ascent, lambda logits: _divergence(target, logits, "sum"))
     apart = _divergence(log_softmax(natural, dim=1), logits_of(graph, attacked), "batchmean")
     return cross_entropy(natural, y) + beta * apart
+
+
+def uniform_start(region: Region, generator: torch.Generator | None = None) -> Tensor:
+    """Where `adversarial` starts: uniformly random inputs of the region, `[batch, *shape]`."""
+    return region.sample(1, generator)[0]
+
+
+def normal_start(region: Region, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Where `trades` starts: near `x` `[batch, *shape]`."""
+    noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+    return region.project(x + TRADES_START * noise)
 
 
 def _divergence(target: Tensor, logits: Tensor, reduction: str) -> Tensor:
