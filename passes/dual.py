@@ -104,7 +104,7 @@ class _Walk:
     def _bounded(self, node: Node, interval: Interval, asked: Tensor) -> Interval:
         lower, upper = (side.reshape(side.shape[0], -1) for side in interval)
         self.rows += int(asked.sum())
-        low, high = self.duals.of(node.name, asked, lower.new_ones(()))
+        low, high = self.duals.of(node.name, asked)
         # An overflow says nothing: NaN, or a bound that is infinite on the wrong side.
         low, high = (side.nan_to_num(nan=end, posinf=end, neginf=end) for side, end in ((low, -inf), (high, inf)))
         lower = lower.masked_scatter(asked, torch.maximum(low, lower[asked]))

@@ -85,7 +85,9 @@ def _piecewise(sketch: DualSketch, op: Operator, nu: str) -> Passed:
     name, type_ = sketch.node.name, sketch.node.type
     sketch.shift.append(sketch.dot(nu, sketch.runtime(f"{name}.middle", type_)))
     sketch.gap.append(sketch.dot(sketch.add(Abs(), nu), sketch.runtime(f"{name}.radius", type_)))
-    return (sketch.pass_on(0, Mul(), nu, sketch.runtime(f"{name}.slope", type_)),)
+    passed = sketch.pass_on(0, Mul(), nu, sketch.runtime(f"{name}.slope", type_))
+    sketch.layers[passed] = name
+    return (passed,)
 
 
 @DUAL.rule(Linear)

@@ -14,11 +14,10 @@ printed; here g_ij belongs to the edge from value i to its user j. `irverify.pas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from irverify.errors import UnsupportedError
@@ -29,12 +28,9 @@ from irverify.passes.dual_sketch import DualSketch
 from irverify.passes.interval import spec_rows
 from irverify.passes.parallel import parallel_lines
 from irverify.passes.propagate import Interval
-from irverify.regions import Region
 
 ROWS = "c"
 """The operand of a dual network that takes the rows."""
-Extremes: TypeAlias = Callable[[str, Tensor], tuple[Tensor, Tensor]]
-"""`extremes(name, nu)`: the least and the greatest value of `nu^T x` over the region of an input, for each row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +46,8 @@ class DualNetwork:
     graph: Graph
     target: str
     inputs: tuple[str, ...]
+    layers: Mapping[str, str]
+    """Of each value `D nu` the activation whose slopes are D."""
 
     def evaluate(self, rows: Tensor, operands: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The nu of each input `[rows, *shape]` by name, shift and gap `[rows]`.
@@ -63,20 +61,24 @@ class DualNetwork:
         *nu, shift, gap = outputs
         return dict(zip(self.inputs, nu, strict=True)), shift[:, 0], gap[:, 0]
 
-    def bounds(self, rows: Tensor, operands: Mapping[str, Tensor], regions: Extremes) -> tuple[Tensor, Tensor]:
-        """`J(c) <= c^T z <= -J(-c)`, both `[rows]` (eq. 7): the layers are linear, so that -c has the same nu but for
-        the sign."""
-        nus, shift, gap = self.evaluate(rows, operands)
-        low, high = -shift - gap, shift - gap
-        for name, nu in nus.items():
-            least, greatest = regions(name, nu)
-            low, high = low - greatest, high + least
-        return low, -high
-
     @property
     def operands(self) -> tuple[str, ...]:
         """The runtime operands besides the rows."""
         return tuple(node.name for node in self.graph.operands if node.name != ROWS)
+
+    @property
+    def reached(self) -> Mapping[str, str]:
+        """The value that is the nu of each input."""
+        return dict(zip(self.inputs, self.graph.outputs, strict=False))
+
+    @cached_property
+    def path(self) -> tuple[Node, ...]:
+        """What the nu of inputs are computed by, in order; without the slopes."""
+        needed = set(self.reached.values())
+        for node in reversed(self.graph.nodes):
+            if node.name in needed:
+                needed.update(node.inputs[:1] if node.name in self.layers else node.inputs)
+        return tuple(node for node in self.graph if node.name in needed)
 
 
 def dual_network(primal: Graph, target: str) -> DualNetwork:
@@ -108,7 +110,7 @@ def dual_network(primal: Graph, target: str) -> DualNetwork:
             for operand, part in zip(node.inputs, passed, strict=False):  # a specification passes nothing to its rows
                 pending.setdefault(operand, []).append(part)
     outputs = [*reached.values(), sketch.total(sketch.shift, "shift"), sketch.total(sketch.gap, "gap")]
-    return DualNetwork(sketch.builder.graph(outputs), target, tuple(reached))
+    return DualNetwork(sketch.builder.graph(outputs), target, tuple(reached), dict(sketch.layers))
 
 
 def layer_operands(node: Node, own: Interval, operands: Sequence[Interval]) -> dict[str, Tensor]:
@@ -146,23 +148,3 @@ def _perturbed(graph: Graph) -> frozenset[str]:
         if isinstance(node.op, Input) or not found.isdisjoint(node.inputs):
             found.add(node.name)
     return frozenset(found)
-
-
-def box_extremes(center: Tensor, radius: Tensor, nu: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the greatest value of `nu^T x` over boxes, both `[rows]`: `nu^T center -+ |nu|^T radius`, with
-    `center` and `radius` `[rows or 1, *shape]`."""
-    middle, reach = _products(nu, center), _products(nu.abs(), radius)
-    return middle - reach, middle + reach
-
-
-def ball_extremes(region: Region, nu: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the greatest value of `nu^T x`, both `[rows]`, over a region with one example for each row:
-    `nu^T x -+ eps |nu|_*` with the dual norm for a ball that is not clipped."""
-    least, negated = region.lower_of(torch.stack([nu, -nu], dim=1)).unbind(1)
-    return least, -negated
-
-
-def _products(rows: Tensor, vectors: Tensor) -> Tensor:
-    """The inner product of each row `[rows, *shape]` with its vector `[rows or 1, *shape]`, `[rows]`."""
-    flat, columns = rows.reshape(rows.shape[0], -1), vectors.reshape(vectors.shape[0], -1)
-    return flat @ columns[0] if columns.shape[0] == 1 else (flat * columns).sum(1)

@@ -1,206 +1,220 @@
-"""Bounds of elements of a value from its dual network: rows in chunks, whole planes or windows.
+"""Bounds of elements of a value from its dual network: rows in groups that share slopes and radii.
 
-A row picks one element of one example; nu is sent back for it alone, and serves the lower and the upper bound.
+A row picks one element of one example. Rows of an example, or of one position of a convolution in it, make a group: nu
+is sent back for all rows of some groups at a time, and serves the lower and the upper bounds. Where few of these rows
+are asked for, each is a group by itself.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from irverify.ir.graph import Graph, Node
-from irverify.ir.ops import Linear
-from irverify.ir.params import value
-from irverify.passes.dual_network import DualNetwork, ball_extremes, box_extremes, dual_network
-from irverify.passes.dual_windows import WindowedNetwork, windowed_network
+from irverify.ir.graph import Graph
+from irverify.passes.dual_centers import ancestors, center_of, middle_of, radius_of
+from irverify.passes.dual_composed import Composed
+from irverify.passes.dual_gaps import inner, reaches, weighed
+from irverify.passes.dual_sources import Source, Windowed, source_of
 from irverify.regions import Region
 
-CHUNK = 2**25
-"""How many bytes the widest value of a dual network may take."""
-ALONE = 2**20
-"""With rows of this many bytes an example is evaluated by itself, which saves copies of its operands."""
+CHUNK = 2**21
+"""How many bytes the widest value of a dual network may take on a CPU: little enough for its caches."""
+CHUNK_OF_DEVICES = 2**27
+"""The same on other devices."""
+BLOCK = 2**26
+"""How many bytes the slopes of the widest value may take, with windows around all positions of some examples."""
 KEPT = 2**29
 """About so many bytes of what the rows of one value need for their gradients are kept; the rest is computed again."""
+MOST = 0.5
+"""From this share on all rows of groups are computed, else only those that are asked for."""
+Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class DualBounds:
     """What the bounds of all values rest on: the graph, the regions of its inputs, and the runtime operands of dual
-    networks by name, which grow as layers get their bounds."""
+    networks by name, which grow as layers get their bounds; and the values at the centre, which are kept."""
 
     graph: Graph
     regions: Mapping[str, Region]
     operands: dict[str, Tensor]
+    centers: dict[str, Tensor] = field(default_factory=dict)
 
-    def of(self, target: str, asked: Tensor, one: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of the elements of `target` that are true in `asked` `[batch, elements]`, in order;
-        `one` is a 1 of the element type of the bounds."""
-        rows = _rows_of(self.graph, target, boxes=all(region.is_box for region in self.regions.values()))
-        widest = max(node.type.size for node in rows.network.graph) * one.element_size()
-        left = KEPT // (one.element_size() * sum(node.type.size for node in rows.network.graph))
-        parts = list[tuple[Tensor, Tensor]]()
-        for owner, elements in _chunks(asked, max(1, CHUNK // widest), widest):
-            left -= owner.shape[0]
-            again = torch.is_grad_enabled() and left < 0
-            parts.append((self._again if again else self._evaluate)(rows, one, owner, elements))
+    def of(self, target: str, asked: Tensor) -> Pair:
+        """Lower and upper bounds of the elements of `target` that are true in `asked` `[batch, elements]`, in order."""
+        boxes = all(region.is_box for region in self.regions.values())
+        center = self.center(target).flatten(1)[asked]
+        down, up = _Bounding(self, _source(self.graph, target, boxes=boxes), center.new_ones(())).of(asked)
+        return center - down, center + up
+
+    def center(self, target: str) -> Tensor:
+        """The centre of a value, `[batch, *shape]`."""
+        if target not in self.centers:
+            needed = ancestors(self.graph, target) - self.centers.keys()
+            for node in self.graph:
+                if node.name in needed:
+                    self.centers[node.name] = center_of(node, self.regions, self.operands, self.centers)
+        return self.centers[target]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows that are found together, of some groups of a block of examples."""
+
+    groups: Tensor
+    elements: Tensor
+    asked: Tensor | None
+    """`[groups, elements]`: which of all these rows are asked for. None: groups and elements are pairs."""
+
+    @property
+    def rows(self) -> int:
+        return self.groups.shape[0] * (1 if self.asked is None else self.elements.shape[0])
+
+    def asked_of(self, found: Tensor) -> Tensor:
+        return found[:, 0] if self.asked is None else found[self.asked]
+
+
+@dataclass(frozen=True)
+class _Bounding:
+    """How far the bounds of one value reach from its centre."""
+
+    bounds: DualBounds
+    source: Source
+    one: Tensor
+
+    def of(self, asked: Tensor) -> Pair:
+        """Down and up of the elements that are true in `asked` `[batch, elements]`, in order."""
+        grouped, places = self.source.grouped(asked), self.source.places
+        sizes = [node.type.size * self.one.element_size() for node in self.source.network.path]
+        left, room = KEPT // sum(sizes), CHUNK if asked.device.type == "cpu" else CHUNK_OF_DEVICES
+        step = max(1, BLOCK // (max(sizes) * places))
+        parts = list[Pair]()
+        for start in range(0, asked.shape[0], step):
+            block = _Block(self, start, slice(start, start + step))
+            mine = grouped[start * places : (start + step) * places]
+            if isinstance(self.source, Windowed) and self.source.composed is not None and len(block.radii) == 1:
+                parts.append(block.at_once(self.source.composed, mine))
+                continue
+            for chunk in _chunks(mine, max(1, room // max(sizes))):
+                left -= chunk.rows
+                again = torch.is_grad_enabled() and left < 0
+                parts.append(block.again(chunk) if again else block.evaluate(chunk))
         if not parts:
-            return one.new_zeros(0), one.new_zeros(0)
-        return torch.cat([low for low, _ in parts]), torch.cat([high for _, high in parts])
+            return self.one.new_zeros(0), self.one.new_zeros(0)
+        down = self._in_order(torch.cat([down for down, _ in parts]), grouped, asked)
+        if all(first is second for first, second in parts):
+            return down, down
+        return down, self._in_order(torch.cat([up for _, up in parts]), grouped, asked)
 
-    def _again(self, rows: _Rows, one: Tensor, owner: Tensor, elements: Tensor) -> tuple[Tensor, Tensor]:
-        """`_evaluate`, and once more when gradients are asked for; what they need is not kept in between."""
-        found: tuple[Tensor, Tensor] = checkpoint(
-            self._evaluate, rows, one, owner, elements, use_reentrant=False, preserve_rng_state=False
-        )
+    def _in_order(self, found: Tensor, grouped: Tensor, asked: Tensor) -> Tensor:
+        """From the order of groups to that of elements."""
+        if self.source.places == 1:
+            return found
+        spread = found.new_zeros(grouped.shape).masked_scatter(grouped, found)
+        return self.source.listed(spread)[asked]
+
+
+class _Block:
+    """What the rows of some examples see."""
+
+    def __init__(self, bounding: _Bounding, start: int, examples: slice) -> None:
+        self.bounding, self.start = bounding, start
+        bounds, source = bounding.bounds, bounding.source
+        labels = [f"{layer}.{part}" for layer in source.network.layers.values() for part in ("slope", "radius")]
+        labels += [node.name for node in source.network.path if node.name in bounds.operands]
+        self.operands = {
+            label: source.table(bounds.operands[label][examples], label.rpartition(".")[0]) for label in labels
+        }
+        self.radii = {
+            name: source.table(radius_of(region)[examples], name)
+            for name, region in bounds.regions.items()
+            if region.is_box and name in source.network.inputs
+        }
+
+    def again(self, chunk: _Chunk) -> Pair:
+        """`evaluate`, and once more when gradients are asked for; what they need is not kept in between."""
+        found: Pair = checkpoint(self.evaluate, chunk, use_reentrant=False, preserve_rng_state=False)
         return found
 
-    def _evaluate(self, rows: _Rows, one: Tensor, owner: Tensor, elements: Tensor) -> tuple[Tensor, Tensor]:
-        network = rows.network
+    def at_once(self, way: Composed, asked: Tensor) -> Pair:
+        """Down and up of the rows that are true in `asked` `[groups, each]`: all rows of groups with such are found."""
+        groups = asked.any(1).nonzero()[:, 0]
+        elements = torch.arange(asked.shape[1], device=asked.device)
+        rows = self.bounding.source.rows(self.bounding.one, self.bounding.bounds.operands, groups, elements)
+        operands = {label: _taken(table, groups) for label, table in self.operands.items()}
+        gap = way.gap(rows, operands, _taken(self.radii[way.input], groups))[asked[groups]]
+        return gap, gap
 
-        def extremes(name: str, nu: Tensor) -> tuple[Tensor, Tensor]:
-            region = self.regions[name]
-            if not region.is_box:
-                return ball_extremes(region.select(owner), nu)
-            lower, upper = region.box()
-            center, radius = (upper + lower) / 2, (upper - lower) / 2
-            return box_extremes(rows.take(center, name, owner, elements), rows.take(radius, name, owner, elements), nu)
+    def evaluate(self, chunk: _Chunk) -> Pair:
+        """Down and up of the rows that are asked for."""
+        source = self.bounding.source
+        examples = chunk.groups if source.places > 1 else chunk.groups + self.start
+        find = source.pairs if chunk.asked is None else source.rows
+        rows = find(self.bounding.one, self.bounding.bounds.operands, examples, chunk.elements)
+        operands = {label: _taken(table, chunk.groups) for label, table in self.operands.items()}
 
-        operands = {
-            label: rows.take(self.operands[label], label.rpartition(".")[0], owner, elements)
-            for label in network.operands
-        }
-        low, high = network.bounds(rows.unit(one, elements), operands, extremes)
-        offset = rows.offset(elements)
-        return (low, high) if offset is None else (low + offset, high + offset)
+        def reach(name: str, nu: Tensor) -> Pair:
+            if name in self.radii:
+                found = weighed(nu, _taken(self.radii[name], chunk.groups))
+                return found, found
+            return _reach_of_ball(self.bounding.bounds.regions[name].select(examples), nu)
 
-
-class _Rows(Protocol):
-    """Rows of a dual network for elements of a value."""
-
-    @property
-    def network(self) -> DualNetwork: ...
-
-    def unit(self, one: Tensor, elements: Tensor) -> Tensor:
-        """The rows c `[rows, *shape]` that stand for the elements."""
-        ...
-
-    def offset(self, elements: Tensor) -> Tensor | None:
-        """What an element is more than its row of the network's target, `[rows]`."""
-        ...
-
-    def take(self, tensor: Tensor, name: str, owner: Tensor, elements: Tensor) -> Tensor:
-        """What rows see of `tensor` `[batch, *shape]`, which belongs to value `name`: `[rows or 1, *shape]`."""
-        ...
+        down, up = reaches(source.network, rows, operands, reach, chunk.groups.shape[0])
+        first = chunk.asked_of(down)
+        return first, first if up is down else chunk.asked_of(up)
 
 
-@dataclass(frozen=True)
-class _Whole:
-    """Rows over whole values."""
-
-    network: DualNetwork
-    shape: tuple[int, ...]
-
-    def unit(self, one: Tensor, elements: Tensor) -> Tensor:
-        return _one_hot(one, elements, math.prod(self.shape)).reshape(-1, *self.shape)
-
-    def offset(self, elements: Tensor) -> Tensor | None:
-        return None
-
-    def take(self, tensor: Tensor, name: str, owner: Tensor, elements: Tensor) -> Tensor:
-        first = int(owner[0])
-        return tensor[first : first + 1] if first == int(owner[-1]) else tensor.index_select(0, owner)
+def _reach_of_ball(region: Region, nu: Tensor) -> Pair:
+    """What `nu^T x` can be more and less than at the centre, over regions `[groups]` that are no boxes: `eps |nu|_*`
+    for a ball that is not clipped."""
+    least, negated = region.lower_of(torch.cat([nu, -nu], dim=1)).chunk(2, dim=1)
+    center = inner(nu, middle_of(region))
+    return -negated - center, center - least
 
 
-@dataclass(frozen=True)
-class _Fed(_Whole):
-    """Rows over what a linear layer reads: those of its weight, as its dual makes them of rows that pick its elements
-    (eq. 9)."""
-
-    layer: Linear
-
-    def unit(self, one: Tensor, elements: Tensor) -> Tensor:
-        return value(self.layer.weight).index_select(0, elements)
-
-    def offset(self, elements: Tensor) -> Tensor | None:
-        return None if self.layer.bias is None else value(self.layer.bias).index_select(0, elements)
+def _taken(table: Tensor, groups: Tensor) -> Tensor:
+    """The rows of a table, a view where they follow each other."""
+    count = groups.shape[0]
+    if count == 0:
+        return table[:0]
+    first = int(groups[0])
+    if int(groups[-1]) - first == count - 1 and bool((groups[1:] > groups[:-1]).all()):
+        return table[first : first + count]
+    return table.index_select(0, groups)
 
 
-@dataclass(frozen=True)
-class _Windowed:
-    """Rows over what one position of a convolution sees."""
-
-    windowed: WindowedNetwork
-    channels: int
-
-    @property
-    def network(self) -> DualNetwork:
-        return self.windowed.network
-
-    @property
-    def _places(self) -> int:
-        return math.prod(self.windowed.positions)
-
-    def unit(self, one: Tensor, elements: Tensor) -> Tensor:
-        rows = _one_hot(one, elements // self._places, self.channels)
-        return rows.reshape(-1, self.channels, *(1,) * len(self.windowed.positions))
-
-    def offset(self, elements: Tensor) -> Tensor | None:
-        return None
-
-    def take(self, tensor: Tensor, name: str, owner: Tensor, elements: Tensor) -> Tensor:
-        first, last = int(owner[0]), int(owner[-1])
-        windows = self.windowed.operand(tensor[first : last + 1], name)
-        flat = windows.reshape(-1, *windows.shape[1 + len(self.windowed.positions) :])
-        return flat.index_select(0, (owner - first) * self._places + elements % self._places)
-
-
-_BUILT: WeakKeyDictionary[Graph, dict[tuple[str, bool], _Rows]] = WeakKeyDictionary()
+_BUILT: WeakKeyDictionary[Graph, dict[tuple[str, bool], Source]] = WeakKeyDictionary()
 """The dual networks of graphs that are still in use: they depend on nothing else."""
 
 
-def _rows_of(graph: Graph, target: str, *, boxes: bool) -> _Rows:
-    """The dual network for a value: of what a linear layer reads; of one position, where that is worth it and the
-    regions are boxes; else of the value."""
+def _source(graph: Graph, target: str, *, boxes: bool) -> Source:
     built = _BUILT.setdefault(graph, {})
     if (target, boxes) not in built:
-        built[target, boxes] = _build(graph, graph[target], boxes=boxes)
+        built[target, boxes] = source_of(graph, graph[target], boxes=boxes)
     return built[target, boxes]
 
 
-def _build(graph: Graph, node: Node, *, boxes: bool) -> _Rows:
-    if isinstance(node.op, Linear) and node.type.rank == 1:
-        (operand,) = node.inputs
-        return _Fed(dual_network(graph, operand), graph[operand].type.shape, node.op)
-    windowed = windowed_network(graph, node.name) if boxes else None
-    if windowed is None:
-        return _Whole(dual_network(graph, node.name), node.type.shape)
-    return _Windowed(windowed, node.type.shape[0])
-
-
-def _one_hot(one: Tensor, elements: Tensor, size: int) -> Tensor:
-    rows = one.new_zeros(elements.shape[0], size)
-    rows[torch.arange(elements.shape[0], device=elements.device), elements] = 1.0
-    return rows
-
-
-def _chunks(asked: Tensor, step: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The true elements of `asked` `[batch, elements]` as pairs (example, element), at most `step` at a time; examples
-    with much to do, at `size` bytes a row, by themselves."""
-    counts = asked.sum(1).tolist()
-    examples = list[list[int]]()
-    for index, count in enumerate(counts):
-        if examples and (sum(counts[other] for other in examples[-1]) + count) * size <= ALONE:
-            examples[-1].append(index)
+def _chunks(asked: Tensor, room: int) -> Iterator[_Chunk]:
+    """The true elements of `asked` `[groups, each]`, about `room` rows at a time."""
+    most = int(asked.sum(1).max()) if asked.numel() else 0
+    step = max(1, room // max(1, most))
+    for start in range(0, asked.shape[0], step):
+        part = asked[start : start + step]
+        live, elements = part.any(1).nonzero()[:, 0], part.any(0).nonzero()[:, 0]
+        if live.shape[0] == 0:
+            continue
+        wanted = part.index_select(0, live).index_select(1, elements)
+        if bool(wanted.to(torch.float32).mean() < MOST):
+            which, places = wanted.nonzero(as_tuple=True)
+            pairs = zip((live[which] + start).split(room), elements[places].split(room), strict=True)
+            yield from (_Chunk(groups, own, None) for groups, own in pairs)
+        elif live.shape[0] > 1:
+            yield _Chunk(live + start, elements, wanted)
         else:
-            examples.append([index])
-    for group in examples:
-        owner, elements = asked[group[0] : group[-1] + 1].nonzero(as_tuple=True)
-        for start in range(0, owner.shape[0], step):
-            yield owner[start : start + step] + group[0], elements[start : start + step]
+            for own, mine in zip(elements.split(room), wanted.split(room, dim=1), strict=True):
+                yield _Chunk(live + start, own, mine)

@@ -29,6 +29,8 @@ class DualSketch:
     """The layer whose dual is being added."""
     shift: list[str] = field(default_factory=list)
     gap: list[str] = field(default_factory=list)
+    layers: dict[str, str] = field(default_factory=dict)
+    """Of each value `D nu` of the dual network the activation whose slopes are D."""
     _operands: dict[str, str] = field(default_factory=dict)
 
     def add(self, op: Operator, *inputs: str, name: str | None = None) -> str:

@@ -42,12 +42,16 @@ class Columns:
             [self.of(source) if source in self.sources else zeros.repeat_interleave(each, 1) for source in sources], 1
         )
 
-    def joined(self, source: str, tensor: Tensor) -> Columns:
-        """These columns and those of a source, added to what there are of it."""
+    def joined(self, source: str, radius: Tensor, drawn: Tensor) -> Columns:
+        """These columns and `diag(radius) drawn` of a source, added to what there are of it; radius `[batch, *shape]`,
+        drawn `[1, k, *shape]`."""
+        if self.sources == (source,):
+            return Columns(self.sources, torch.addcmul(self.tensor, radius.unsqueeze(1), drawn))
+        own = radius.unsqueeze(1) * drawn
         if source in self.sources:
-            kept = [self.of(other) + tensor if other == source else self.of(other) for other in self.sources]
+            kept = [self.of(other) + own if other == source else self.of(other) for other in self.sources]
             return Columns(self.sources, torch.cat(kept, 1))
-        return Columns((*self.sources, source), torch.cat([self.tensor, tensor], 1))
+        return Columns((*self.sources, source), torch.cat([self.tensor, own], 1))
 
 
 @dataclass

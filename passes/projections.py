@@ -14,6 +14,8 @@ These are estimates. With `estimator=median` nothing is known about a single one
 paper's app. E.1 names; Li, Hastie and Church 2007) every norm is multiplied by a factor that makes all of them together
 upper bounds with probability `1 - delta` for each example: delta is split evenly over all norms that are estimated, and
 each value gets fresh columns, since the lines that it rests on depend on the earlier ones.
+
+A norm that costs nothing is not estimated: what an affine map makes of a box lies `|A| radius` around its centre.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from torch import Tensor
 
 from irverify.errors import UnsupportedError, UsageError
 from irverify.ir.graph import Graph, Node
-from irverify.ir.ops import Elementwise, Input, Spec
+from irverify.ir.ops import Elementwise, Input, LinearOp, Spec
 from irverify.passes import norm_estimators as norms
+from irverify.passes.dual_centers import ancestors, center_of, radius_of
 from irverify.passes.dual_layers import DUAL
 from irverify.passes.dual_network import line_operands, rows_operands
 from irverify.passes.dual_rows import DualBounds
@@ -39,8 +42,11 @@ from irverify.pipeline.facts import Estimate, Facts
 from irverify.pipeline.state import State
 from irverify.regions import L2, Region
 
-MEMORY = 2**29
-"""How many bytes the columns at the widest value may take; a batch is estimated in parts."""
+MEMORY = 2**22
+"""How many bytes the columns at the widest value may take on a CPU: about what its caches hold. A batch is estimated in
+parts."""
+MEMORY_OF_DEVICES = 2**29
+"""The same on other devices."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +68,17 @@ class DualProj(Estimator):
             raise UsageError(f"expected k >= 1 and delta between 0 and 1, got {got}", where=f"pass {self.name}")
 
     def run(self, state: State) -> Facts:
-        regions = _regions(state)
-        parts = [
-            _Estimation(self, state.graph, *part).run() for part in self._parts(state.graph, regions, state.operands)
-        ]
-        estimates = {
-            name: Estimate(torch.cat([p[name][0] for p in parts]), torch.cat([p[name][1] for p in parts]), str(self))
-            for name in parts[0]
-        }
-        return Facts(estimates=estimates)
+        ranges, _ = _joined(_estimations(self, state))
+        return Facts(estimates={name: Estimate(*found, str(self)) for name, found in ranges.items()})
 
-    def _parts(
-        self, graph: Graph, regions: Mapping[str, Region], operands: Mapping[str, Tensor]
+    def parts(
+        self, graph: Graph, regions: Mapping[str, Region], operands: Mapping[str, Tensor], sources: int
     ) -> Iterator[tuple[dict[str, Region], dict[str, Tensor]]]:
-        """Regions and operands of some examples at a time."""
+        """Regions and operands of some examples at a time, with columns of so many sources."""
         batch = next(iter(regions.values())).batch if regions else 1
         widest = max(node.type.size * node.type.dtype.itemsize for node in graph)
-        sources = sum(isinstance(node.op, Input | Elementwise) for node in graph)
-        step = max(1, MEMORY // max(1, widest * sources * self.k))
+        on_cpu = all(region.device.type == "cpu" for region in regions.values())
+        step = max(1, (MEMORY if on_cpu else MEMORY_OF_DEVICES) // max(1, widest * sources * self.k))
         for start in range(0, batch, step):
             chosen = slice(start, start + step)
             yield (
@@ -104,9 +103,32 @@ def estimated_layers(
     of all l1 norms are added up: they then estimate the norm of all these vectors as one, which is the sum of their
     norms, with k columns for all layers together instead of k for each.
     """
-    estimation = _Estimation(options, state.graph, _regions(state), dict(state.operands), outputs=False, joined=joined)
-    ranges = estimation.run()
-    return DualBounds(state.graph, estimation.regions, estimation.duals), ranges
+    estimations = _estimations(options, state, outputs=False, joined=joined)
+    ranges, duals = _joined(estimations)
+    return DualBounds(state.graph, _regions(state), duals), ranges
+
+
+def _estimations(
+    options: DualProj, state: State, *, outputs: bool = True, joined: bool = False
+) -> list[_Estimation]:
+    """Runs over some examples each, with the same columns."""
+    regions, columns = _regions(state), _Drawing(options)
+    sources = 1 if joined else sum(isinstance(node.op, Input | Elementwise) for node in state.graph)
+    return [
+        _Estimation(options, state.graph, *part, columns=columns, outputs=outputs, joined=joined)
+        for part in options.parts(state.graph, regions, state.operands, sources)
+    ]
+
+
+def _joined(estimations: Sequence[_Estimation]) -> tuple[dict[str, Pair], dict[str, Tensor]]:
+    """The estimated ranges of all examples, and the runtime operands of dual networks."""
+    ranges = [estimation.run() for estimation in estimations]
+    found = {
+        name: (torch.cat([part[name][0] for part in ranges]), torch.cat([part[name][1] for part in ranges]))
+        for name in ranges[0]
+    }
+    duals = [estimation.duals for estimation in estimations]
+    return found, {label: torch.cat([part[label] for part in duals]) for label in duals[0]}
 
 
 def _regions(state: State) -> dict[str, Region]:
@@ -124,6 +146,27 @@ def _regions(state: State) -> dict[str, Region]:
 
 
 @dataclass
+class _Drawing:
+    """Random columns by source, drawn once for all examples, in the order of the graph; those for `geometric`, new for
+    every value, are not kept."""
+
+    options: DualProj
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.options.seed)
+
+    def of(self, node: Node, like: Tensor, generator: torch.Generator, *, cauchy: bool) -> Tensor:
+        """`[1, k, *shape]`."""
+        if node.name in self.kept:
+            return self.kept[node.name]
+        drawn = (norms.cauchy if cauchy else norms.normal)((1, self.options.k, *node.type.shape), like, generator)
+        if self.options.estimator == "median":
+            self.kept[node.name] = drawn
+        return drawn
+
+
+@dataclass
 class _Estimation:
     """One run over some examples."""
 
@@ -132,6 +175,7 @@ class _Estimation:
     regions: Mapping[str, Region]
     known: dict[str, Tensor]
     """The values that do not depend on an input."""
+    columns: _Drawing
     duals: dict[str, Tensor] = field(default_factory=dict)
     """The runtime operands of dual networks."""
     centers: dict[str, Tensor] = field(default_factory=dict)
@@ -144,12 +188,12 @@ class _Estimation:
     """Whether all l1 norms share their columns."""
 
     def run(self) -> dict[str, Pair]:
-        generator = torch.Generator().manual_seed(self.options.seed)
+        generator = self.columns.generator()
         fresh = self.options.estimator == "geometric"
         shared = Passing(self.graph, self.duals)
         exact = frozenset(self.graph.outputs) if self.options.last == "exact" else frozenset()
         targets = _targets(self.graph, self.graph.outputs if self.outputs else ())
-        needed = frozenset[str]().union(*(_ancestors(self.graph, name) for name in targets))
+        needed = frozenset[str]().union(*(ancestors(self.graph, name) for name in targets))
         factors = self._factors(targets - exact)
         for node in self.graph:
             self._visit(node)
@@ -160,6 +204,8 @@ class _Estimation:
                 self.ranges[node.name] = self.known[node.name], self.known[node.name]
             elif node.name in exact:
                 self.ranges[node.name] = self._exact(node)
+            elif self._costs_nothing(node):
+                self.ranges[node.name] = self._affine(node)
             else:
                 columns = self._afresh(node, generator) if fresh else columns
                 self.ranges[node.name] = self._estimated(node, columns, factors)
@@ -167,27 +213,21 @@ class _Estimation:
 
     def _visit(self, node: Node) -> None:
         """The value at the centre, and what the dual layer of the node takes."""
-        if isinstance(node.op, Input):
-            self.centers[node.name] = _center(self.regions[node.name])
-        elif node.name in self.known or all(name in self.known for name in node.inputs):
+        if node.name in self.known or (node.inputs and all(name in self.known for name in node.inputs)):
             self._exactly(node)
         elif isinstance(node.op, Elementwise):
-            (operand,) = node.inputs
-            self.duals.update(line_operands(node, *self.ranges[operand]))
-            slope, middle = self.duals[f"{node.name}.slope"], self.duals[f"{node.name}.middle"]
-            self.centers[node.name] = slope * self.centers[operand] + middle
-        else:
-            if isinstance(node.op, Spec):
-                rows, offset = (Interval(self.known[name], self.known[name]) for name in node.inputs[1:])
-                self.duals.update(rows_operands(node, rows, offset))
-            self.centers[node.name] = node.op.evaluate(*(self.centers[name] for name in node.inputs))
+            self.duals.update(line_operands(node, *self.ranges[node.inputs[0]]))
+        elif isinstance(node.op, Spec):
+            rows, offset = (Interval(self.known[name], self.known[name]) for name in node.inputs[1:])
+            self.duals.update(rows_operands(node, rows, offset))
+        self.centers[node.name] = center_of(node, self.regions, self.duals, self.centers)
 
     def _exactly(self, node: Node) -> None:
         if node.name not in self.known:
             batch = max((region.batch for region in self.regions.values()), default=1)
             value = node.op.evaluate(*(self.known[name] for name in node.inputs))
             self.known[node.name] = value.expand(batch, *node.type.shape)
-        self.centers[node.name] = self.duals[f"{node.name}.value"] = self.known[node.name]
+        self.duals[f"{node.name}.value"] = self.known[node.name]
 
     def _advance(self, passing: Passing, node: Node, generator: torch.Generator) -> Columns | None:
         """Passes columns through a node; an input or an activation adds some of its own."""
@@ -199,27 +239,35 @@ class _Estimation:
         if passed is None or not isinstance(node.op, Elementwise):
             return passed
         radius = self.duals[f"{node.name}.radius"]
-        drawn = norms.cauchy((1, self.options.k, *node.type.shape), radius, generator)  # whichever examples these are
+        drawn = self.columns.of(node, radius, generator, cauchy=True)
         if not bool((radius > 0).any()):
             return passed
-        both = passed.joined(JOINED if self.joined else node.name, radius.unsqueeze(1) * drawn)
+        both = passed.joined(JOINED if self.joined else node.name, radius, drawn)
         passing.found[node.name] = both
         return both
 
     def _drawn(self, node: Node, generator: torch.Generator) -> Columns:
         """Columns of an input: Cauchy numbers times the radius of a box, or normal ones for an l2 ball."""
-        region, shape = self.regions[node.name], (1, self.options.k, *node.type.shape)
+        region = self.regions[node.name]
+        drawn = self.columns.of(node, region.center, generator, cauchy=not isinstance(region, L2))
         if isinstance(region, L2):
-            drawn = norms.normal(shape, region.center, generator)
-            return Columns((node.name,), drawn.expand(region.batch, *shape[1:]))
-        lower, upper = region.box()
-        source = JOINED if self.joined else node.name
-        return Columns((source,), (upper - lower).unsqueeze(1) / 2 * norms.cauchy(shape, lower, generator))
+            return Columns((node.name,), drawn.expand(region.batch, *drawn.shape[1:]))
+        return Columns((JOINED if self.joined else node.name,), radius_of(region).unsqueeze(1) * drawn)
+
+    def _costs_nothing(self, node: Node) -> bool:
+        """An affine map of boxes, each read once, whose norms are a product with |A|."""
+        boxes = all(name in self.regions and self.regions[name].is_box for name in node.inputs)
+        return isinstance(node.op, LinearOp) and boxes and len(set(node.inputs)) == len(node.inputs)
+
+    def _affine(self, node: Node) -> Pair:
+        assert isinstance(node.op, LinearOp)
+        gap = node.op.apply_abs(*(radius_of(self.regions[name]) for name in node.inputs))
+        return self.centers[node.name] - gap, self.centers[node.name] + gap
 
     def _afresh(self, target: Node, generator: torch.Generator) -> Columns | None:
         """New columns, passed to one value."""
         passing = Passing(self.graph, self.duals)
-        needed = _ancestors(self.graph, target.name)
+        needed = ancestors(self.graph, target.name)
         columns = None
         for node in self.graph:
             if node.name in needed:
@@ -247,7 +295,7 @@ class _Estimation:
             return 1.0, 1.0
         count = 0
         for name in estimated:
-            sources = [self.graph[other].op for other in _ancestors(self.graph, name)]
+            sources = [self.graph[other].op for other in ancestors(self.graph, name)]
             count += self.graph[name].type.size * sum(isinstance(op, Input | Elementwise) for op in sources)
         failure = self.options.delta / max(1, count)
         return norms.geometric_factor(self.options.k, failure), norms.normal_factor(self.options.k, failure)
@@ -256,27 +304,10 @@ class _Estimation:
         """The dual bounds that rest on the estimated ranges, all norms computed."""
         center = self.centers[node.name]
         asked = torch.ones(center.shape[0], node.type.size, dtype=torch.bool, device=center.device)
-        low, high = DualBounds(self.graph, self.regions, self.duals).of(node.name, asked, center.new_ones(()))
+        low, high = DualBounds(self.graph, self.regions, self.duals, self.centers).of(node.name, asked)
         return low.reshape(center.shape), high.reshape(center.shape)
 
 
 def _targets(graph: Graph, outputs: Sequence[str]) -> frozenset[str]:
     """The values whose ranges are estimated: what activations read, and `outputs`."""
     return frozenset(name for node in graph if isinstance(node.op, Elementwise) for name in node.inputs).union(outputs)
-
-
-def _ancestors(graph: Graph, target: str) -> frozenset[str]:
-    """A value and all that it depends on."""
-    found = {target}
-    for node in reversed(graph.nodes):
-        if node.name in found:
-            found.update(node.inputs)
-    return frozenset(found)
-
-
-def _center(region: Region) -> Tensor:
-    """The centre of an l2 ball (which is not clipped: the norms know no clipping), or of a box."""
-    if isinstance(region, L2):
-        return region.x
-    lower, upper = region.box()
-    return (upper + lower) / 2

@@ -68,7 +68,7 @@ class DualRelaxation:
         batch, count = self.state.batch, self.state.graph[self.output].type.size
         center = self.state.given_regions("dual")[0].center
         asked = torch.ones(batch, count, dtype=torch.bool, device=center.device)
-        return self.duals.of(self.output, asked, center.new_ones(()))[0].reshape(batch, count)
+        return self.duals.of(self.output, asked)[0].reshape(batch, count)
 
 
 def dual_relaxation(

@@ -28,7 +28,9 @@ from irverify.ir.ops import (
 )
 from irverify.ir.text import named_parameters, parse_graph, print_graph
 from irverify.ir.types import TensorType
-from irverify.passes.dual_network import box_extremes, dual_network, layer_operands
+from irverify.passes.dual_gaps import reaches, weighed
+from irverify.passes.dual_network import dual_network, layer_operands
+from irverify.passes.dual_rows import DualBounds
 from irverify.passes.dual_windows import windowed_network
 from irverify.passes.parallel import parallel_lines
 from irverify.passes.propagate import Interval
@@ -69,10 +71,12 @@ def test_worked_example() -> None:
     nus, shift, gap = network.evaluate(ones, operands)
     assert nus["x"].tolist() == [[-1.0, 0.0]]
     assert (float(shift), float(gap)) == (-1.0, 1.0)
-    low, high = network.bounds(
-        ones, operands, lambda name, nu: box_extremes((lower + upper) / 2, (upper - lower) / 2, nu)
-    )
-    assert (float(low), float(high)) == (-1.0, 3.0)
+    radius = (upper - lower) / 2
+    down, up = reaches(network, ones[None], operands, lambda name, nu: (weighed(nu, radius),) * 2, 1)
+    assert (float(down), float(up)) == (2.0, 2.0)  # |nu_x| and |nu_relu|, times radii of 1 and 1/2 twice
+    bounds = DualBounds(graph, {"x": region}, operands)
+    assert float(bounds.center("y")) == 1.0
+    assert [float(side) for side in bounds.of("y", torch.ones(1, 1, dtype=torch.bool))] == [-1.0, 3.0]
     bounds = run(graph, "dual", region).bounds["y"]
     assert (float(bounds.lower), float(bounds.upper)) == (0.0, 3.0)  # y >= 0 by its interval
 
@@ -191,7 +195,7 @@ def test_windows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert windowed is not None
     assert windowed.network.graph["nu.x"].type.shape[1] < 20
     bounds = run(graph, "dual", region).bounds
-    monkeypatch.setattr("irverify.passes.dual_rows.windowed_network", lambda primal, target: None)
+    monkeypatch.setattr("irverify.passes.dual_sources.windowed_network", lambda primal, target: None)
     for name, whole in run(graph, "dual", region).bounds.items():
         torch.testing.assert_close(bounds[name].lower, whole.lower, rtol=0, atol=1e-12)
         torch.testing.assert_close(bounds[name].upper, whole.upper, rtol=0, atol=1e-12)
@@ -214,7 +218,7 @@ def test_windows_of_random_graphs(data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("irverify.passes.dual_windows.WORTH", 100.0)
         windowed = run(graph, "dual", regions).bounds
-        patch.setattr("irverify.passes.dual_rows.windowed_network", lambda primal, target: None)
+        patch.setattr("irverify.passes.dual_sources.windowed_network", lambda primal, target: None)
         whole = run(graph, "dual", regions).bounds
     for name, bounds in whole.items():
         torch.testing.assert_close(windowed[name].lower, bounds.lower, rtol=0, atol=slack(bounds))

@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from irverify.backends.torch import losses, regularizers
+from irverify.backends.torch.dual_relaxation import dual_relaxation
 from irverify.backends.torch.losses import Ascent, Projections
 from irverify.backends.torch.losses.singleprop import Lines
 from irverify.backends.torch.models import Norm
 from irverify.ir.graph import Graph
+from irverify.ir.ops import Relu
 from irverify.regions import Box
 from tests.backends.torch.small_networks import batch, mlp
 
@@ -71,25 +73,55 @@ def test_dual(seed: int) -> None:
         torch.testing.assert_close(losses.dual(graph, x, y, EPS, norm="2"), ball)
 
 
+def median(columns: Tensor) -> Tensor:
+    """The median of magnitudes over the first axis."""
+    ordered = columns.abs().sort(dim=0).values
+    return (ordered[(len(columns) - 1) // 2] + ordered[len(columns) // 2]) / 2
+
+
+def projected_range(net: list[Layer], x: Tensor, drawn: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The second pre-activation of a network, for one input: its norms are those of all columns as one (eq. 12 and 13);
+    the first pre-activation is exact."""
+    (w1, b1), (w2, b2) = net[:2]
+    center, radius = w1 @ x + b1, EPS * w1.abs().sum(1)
+    lower, upper = center - radius, center + radius
+    slope, unstable = relaxed(lower, upper)
+    middle = torch.where(unstable, -slope * lower / 2, torch.zeros_like(lower))
+    columns = EPS * drawn[0] @ w1.T @ (w2 * slope).T + drawn[1] @ (w2 * middle).T
+    center = w2 @ (slope * center + middle) + b2
+    return center - median(columns), center + median(columns)
+
+
+@pytest.mark.parametrize("columns", [5, 6])
+def test_projected_layers(columns: int) -> None:
+    """The median over Cauchy columns for l-infinity, the same for all examples, and new at each call."""
+    for net, x, y, graph in layers(3, 4, 6, 5, 3):
+        mirror, generator = (torch.Generator().manual_seed(9) for _ in range(2))
+        for _ in range(2):
+            source = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=mirror)))
+            drawn = [torch.empty(columns, n, dtype=torch.float64).cauchy_(generator=source) for n in (4, 6)]
+            problem = dual_relaxation(graph, x, y, EPS, projections=Projections(columns, generator))
+            second = [node.inputs[0] for node in problem.state.graph if isinstance(node.op, Relu)][1]
+            found = zip(*problem.ranges[second], strict=True)
+            for point, (lower, upper) in zip(x, found, strict=True):
+                torch.testing.assert_close((lower, upper), projected_range(net, point, drawn))
+
+
 @pytest.mark.parametrize("columns", [5, 6])
 def test_projected_dual(columns: int) -> None:
-    """Paper 5, eq. 12: the median over Cauchy columns for l-infinity; the mean square of normal ones for l2. Fresh
-    columns at each call."""
+    """Paper 5, app. H: the mean square over normal columns for l2, also at the first layer. For l-infinity that one is
+    exact."""
     for net, x, y, graph in layers(3, 4, 6, 3):
         mirror, generator = (torch.Generator().manual_seed(9) for _ in range(2))
         for _ in range(2):
             drawn = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=mirror)))
-            cauchy = torch.empty(1, columns, 4, dtype=torch.float64).cauchy_(generator=drawn)[0]
-            projected = (cauchy @ net[0][0].T).abs().sort(dim=0).values
-            middle = (projected[(columns - 1) // 2] + projected[columns // 2]) / 2
-            found = losses.dual(graph, x, y, EPS, projections=Projections(columns, generator))
-            torch.testing.assert_close(found, dual_value(net, x, y, EPS * middle, 1))
-        drawn = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=mirror)))
-        normal = torch.randn(1, columns, 4, dtype=torch.float64, generator=drawn)[0]
-        root = (normal @ net[0][0].T).square().mean(0).sqrt()
-        chosen = Projections(columns, generator)
-        found = losses.dual(graph, x, y, EPS, projections=chosen, norm="2")
-        torch.testing.assert_close(found, dual_value(net, x, y, EPS * root, 2))
+            normal = torch.randn(1, columns, 4, dtype=torch.float64, generator=drawn)[0]
+            root = (normal @ net[0][0].T).square().mean(0).sqrt()
+            chosen = Projections(columns, generator)
+            found = losses.dual(graph, x, y, EPS, projections=chosen, norm="2")
+            torch.testing.assert_close(found, dual_value(net, x, y, EPS * root, 2))
+        found = losses.dual(graph, x, y, EPS, projections=Projections(columns))
+        torch.testing.assert_close(found, losses.dual(graph, x, y, EPS))
 
 
 def test_dual_bounds_the_loss_at_perturbed_inputs() -> None:
