@@ -117,7 +117,7 @@ def _blocks(support: Tensor) -> Blocks:
 
 
 class _Products(torch.autograd.Function):
-    """`sum_u radius_u |sum_j D_j R_j B_ju|`, `[groups, each]`, block by block; products are made again for gradients."""
+    """`sum_u radius_u |sum_j D_j R_j B_ju|`, `[groups, each]`, block by block; gradients make the products again."""
 
     @staticmethod
     def forward(ctx: Any, slope: Tensor, rows: Tensor, rest: Tensor, radius: Tensor, blocks: Blocks) -> Tensor:

@@ -49,7 +49,7 @@ class Rows:
 def reaches(
     network: DualNetwork, rows: Tensor, operands: Mapping[str, Tensor], reach: Reach, groups: int
 ) -> tuple[Tensor, Tensor]:
-    """`down` and `up`, both `[groups, each]`, of rows c `[groups or 1, each, *shape]` over the target of a dual network.
+    """`down` and `up` `[groups, each]` of rows c `[groups or 1, each, *shape]` over the target of a dual network.
 
     `operands` has the slopes and radii `[groups, *shape]` of the activations by label; `reach` knows the inputs.
     """

@@ -50,11 +50,9 @@ class _Median(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         projected, low, high = ctx.saved_tensors
-        magnitudes, half = projected.abs(), (gradient / 2).unsqueeze(1)
-        passed = torch.where(magnitudes == low.unsqueeze(1), half, 0.0)
-        passed = torch.where(magnitudes == high.unsqueeze(1), passed + half, passed)
-        result: Tensor = passed * projected.sign()
-        return result
+        magnitudes = projected.abs()
+        times = (magnitudes == low.unsqueeze(1)).to(projected.dtype).add_(magnitudes == high.unsqueeze(1))
+        return times.mul_((gradient / 2).unsqueeze(1)).mul_(projected.sign())
 
 
 def _sorted(tensor: Tensor) -> Tensor:

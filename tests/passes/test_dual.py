@@ -74,9 +74,9 @@ def test_worked_example() -> None:
     radius = (upper - lower) / 2
     down, up = reaches(network, ones[None], operands, lambda name, nu: (weighed(nu, radius),) * 2, 1)
     assert (float(down), float(up)) == (2.0, 2.0)  # |nu_x| and |nu_relu|, times radii of 1 and 1/2 twice
-    bounds = DualBounds(graph, {"x": region}, operands)
-    assert float(bounds.center("y")) == 1.0
-    assert [float(side) for side in bounds.of("y", torch.ones(1, 1, dtype=torch.bool))] == [-1.0, 3.0]
+    rest = DualBounds(graph, {"x": region}, operands)
+    assert float(rest.center("y")) == 1.0
+    assert [float(side) for side in rest.of("y", torch.ones(1, 1, dtype=torch.bool))] == [-1.0, 3.0]
     bounds = run(graph, "dual", region).bounds["y"]
     assert (float(bounds.lower), float(bounds.upper)) == (0.0, 3.0)  # y >= 0 by its interval
 
