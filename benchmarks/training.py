@@ -106,6 +106,9 @@ def main() -> None:
         "crown-ibp and clean": lambda: losses.crown_ibp(rows, x, y, EPS, 0.5, 0.5, clip),
         "singleprop, zero": lambda: losses.singleprop(graph, x, y, EPS, clip=clip),
         "singleprop, fast-lin": lambda: losses.singleprop(graph, x, y, EPS, lines="fast-lin", clip=clip),
+        "dual, exact": lambda: losses.dual(graph, x, y, EPS, clip=clip),
+        "dual, 50 projections": lambda: losses.dual(graph, x, y, EPS, projections=losses.Projections(50), clip=clip),
+        "tight (d and r)": lambda: sum(losses.tight_terms(graph, x, y, EPS, clip=clip), torch.zeros(())),
         "ibp by hand again": lambda: by_hand(module, x, y),
     }
     torch.testing.assert_close(cases["ibp"](), cases["ibp by hand"](), rtol=1e-4, atol=1e-4)

@@ -1,7 +1,7 @@
 """Rows with one activation between them and an input: nu is linear in its slopes, and two layers make one product.
 
-For rows R `[each, n]` at the activation, the same for all groups, and what follows it, B `[n, m]`, an element u of nu at
-the input is
+For rows R `[each, n]` at the activation, the same for all groups, and what follows it, B `[n, m]`, an element u of nu
+at the input is
 
     nu_u = sum_j D_j R_j B_ju
 

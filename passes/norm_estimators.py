@@ -52,7 +52,8 @@ class _Median(torch.autograd.Function):
         projected, low, high = ctx.saved_tensors
         magnitudes = projected.abs()
         times = (magnitudes == low.unsqueeze(1)).to(projected.dtype).add_(magnitudes == high.unsqueeze(1))
-        return times.mul_((gradient / 2).unsqueeze(1)).mul_(projected.sign())
+        result: Tensor = times.mul_((gradient / 2).unsqueeze(1)).mul_(projected.sign())
+        return result
 
 
 def _sorted(tensor: Tensor) -> Tensor:

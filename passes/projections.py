@@ -42,7 +42,7 @@ from irverify.pipeline.facts import Estimate, Facts
 from irverify.pipeline.state import State
 from irverify.regions import L2, Region
 
-MEMORY = 2**22
+MEMORY = 2**23
 """How many bytes the columns at the widest value may take on a CPU: about what its caches hold. A batch is estimated in
 parts."""
 MEMORY_OF_DEVICES = 2**29

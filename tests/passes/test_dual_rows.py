@@ -69,7 +69,7 @@ def test_one_activation_before_an_input() -> None:
     assert sum(columns for columns, _ in sizes) == 100
     assert max(places for _, places in sizes) == 3 * 2 * 2
     assert sum(columns * places for columns, places in sizes) == 3 * 16 * 16
-    last = [node.name for node in graph if isinstance(node.op, Reshape)][0]
+    last = next(node.name for node in graph if isinstance(node.op, Reshape))
     assert composed(dual_sources.source_of(graph, graph[last], boxes=False).network) is None
 
 
