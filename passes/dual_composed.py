@@ -51,10 +51,11 @@ class Composed:
         """`sum_i radius_i^T |nu_i|` `[groups, each]` for rows `[1, each, *shape]`; `radius` `[groups, *shape]` is that
         of the input."""
         slope = operands[f"{self.layer}.slope"].flatten(1)
+        blocks = tuple((columns.to(slope.device), places.to(slope.device)) for columns, places in self.blocks)
         behind = _passed(self.before, {ROWS: Rows(rows)})[self.nu].tensor
         rest = _rest(self.after, self.folded, self.reached, behind)
         found: Tensor = _Products.apply(  # type: ignore[no-untyped-call]
-            slope, behind[0].flatten(1), rest, radius.flatten(1), self.blocks
+            slope, behind[0].flatten(1), rest, radius.flatten(1), blocks
         )
         return found + weighed(behind, operands[f"{self.layer}.radius"])
 
@@ -103,8 +104,9 @@ def _probed(node: Node) -> Node:
     generator = torch.Generator().manual_seed(0)
     changes = {
         name: torch.rand(found.shape, generator=generator, dtype=torch.float64) + 0.5
-        for name, found in ((name, value(param)) for name, param in node.op.parameters().items())
         if found.is_floating_point()
+        else found.cpu()
+        for name, found in ((name, value(param)) for name, param in node.op.parameters().items())
     }
     return Node(node.name, node.op.replace(**changes), node.inputs, node.type, node.source)
 

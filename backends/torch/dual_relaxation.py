@@ -31,7 +31,7 @@ Hidden: TypeAlias = Literal["dual", "interval"]
 @dataclass(frozen=True)
 class Projections:
     """Pre-activation bounds are estimated from `columns` random projections, drawn afresh at every call from
-    `generator`, a CPU one (None: PyTorch's own) (paper 5, sec. 3.2)."""
+    `generator`, a CPU one (None: PyTorch's own) (paper 5, sec. 3.2); those of a first layer over a box are exact."""
 
     columns: int = 50
     generator: torch.Generator | None = None
