@@ -38,7 +38,7 @@ def _cut(center: Tensor, gap: Tensor) -> Tensor:
 
 
 class _Zero(Function):
-    """Eq. 8. Where v is positive: t is 0 where the ReLU is inactive, and below `relu(z_nom)` where it is active."""
+    """Eq. 8: t is 0 where the ReLU is inactive, and below `relu(z_nom)` where it is active."""
 
     @staticmethod
     def forward(ctx: Any, center: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ class _Zero(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes 1/2 and 1/2 in z_nom and v where the ReLU is unstable, 0 and 1 where it is active."""
         (result, found), (outer, inner) = ctx.saved_tensors, gradients
-        moving, active = passed(inner, found, 0), passed(inner, result - found, 0)
+        moving, active = passed(inner, found + result, 0), passed(inner, result - found, 0)
         by_gap = torch.lerp(moving, active, 0.5, out=active)
         return passed(outer, result, 0).add_(moving).sub_(by_gap), by_gap
 

@@ -30,11 +30,12 @@ def box_around(
         raise UsageError(f"expected inputs of a float type, got {kinds}", where=f"graph {graph.name!r}")
     batched = graph.batched([part.to(dtype) for part in given])
     clean = tuple(batched[node.name] for node in graph.inputs)
-    pairs = [_ends(part, _radius(eps, part), clip) for part in clean]
+    pairs = [_ends(part, radius(eps, part), clip) for part in clean]
     return Box(clean, tuple(lower for lower, _ in pairs), tuple(upper for _, upper in pairs))
 
 
-def _radius(eps: float | Tensor, x: Tensor) -> float | Tensor:
+def radius(eps: float | Tensor, x: Tensor) -> float | Tensor:
+    """A number, or a tensor with as many axes as x. Raises RegionError for what is no radius of each element."""
     if not isinstance(eps, Tensor):
         if not 0 <= eps < math.inf:
             raise RegionError(f"eps must be a finite number >= 0, got {eps}")
@@ -48,8 +49,8 @@ def _radius(eps: float | Tensor, x: Tensor) -> float | Tensor:
     return eps.to(x)
 
 
-def _ends(x: Tensor, radius: float | Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
-    lower, upper = x - radius, x + radius
+def _ends(x: Tensor, eps: float | Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
+    lower, upper = x - eps, x + eps
     if clip is None:
         return lower, upper
     if len(clip) != 2:

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from irverify.backends.torch.boxes import checked_labels
 from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of
 from irverify.errors import UsageError
 from irverify.passes.dual import dual_layers
@@ -80,6 +81,7 @@ def dual_relaxation(
         wanted = "hidden='dual', with projections or without, or hidden='interval' without"
         raise UsageError(f"expected {wanted}; got hidden={hidden!r}, projections={projections}")
     graph = graph_of(model)
+    y = checked_labels(y, x, sum(graph[name].type.size for name in graph.outputs))
     regions = fitted(graph, ball(x, eps, norm, clip))
     rows = margin_rows(graph, regions, y)
     extended = specified(graph, rows[0].shape[1])

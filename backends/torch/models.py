@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from irverify.backends.torch.boxes import radius
 from irverify.errors import UsageError
 from irverify.ir.graph import Graph
 from irverify.pipeline.manager import optimize
@@ -47,19 +48,24 @@ def simplified(graph: Graph) -> Graph:
     """The graph as analyses should see it: constants folded, affine layers fused, parameters live. Kept as long as the
     graph is."""
     if graph not in _SIMPLIFIED:
-        _SIMPLIFIED[graph] = optimize(graph, REWRITES)
-    return _SIMPLIFIED[graph]
+        made = optimize(graph, REWRITES)
+        _SIMPLIFIED[graph] = None if made is graph else made
+    found = _SIMPLIFIED[graph]
+    return graph if found is None else found
 
 
-_SIMPLIFIED: WeakKeyDictionary[Graph, Graph] = WeakKeyDictionary()
+_SIMPLIFIED: WeakKeyDictionary[Graph, Graph | None] = WeakKeyDictionary()
+"""None for a graph that stays as it is: one that held itself would be kept for ever."""
 
 
 def ball(x: Tensor, eps: float | Tensor, norm: Norm = "inf", clip: Clip = None) -> Region:
     """The inputs within `eps` of each of `x` `[batch, *shape]`; in l-infinity a box, to rounding in the type of `x`.
 
-    Raises RegionError where it is empty or not finite.
+    `eps` is a number, or a tensor with as many axes as x (`[batch, 1, ...]`). Raises RegionError where it is none, or
+    where the region is empty or not finite.
     """
     if norm == "inf":
+        eps = radius(eps, x)
         lower, upper = x - eps, x + eps
         if clip is not None:
             low, high = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in clip)

@@ -109,7 +109,7 @@ def _merged(first: Outcome, second: Outcome) -> Outcome:
             f"{by_status['certified'].method} certifies it and {by_status['falsified'].method} falsifies it: "
             "one of them is wrong"
         )
-        return Outcome(first.index, first.label, "error", reason=reason, stages=stages)
+        return Outcome(first.index, first.label, "error", first.predicted, reason=reason, stages=stages)
     status = next(status for status in ("certified", "falsified", *OPEN) if status in by_status)
     return replace(by_status[status], stages=stages)
 

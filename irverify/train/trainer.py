@@ -124,6 +124,7 @@ class Trainer:
             term.name: adapted(term, self.model, self.images.validation, now) for term in self.recipe.terms
         }
         totals: dict[str, float] = {}
+        counts: dict[str, int] = {}
         for rows in torch.randperm(len(self.y)).split(self.recipe.batch):
             eps = self.recipe.eps(self.clock)
             rate = self._set_rate()
@@ -131,10 +132,11 @@ class Trainer:
             self.clock = replace(self.clock, step=self.clock.step + 1)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0.0) + value * len(rows)
+                counts[name] = counts.get(name, 0) + len(rows)  # a term of weight 0 is not computed
             if self.processes.first:
                 self.watch(Moment(self.clock, eps, scheduled, terms, self.rows[-1] if self.rows else None))
         row: Row = {"epoch": epoch + 1, "step": self.clock.step, "eps": eps, "rate": rate, **scheduled}
-        row |= {name: total / len(self.y) for name, total in totals.items()}
+        row |= {name: total / counts[name] for name, total in totals.items()}
         return row | self._measured(epoch) | {"seconds": round(time.monotonic() - begun, 3)}
 
     def _step(self, rows: Tensor, eps: float) -> tuple[dict[str, float], dict[str, float]]:
@@ -161,10 +163,11 @@ class Trainer:
         if not all(map(math.isfinite, values.values())):
             listed = ", ".join(f"{name} {value:g}" for name, value in values.items())
             raise self._stopped(f"the loss is not finite ({listed}) at eps {eps:g}")
-        self.optimiser.zero_grad(set_to_none=True)
-        (share.weight * total).backward()
-        self.processes.add_gradients(self.network)
-        self.optimiser.step()
+        if total.requires_grad:  # not where all weights are 0
+            self.optimiser.zero_grad(set_to_none=True)
+            (share.weight * total).backward()
+            self.processes.add_gradients(self.network)
+            self.optimiser.step()
         return values, scheduled
 
     def _batch(self, rows: Tensor, eps: float, share: Share) -> Batch:

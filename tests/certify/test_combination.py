@@ -72,3 +72,9 @@ def test_the_table_says_what_is_claimed() -> None:
 def test_sweeps_of_other_images_do_not_combine() -> None:
     with pytest.raises(UsageError, match="same images at the same radius"):
         Combination(sweep("ibp", FIRST), sweep("crown", SECOND[:3]), one_network=True)
+
+
+def test_image_that_they_disagree_about_keeps_its_class() -> None:
+    merged = Combination(sweep("crown", FIRST), sweep("exact", SECOND), one_network=True).merged()
+    assert merged.found[6].status == "error"
+    assert merged.found[6].correct

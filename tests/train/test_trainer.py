@@ -170,3 +170,24 @@ def test_exported_network_is_the_trained_one(tmp_path: Path) -> None:
     x = trainer.x[:5]
     torch.testing.assert_close(graph.evaluate(x), trainer.network(x).detach(), rtol=1e-4, atol=1e-5)
     assert all((tmp_path / name).exists() for name in ("model.onnx", "model.safetensors", "recipe.toml", "log.csv"))
+
+
+def test_term_that_begins_within_an_epoch_is_averaged_over_its_own_batches(tmp_path: Path) -> None:
+    late = {"from": 0.0, "to": 1.0, "begin": 0.75, "end": 0.8}
+    terms = {"late": {"loss": "l1", "weight": late}}
+    trainer = small_trainer(tmp_path, parse_recipe(table(terms, epochs=1)))
+    before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
+    moments: list[Moment] = []
+    still: list[bool] = []
+
+    def watch(moment: Moment) -> None:
+        moments.append(moment)
+        pairs = zip(before, trainer.network.parameters(), strict=True)
+        still.append(all(torch.equal(old, new) for old, new in pairs))
+
+    trainer.watch = watch
+    trainer.run()
+    values = [moment.terms["late"] for moment in moments if "late" in moment.terms]
+    assert len(values) == 2
+    assert still == [True] * 8 + [False] * 2  # nothing to learn from where every weight is 0
+    assert trainer.rows[-1]["late"] == pytest.approx(sum(values) / 2)

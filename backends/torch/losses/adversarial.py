@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from irverify.backends.torch.boxes import checked_labels
 from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, logits_of, simplified
 from irverify.errors import UsageError
 from irverify.ir.graph import Graph
@@ -37,8 +38,10 @@ def adversarial(
     clip: Clip = None,
 ) -> Tensor:  # fmt: skip
     """The mean cross-entropy at inputs that projected gradient ascent on it finds in the region, from a uniformly
-    random start (Madry et al. 2018, eq. 2.1; the training of paper 1, sec. 4.1)."""
+    random start (Madry et al. 2018, eq. 2.1; the training of paper 1, sec. 4.1). Raises PropertyError for labels that
+    are no classes."""
     graph = simplified(graph_of(model))
+    y = _labels(graph, x, y)
     region = ball(x, eps, norm, clip)
     start = uniform_start(region, ascent.generator) if ascent.start is None else ascent.start
     attacked = _ascended(graph, region, start, ascent, lambda logits: cross_entropy(logits, y, reduction="sum"))
@@ -55,8 +58,9 @@ def trades(
 ) -> Tensor:  # fmt: skip
     """`L(f(x), y) + beta KL(f(x) || f(x'))`, a mean over the batch, with x' in the region from projected gradient
     ascent on the divergence (Zhang et al. 2019, "Theoretically principled trade-off between robustness and accuracy",
-    eq. 5 and alg. 1; their beta is 1 / lambda)."""
+    eq. 5 and alg. 1; their beta is 1 / lambda). Raises PropertyError for labels that are no classes."""
     graph = simplified(graph_of(model))
+    y = _labels(graph, x, y)
     region = ball(x, eps, norm, clip)
     natural = logits_of(graph, x)
     target = log_softmax(natural.detach(), dim=1)
@@ -75,6 +79,10 @@ def normal_start(region: Region, x: Tensor, generator: torch.Generator | None = 
     """Where `trades` starts: near `x` `[batch, *shape]`."""
     noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
     return region.project(x + TRADES_START * noise)
+
+
+def _labels(graph: Graph, x: Tensor, y: Tensor) -> Tensor:
+    return checked_labels(y, x, sum(graph[name].type.size for name in graph.outputs))
 
 
 def _divergence(target: Tensor, logits: Tensor, reduction: str) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -57,6 +58,7 @@ def crown_ibp(
 
 def mixed(bounded: Bounded, margins: Tensor, y: Tensor, kappa: float) -> Tensor:
     """`kappa l(z, y) + (1 - kappa) l(-margins, y)` (paper 4, eq. 12); a term of weight 0 is left out."""
+    y = y.to(margins.device, torch.long)  # checked with the bounds
     robust = cross_entropy(-margins, y) if kappa < 1 else None
     if kappa == 0 or bounded.logits is None:
         assert robust is not None

@@ -39,20 +39,20 @@ def singleprop_terms(
     how much the loss can grow, no bound. Without `clip` z_nom is the output for `x` itself, as in the paper; with it
     the output at the centre of the clipped box.
     """
-    nominal, worst = _logits(model, x, y, ball(x, eps, norm, clip), lines)
+    nominal, worst, y = _logits(model, x, y, ball(x, eps, norm, clip), lines)
     fit = cross_entropy(nominal, y)
     return SinglePropTerms(fit, cross_entropy(worst, y) - fit)
 
 
-def _logits(model: Model, x: Tensor, y: Tensor, region: Region, lines: Lines) -> tuple[Tensor, Tensor]:
-    """z_nom and `(z_nom - v) y + (z_nom + v) (1 - y)`, `[batch, classes]`."""
+def _logits(model: Model, x: Tensor, y: Tensor, region: Region, lines: Lines) -> tuple[Tensor, Tensor, Tensor]:
+    """z_nom and `(z_nom - v) y + (z_nom + v) (1 - y)`, `[batch, classes]`; the labels y, checked."""
     graph = simplified(graph_of(model))
     found = halves(graph, fitted(graph, region), {}, "zero" if lines == "zero" else "same", keep=False)
     parts = [found[name] for name in graph.outputs]
     nominal = torch.cat([half.nominal.flatten(1) for half in parts], dim=1)
     gap = torch.cat([half.gap.flatten(1) for half in parts], dim=1)
     y = checked_labels(y, x, nominal.shape[1])
-    return nominal, torch.addcmul(nominal, gap, 1 - 2 * one_hot(y, gap.shape[1]).to(gap))
+    return nominal, torch.addcmul(nominal, gap, 1 - 2 * one_hot(y, gap.shape[1]).to(gap)), y
 
 
 def singleprop(
@@ -60,6 +60,6 @@ def singleprop(
     norm: Norm = "inf", clip: Clip = None,
 ) -> Tensor:  # fmt: skip
     """`L + weight R` (paper 3, sec. 3.1), a mean over the batch; see `singleprop_terms`."""
-    nominal, worst = _logits(model, x, y, ball(x, eps, norm, clip), lines)
+    nominal, worst, y = _logits(model, x, y, ball(x, eps, norm, clip), lines)
     estimate = cross_entropy(worst, y)  # L + R
     return estimate if weight == 1 else (1 - weight) * cross_entropy(nominal, y) + weight * estimate
