@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import torch
 
+from irverify.allocator import keep_freed_memory
 from irverify.certify.certifier import Certifier, Maker, isolated
 from irverify.certify.messages import Chunk, Done, Found, Message, Ready, Refused, Setup
 from irverify.errors import IRVerifyError, UsageError
@@ -36,7 +37,9 @@ def main(answers: int) -> None:
         return
     chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(source, chunks), daemon=True).start()
-    if setup.memory is not None:
+    if setup.memory is None:
+        keep_freed_memory()
+    else:
         _limit_memory(setup.memory)
     send(Ready())
     for message in _answers(chunks, make):

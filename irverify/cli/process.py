@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn, TextIO
 
+from irverify.allocator import keep_freed_memory
 from irverify.cli.failures import failure_of, report
 from irverify.cli.streams import note
 from irverify.cli.threads import wait_quietly
@@ -24,6 +25,7 @@ def run_process() -> NoReturn:
     """Runs the command line of this process and ends it with the exit code."""
     started = time.monotonic()
     wait_quietly()
+    keep_freed_memory()
     gc.set_threshold(100_000, 50, 50)  # importing torch makes half a million objects; collecting meanwhile takes 0.3 s
     received: list[int] = []
 
