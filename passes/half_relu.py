@@ -38,7 +38,8 @@ def _cut(center: Tensor, gap: Tensor) -> Tensor:
 
 
 class _Zero(Function):
-    """Eq. 8: t is 0 where the ReLU is inactive, and below `relu(z_nom)` where it is active."""
+    """Eq. 8. t and `relu(z_nom)` are both 0 where the ReLU is inactive, and t is below the other where it is active,
+    also where v is 0."""
 
     @staticmethod
     def forward(ctx: Any, center: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +53,7 @@ class _Zero(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes 1/2 and 1/2 in z_nom and v where the ReLU is unstable, 0 and 1 where it is active."""
         (result, found), (outer, inner) = ctx.saved_tensors, gradients
-        moving, active = passed(inner, found + result, 0), passed(inner, result - found, 0)
+        moving, active = passed(inner, result + found, 0), passed(inner, result - found, 0)
         by_gap = torch.lerp(moving, active, 0.5, out=active)
         return passed(outer, result, 0).add_(moving).sub_(by_gap), by_gap
 
@@ -63,7 +64,8 @@ class _Parallel(Function):
     @staticmethod
     def forward(ctx: Any, center: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            result, slope = center.relu(), _cut(center, gap).div_(gap.clamp(min=TINY))
+            width = gap.clamp(min=TINY)
+            result, slope = center.relu(), _cut(center, width).div_(width)
             found = torch.rsub(slope, 2).mul_(slope).mul_(gap)
         ctx.save_for_backward(result, slope)
         return result, found

@@ -61,6 +61,9 @@ def test_gradients_of_a_relu(choice: Choice) -> None:
             assert bool(tensor.isfinite().all())
         middle = still[1].item() * (0.5 if choice == "zero" else 0.75)
         assert moved.tolist() == pytest.approx([0.0, middle, still[2].item()])
+        if not still.detach().any():  # a constant: where it is active, z_nom and v go through as they are
+            assert (z.grad is not None and z.grad[2] == 1) and (v.grad is not None and v.grad[2] == 1)
+            assert z.grad[0] == 0 and v.grad[0] == 0
 
 
 @pytest.mark.parametrize(("ball", "order"), [(L2, 2.0), (L1, float("inf"))])
