@@ -14,6 +14,7 @@ written by hand, for each of the few passes over all rows counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -80,19 +81,24 @@ def folded(rows: Tensor, slope: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]
     """`D nu` and `radius^T |nu|` (paper 5, cor. 2): `[groups, each, *shape]` and `[groups, each]` for rows
     `[groups or 1, each, *shape]`, slope and radius `[groups, *shape]`."""
     shape = rows.shape[2:]
-    passed, gap = _Folded.apply(rows.flatten(2), slope.flatten(1), radius.flatten(1))  # type: ignore[no-untyped-call]
-    return passed.unflatten(2, shape), gap
+    passed, gap = _Folded.apply(_flat(rows, 2), _flat(slope, 1), _flat(radius, 1))  # type: ignore[no-untyped-call]
+    return passed.reshape(*passed.shape[:2], *shape), gap
 
 
 def weighed(rows: Tensor, radius: Tensor) -> Tensor:
     """`radius^T |nu|`, `[groups, each]`."""
-    found: Tensor = _Weighed.apply(rows.flatten(2), radius.flatten(1))  # type: ignore[no-untyped-call]
+    found: Tensor = _Weighed.apply(_flat(rows, 2), _flat(radius, 1))  # type: ignore[no-untyped-call]
     return found
 
 
 def inner(rows: Tensor, vectors: Tensor) -> Tensor:
     """`nu^T x`, `[groups, each]`, for vectors `[groups, *shape]`."""
-    return _products(rows.flatten(2), vectors.flatten(1))
+    return _products(_flat(rows, 2), _flat(vectors, 1))
+
+
+def _flat(tensor: Tensor, axes: int) -> Tensor:
+    """With one axis after the first `axes`, also where there is none (the value is a single number)."""
+    return tensor.reshape(*tensor.shape[:axes], math.prod(tensor.shape[axes:]))
 
 
 class _Weighed(torch.autograd.Function):

@@ -48,7 +48,7 @@ class DualBounds:
     def of(self, target: str, asked: Tensor) -> Pair:
         """Lower and upper bounds of the elements of `target` that are true in `asked` `[batch, elements]`, in order."""
         boxes = all(region.is_box for region in self.regions.values())
-        center = self.center(target).flatten(1)[asked]
+        center = self.center(target).reshape(asked.shape)[asked]
         down, up = _Bounding(self, _source(self.graph, target, boxes=boxes), center.new_ones(())).of(asked)
         return center - down, center + up
 

@@ -128,7 +128,8 @@ def test_cp_sat(worker: Worker, asked: list[Question]) -> None:
             verdict = question.verdict(worst)
             question.check(verdict, 2 * question.program.resolution + question.error)
             counts[verdict] += 1
-    print("cp-sat", len(asked), dict(counts), "slack / tolerance:", np.percentile(slacks, [50, 90, 100]).round(2))
+    spread = np.percentile(slacks or [np.nan], [50, 90, 100]).round(2)  # on a very busy machine all are out of time
+    print("cp-sat", len(asked), dict(counts), "slack / tolerance:", spread)
 
 
 def test_integer_programs_hold_every_execution(asked: list[Question]) -> None:
