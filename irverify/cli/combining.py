@@ -35,6 +35,9 @@ def combine(first: Recipe, second: Recipe, radii: Sequence[float], out: Path | N
         if folder is not None:
             make_folder(folder)
     jobs = [job_of(recipe, radii) for recipe in (first, second)]
+    for job, folder in zip(jobs, folders, strict=True):
+        with kept(job, folder):  # a store of another question is refused before anything runs
+            pass
     for name, job, folder in zip(NAMES, jobs, folders, strict=True):
         note(f"{name}: {job.recipe.method} on {job.recipe.model}")
         with kept(job, folder) as store:

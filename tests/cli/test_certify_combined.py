@@ -39,6 +39,9 @@ def test_two_methods_on_one_model(irverify: Irverify, tmp_path: Path) -> None:
     assert all((tmp_path / name / "certify.sqlite").exists() for name in ("first", "second"))
     again = irverify(*asked)
     assert "Two methods on one network: what either certifies is certified." in again.out
+    other = irverify(*("crown-zero" if part == "crown" else part for part in asked))
+    assert other.code == 1
+    assert "first:" not in other.err  # the second store belongs to another question: nothing runs
 
 
 def test_two_models(irverify: Irverify, tmp_path: Path) -> None:
