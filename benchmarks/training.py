@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, cross_entropy, linear
 
 from benchmarks.measure import interleaved
+from irverify.allocator import keep_freed_memory
 from irverify.backends.torch import BoundGraph, losses
 from irverify.cores import usable_cores
 
@@ -42,6 +43,8 @@ def ibp_large() -> nn.Sequential:
 
 
 NETWORKS = {"wk-small": wk_small, "ibp-large": ibp_large}
+SMALL, ROWS = ("wk-small",), ("dual", "tight")
+"""Losses that find a row for each unstable ReLU are for small networks."""
 
 
 def by_hand(module: nn.Sequential, x: Tensor, y: Tensor) -> Tensor:
@@ -90,6 +93,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
 
+    keep_freed_memory()  # as `irverify train` does
     torch.set_num_threads(1)
     torch.manual_seed(0)
     module = NETWORKS[arguments.network]().to(arguments.device)
@@ -111,6 +115,8 @@ def main() -> None:
         "tight (d and r)": lambda: sum(losses.tight_terms(graph, x, y, EPS, clip=clip), torch.zeros(())),
         "ibp by hand again": lambda: by_hand(module, x, y),
     }
+    if arguments.network not in SMALL:
+        cases = {name: loss for name, loss in cases.items() if not name.startswith(ROWS)}
     torch.testing.assert_close(cases["ibp"](), cases["ibp by hand"](), rtol=1e-4, atol=1e-4)
     steps = {name: step(module, loss) for name, loss in cases.items()}
     for run in steps.values():
