@@ -34,13 +34,12 @@ interruption is trained alike."""
 @dataclass(frozen=True)
 class Moment:
     """What is known after a step: where training stands, the radius, the options that follow schedules, the values of
-    the terms, and the row of the last epoch that was logged."""
+    the terms."""
 
     clock: Clock
     eps: float
     scheduled: dict[str, float]
     terms: dict[str, float]
-    last: Row | None
 
 
 @dataclass
@@ -134,7 +133,7 @@ class Trainer:
                 totals[name] = totals.get(name, 0.0) + value * len(rows)
                 counts[name] = counts.get(name, 0) + len(rows)  # a term of weight 0 is not computed
             if self.processes.first:
-                self.watch(Moment(self.clock, eps, scheduled, terms, self.rows[-1] if self.rows else None))
+                self.watch(Moment(self.clock, eps, scheduled, terms))
         row: Row = {"epoch": epoch + 1, "step": self.clock.step, "eps": eps, "rate": rate, **scheduled}
         row |= {name: total / counts[name] for name, total in totals.items()}
         return row | self._measured(epoch) | {"seconds": round(time.monotonic() - begun, 3)}
