@@ -19,7 +19,7 @@ from irverify.errors import UsageError
 from irverify.frontends.compile import Example
 from irverify.frontends.compile import compile as compile_graph
 from irverify.ir.graph import Graph
-from irverify.pipeline.base import Analysis, Estimator, parse_passes
+from irverify.pipeline.certifying import check_certifies
 from irverify.pipeline.manager import optimize
 from irverify.pipeline.rows import specified
 from irverify.pipeline.spec import with_spec
@@ -73,7 +73,7 @@ class BoundGraph(nn.Module):
         Raises what `iv.compile` raises, and UsageError for a method that bounds nothing.
         """
         super().__init__()
-        _check_method(method)
+        check_certifies(method, "the method")
         self.method = method
         self._source: Graph | None = source if isinstance(source, Graph) else None
         self._example = example
@@ -146,13 +146,6 @@ class BoundGraph(nn.Module):
         if self._source is not None:
             raise UsageError("a bound graph of a graph cannot be copied", hint="make another one from the graph")
         return type(self)(deepcopy(self.module, memo), self._example, self.method)
-
-
-def _check_method(method: str) -> None:
-    last = parse_passes(method)[-1:]
-    if not (last and isinstance(last[0], Analysis)) or isinstance(last[0], Estimator):
-        hint = "ibp and crown-ibp are specialised; `irverify passes` lists the analyses"
-        raise UsageError(f"expected a method that ends in an analysis that bounds, got {method!r}", hint=hint)
 
 
 @contextmanager

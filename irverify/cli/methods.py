@@ -9,9 +9,6 @@ from irverify.cli.numbers import Numbers
 from irverify.cli.sweeps import DRIVER, Recipe
 from irverify.errors import UsageError
 
-WITHOUT_BOUNDS = ("gap", "stability")
-"""Analyses that say something else."""
-
 
 def check_method(recipe: Recipe, option: str = "--method") -> None:
     """Raises UsageError where method and options do not go together; needs torch for the whole driver alone. `option`
@@ -32,16 +29,9 @@ def check_method(recipe: Recipe, option: str = "--method") -> None:
 
 def check_analysis(method: str, option: str = "--method") -> None:
     """Raises UsageError where a pipeline does not end in an analysis whose bounds certify."""
-    from irverify.pipeline.catalog import CATALOG, find
-    from irverify.pipeline.text import parse_pipeline
+    from irverify.pipeline.certifying import check_certifies
 
-    steps = parse_pipeline(method)
-    last = find(steps[-1].name) if steps else None
-    if last is None or last.kind != "analysis" or last.name in WITHOUT_BOUNDS:
-        methods = [entry.name for entry in CATALOG.values() if entry.kind == "analysis"]
-        known = ", ".join(name for name in (*methods, DRIVER) if name not in WITHOUT_BOUNDS)
-        reason = "an estimate proves nothing" if last is not None and last.kind == "estimator" else "it gives no bounds"
-        raise UsageError(f"{option} {method} certifies nothing: {reason}", hint=f"there are {known}")
+    check_certifies(method, option, others=(DRIVER,))
 
 
 def _check_driver(recipe: Recipe) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from irverify.errors import IRVerifyError, UsageError
+from irverify.pipeline.certifying import check_certifies
 from irverify.train.schedule import Decay, Ramp, checked_table, decay, number, ramp
 from irverify.train.terms import LOSSES, Term, read_term
 from irverify.train.toml import merged, read_toml
@@ -205,6 +206,10 @@ def _evaluation(table: Mapping[str, object]) -> Evaluation:
     certify = table.get("certify", "ibp")
     if not isinstance(certify, str) or not certify:
         raise UsageError(f"expected an analysis, got {certify!r}", where="evaluation.certify")
+    try:
+        check_certifies(certify, "the method")
+    except UsageError as error:
+        raise error.within("evaluation.certify") from error
     counts = (
         _count(table, "evaluation", name, default, least=least)
         for name, default, least in (("attack_steps", 20, 1), ("first", 500, 1), ("every", 1, 1))
