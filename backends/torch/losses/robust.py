@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -81,7 +81,14 @@ def _bounded(model: BoundGraph | Graph, method: str) -> BoundGraph:
     return _of_graph(model, method)
 
 
-@lru_cache(maxsize=8)
 def _of_graph(graph: Graph, method: str) -> BoundGraph:
-    """The bound graph of a graph, kept for the next steps."""
-    return BoundGraph(graph, method=method)
+    """The bound graph of a graph, kept for the next steps, as long as the graph is."""
+    kept = _BOUND.setdefault(graph, {})
+    if method not in kept:
+        same = Graph(graph.nodes, graph.outputs, graph.name, graph.origin)  # the graph itself would keep itself
+        kept[method] = BoundGraph(same, method=method)
+    return kept[method]
+
+
+_BOUND: WeakKeyDictionary[Graph, dict[str, BoundGraph]] = WeakKeyDictionary()
+"""What `_of_graph` has made, by graph and method."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import irverify as iv
 from irverify.backends.torch import losses
 from irverify.backends.torch.losses import Ascent
+from irverify.backends.torch.losses.robust import _of_graph
 from irverify.errors import PropertyError, RegionError
 from irverify.ir.graph import Graph
 
@@ -81,11 +82,19 @@ def test_gradient_at_radius_0_is_that_of_the_network(name: str) -> None:
         torch.testing.assert_close(found, known)
 
 
-@pytest.mark.parametrize("name", ["clean", "singleprop", "adversarial", "dual"])
-def test_graph_is_freed(name: str) -> None:
+@pytest.mark.parametrize("name", ["ibp", "crown-ibp"])
+def test_a_loss_that_bounds_a_graph_prepares_it_once(name: str) -> None:
     graph = iv.compile(network(), X[:1])
+    assert _of_graph(graph, name) is _of_graph(graph, name)
+    assert _of_graph(iv.compile(network(), X[:1]), name) is not _of_graph(graph, name)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_graph_and_weights_are_freed(name: str) -> None:
+    module = network()
+    graph = iv.compile(module, X[:1])
     FUNCTIONS[name](graph, X, torch.tensor([0, 2]), 0.1).backward()
-    alive = weakref.ref(graph)
-    del graph
+    alive = [weakref.ref(graph), weakref.ref(next(module.parameters()))]
+    del graph, module
     gc.collect()
-    assert alive() is None
+    assert [held() for held in alive] == [None, None]
