@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
@@ -24,19 +25,50 @@ def box_around(
 
     Raises ShapeError or UsageError for inputs that do not fit the graph, RegionError for eps or clip that make no box.
     """
-    given = (x,) if isinstance(x, Tensor) else tuple(x)
-    if not all(part.is_floating_point() for part in given):
-        kinds = ", ".join(str(part.dtype) for part in given)
-        raise UsageError(f"expected inputs of a float type, got {kinds}", where=f"graph {graph.name!r}")
+    given = x if isinstance(x, tuple | list) else (x,)
+    for part in given:
+        check_floats(part, graph)
     batched = graph.batched([part.to(dtype) for part in given])
     clean = tuple(batched[node.name] for node in graph.inputs)
+    check_examples(clean[0], graph)
     pairs = [_ends(part, radius(eps, part), clip) for part in clean]
     return Box(clean, tuple(lower for lower, _ in pairs), tuple(upper for _, upper in pairs))
+
+
+def check_floats(x: object, graph: Graph) -> None:
+    """Raises UsageError for inputs that are no tensor of a float type."""
+    if not is_floats(x):
+        hint = "torch.as_tensor(x).float() makes one"
+        raise UsageError(f"expected inputs as a tensor of floats, got {described(x)}", where=_place(graph), hint=hint)
+
+
+def is_floats(value: object) -> bool:
+    """Whether something is a tensor of a float type."""
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def check_examples(x: Tensor, graph: Graph) -> None:
+    """Raises UsageError for a batch `[batch, *shape]` without examples, of which there is no mean."""
+    if not len(x):
+        raise UsageError("expected at least one example, got an empty batch", where=_place(graph))
+
+
+def _place(graph: Graph) -> str:
+    return f"graph {graph.name!r}"
+
+
+def described(value: object) -> str:
+    """What something is, for messages."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {list(value.shape)}"
+    return "None" if value is None else type(value).__name__
 
 
 def radius(eps: float | Tensor, x: Tensor) -> float | Tensor:
     """A number, or a tensor with as many axes as x. Raises RegionError for what is no radius of each element."""
     if not isinstance(eps, Tensor):
+        if not isinstance(eps, Real):
+            raise RegionError(f"expected eps as a number >= 0 or a tensor of such, got {described(eps)}")
         if not 0 <= eps < math.inf:
             raise RegionError(f"eps must be a finite number >= 0, got {eps}")
         return float(eps)
@@ -44,23 +76,32 @@ def radius(eps: float | Tensor, x: Tensor) -> float | Tensor:
     if eps.ndim not in (0, x.ndim) or not fits:
         hint = "[batch, 1, ...] gives each example its own"
         raise RegionError(f"expected eps that broadcasts to {list(x.shape)}, got {list(eps.shape)}", hint=hint)
-    if not _holds((eps >= 0) & torch.isfinite(eps)):
+    if eps.is_complex() or not _holds((eps >= 0) & torch.isfinite(eps)):
         raise RegionError("eps must be finite numbers >= 0 everywhere")
     return eps.to(x)
+
+
+def limits(clip: Clip, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Both ends of a valid range, which broadcast to x. Raises RegionError for what is none."""
+    hint = "clip=(0, 1), say, or None"
+    if not isinstance(clip, tuple | list) or len(clip) != 2:
+        raise RegionError(f"clip must be a pair (lo, hi), got {clip!r}", hint=hint)
+    try:
+        low, high = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in clip)
+    except (TypeError, ValueError, RuntimeError):
+        raise RegionError(f"clip must be a pair of numbers or tensors, got {clip!r}", hint=hint) from None
+    try:
+        return low.expand(x.shape), high.expand(x.shape)
+    except RuntimeError:
+        got = f"{list(low.shape)} and {list(high.shape)}"
+        raise RegionError(f"expected clip that broadcasts to {list(x.shape)}, got {got}") from None
 
 
 def _ends(x: Tensor, eps: float | Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
     lower, upper = x - eps, x + eps
     if clip is None:
         return lower, upper
-    if len(clip) != 2:
-        raise RegionError(f"clip must be a pair (lo, hi), got {clip!r}")
-    low, high = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in clip)
-    try:
-        low, high = low.expand(x.shape), high.expand(x.shape)
-    except RuntimeError:
-        got = f"{list(low.shape)} and {list(high.shape)}"
-        raise RegionError(f"expected clip that broadcasts to {list(x.shape)}, got {got}") from None
+    low, high = limits(clip, x)
     lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
     if not _holds(lower <= upper):
         hint = "inputs lie further than eps outside clip, or clip is crossed"
@@ -70,13 +111,18 @@ def _ends(x: Tensor, eps: float | Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
 
 def checked_labels(labels: Tensor, x: Tensor, classes: int) -> Tensor:
     """Labels `[batch]` as whole numbers on the device of x. Raises PropertyError for others."""
-    labels = torch.as_tensor(labels, device=x.device)
-    if labels.ndim != 1 or labels.shape[0] != x.shape[0] or labels.is_floating_point():
-        got = f"{labels.dtype} {list(labels.shape)}"
-        raise PropertyError(f"expected whole numbers as labels, one for each of {x.shape[0]} examples, got {got}")
-    if not _holds((labels >= 0) & (labels < classes)):
+    hint = f"a class of each example, from 0 to {classes - 1}, as torch.long"
+    try:
+        given = torch.as_tensor(labels, device=x.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise PropertyError(f"expected labels as a tensor, got {described(labels)}", hint=hint) from None
+    whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    if given.ndim != 1 or given.shape[0] != x.shape[0] or not whole:
+        wanted = f"expected whole numbers as labels, one for each of {x.shape[0]} examples"
+        raise PropertyError(f"{wanted}, got {described(given)}", hint=hint)
+    if not _holds((given >= 0) & (given < classes)):
         raise PropertyError(f"expected labels in [0, {classes}), got others")
-    return labels.long()
+    return given.long()
 
 
 def _holds(condition: Tensor) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from irverify.backends.torch.boxes import checked_labels
-from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of
+from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, inputs_of, is_count
 from irverify.errors import UsageError
 from irverify.passes.dual import dual_layers
 from irverify.passes.dual_rows import DualBounds
@@ -40,6 +40,10 @@ class Projections:
     """Whether the columns of the input (of a box) and of all ReLUs are added up, so that each bound rests on `columns`
     numbers whatever the depth: the Cauchy projection of all their vectors as one, whose l1 norm is the sum of theirs.
     Else each has columns and a median of its own, as in algorithm 1, which costs more with every layer."""
+
+    def __post_init__(self) -> None:
+        if not is_count(self.columns, least=1):
+            raise UsageError(f"expected a whole number of columns >= 1, got {self.columns}")
 
     def drawn(self) -> DualProj:
         """The estimator, with a seed of its own."""
@@ -81,6 +85,7 @@ def dual_relaxation(
         wanted = "hidden='dual', with projections or without, or hidden='interval' without"
         raise UsageError(f"expected {wanted}; got hidden={hidden!r}, projections={projections}")
     graph = graph_of(model)
+    x = inputs_of(graph, x)
     y = checked_labels(y, x, sum(graph[name].type.size for name in graph.outputs))
     regions = fitted(graph, ball(x, eps, norm, clip))
     rows = margin_rows(graph, regions, y)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from irverify.backends.torch.boxes import radius
-from irverify.errors import UsageError
+from irverify.backends.torch.boxes import check_examples, check_floats, limits, radius
+from irverify.errors import ShapeError, UsageError
 from irverify.ir.graph import Graph
 from irverify.pipeline.manager import optimize
 from irverify.pipeline.rows import REWRITES
@@ -44,6 +46,33 @@ def graph_of(model: Model) -> Graph:
     return graph
 
 
+def is_number(value: object) -> bool:
+    """Whether something is a finite real number."""
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def is_count(value: object, least: int = 0) -> bool:
+    """Whether something is a whole number from `least` on."""
+    return isinstance(value, int) and value >= least
+
+
+def inputs_of(graph: Graph, x: Tensor) -> Tensor:
+    """The inputs `[batch, *shape]` of a loss, checked, in the element type of the parameters. Raises UsageError or
+    ShapeError for what does not fit."""
+    check_floats(x, graph)
+    (node,) = graph.inputs
+    kind = next((leaf.dtype for leaf in graph.leaves if leaf.is_floating_point()), node.type.dtype)
+    x = x.to(kind)
+    if tuple(x.shape) == node.type.shape and not graph.has_batch_axis:
+        x = x[None]
+    if x.ndim == 0 or tuple(x.shape[1:]) != node.type.shape:
+        wanted = ", ".join(map(str, ("batch", *node.type.shape)))
+        message = f"expected inputs [{wanted}], got {list(x.shape)}"
+        raise ShapeError(message, where=f"graph {graph.name!r}", hint="give a batch, with its axis in front")
+    check_examples(x, graph)
+    return x
+
+
 def simplified(graph: Graph) -> Graph:
     """The graph as analyses should see it: constants folded, affine layers fused, parameters live. Kept as long as the
     graph is."""
@@ -64,16 +93,15 @@ def ball(x: Tensor, eps: float | Tensor, norm: Norm = "inf", clip: Clip = None) 
     `eps` is a number, or a tensor with as many axes as x (`[batch, 1, ...]`). Raises RegionError where it is none, or
     where the region is empty or not finite.
     """
-    if norm == "inf":
-        eps = radius(eps, x)
-        lower, upper = x - eps, x + eps
-        if clip is not None:
-            low, high = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in clip)
-            lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
-        return Box(lower, upper)
-    if norm not in ("2", "1"):
+    if norm not in ("inf", "2", "1"):
         raise UsageError(f"expected the norm 'inf', '2' or '1', got {norm!r}")
-    return L2(x, eps, clip=clip) if norm == "2" else L1(x, eps, clip=clip)
+    eps, sides = radius(eps, x), None if clip is None else limits(clip, x)
+    if norm != "inf":
+        return L2(x, eps, clip=clip) if norm == "2" else L1(x, eps, clip=clip)
+    lower, upper = x - eps, x + eps
+    if sides is not None:
+        lower, upper = torch.maximum(lower, sides[0]), torch.minimum(upper, sides[1])
+    return Box(lower, upper)
 
 
 def logits_of(graph: Graph, x: Tensor) -> Tensor:

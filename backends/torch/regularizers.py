@@ -12,7 +12,7 @@ from torch import Tensor
 
 from irverify.backends.torch.composed import layers, pre_activations
 from irverify.backends.torch.dual_relaxation import Hidden, Projections, dual_relaxation
-from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, simplified
+from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, inputs_of, simplified
 from irverify.backends.torch.tightness import indicators
 from irverify.errors import UsageError
 from irverify.ir.graph import Graph
@@ -40,8 +40,10 @@ def rs_loss(
     """
     if bounds not in PASS_OF:
         raise UsageError(f"expected the bounds {' or '.join(map(repr, PASS_OF))}, got {bounds!r}")
+    graph = graph_of(model)
+    x = inputs_of(graph, x)
     total = x.new_zeros(())
-    for found in _read_by_relus(simplified(graph_of(model)), ball(x, eps, norm, clip), bounds):
+    for found in _read_by_relus(simplified(graph), ball(x, eps, norm, clip), bounds):
         total = total - (1 + found.upper * found.lower).tanh().sum() / x.shape[0]
     return total
 

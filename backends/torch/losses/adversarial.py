@@ -10,7 +10,18 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from irverify.backends.torch.boxes import checked_labels
-from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, logits_of, simplified
+from irverify.backends.torch.models import (
+    Clip,
+    Model,
+    Norm,
+    ball,
+    graph_of,
+    inputs_of,
+    is_count,
+    is_number,
+    logits_of,
+    simplified,
+)
 from irverify.errors import UsageError
 from irverify.ir.graph import Graph
 from irverify.regions import Region
@@ -29,8 +40,11 @@ class Ascent:
     start: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if not (self.steps >= 0 and self.step > 0):
-            raise UsageError(f"expected steps >= 0 and step > 0, got steps={self.steps}, step={self.step}")
+        if not (is_count(self.steps) and is_number(self.step) and self.step > 0):
+            message = f"expected a whole number of steps >= 0 and step > 0, got steps={self.steps}, step={self.step}"
+            raise UsageError(message)
+        if not isinstance(self.start, Tensor | None):
+            raise UsageError(f"expected inputs to start from as a tensor, got {type(self.start).__name__}")
 
 
 def adversarial(
@@ -40,10 +54,9 @@ def adversarial(
     """The mean cross-entropy at inputs that projected gradient ascent on it finds in the region, from a uniformly
     random start (Madry et al. 2018, eq. 2.1; the training of paper 1, sec. 4.1). Raises PropertyError for labels that
     are no classes."""
-    graph = simplified(graph_of(model))
-    y = _labels(graph, x, y)
+    graph, x, y = _checked(model, x, y)
     region = ball(x, eps, norm, clip)
-    start = uniform_start(region, ascent.generator) if ascent.start is None else ascent.start
+    start = uniform_start(region, ascent.generator) if ascent.start is None else region.project(ascent.start.to(x))
     attacked = _ascended(graph, region, start, ascent, lambda logits: cross_entropy(logits, y, reduction="sum"))
     return cross_entropy(logits_of(graph, attacked), y)
 
@@ -59,12 +72,13 @@ def trades(
     """`L(f(x), y) + beta KL(f(x) || f(x'))`, a mean over the batch, with x' in the region from projected gradient
     ascent on the divergence (Zhang et al. 2019, "Theoretically principled trade-off between robustness and accuracy",
     eq. 5 and alg. 1; their beta is 1 / lambda). Raises PropertyError for labels that are no classes."""
-    graph = simplified(graph_of(model))
-    y = _labels(graph, x, y)
+    graph, x, y = _checked(model, x, y)
+    if not (is_number(beta) and beta >= 0):
+        raise UsageError(f"expected a finite weight beta >= 0, got {beta}")
     region = ball(x, eps, norm, clip)
     natural = logits_of(graph, x)
     target = log_softmax(natural.detach(), dim=1)
-    start = normal_start(region, x, ascent.generator) if ascent.start is None else ascent.start
+    start = normal_start(region, x, ascent.generator) if ascent.start is None else region.project(ascent.start.to(x))
     attacked = _ascended(graph, region, start, ascent, lambda logits: _divergence(target, logits, "sum"))
     apart = _divergence(log_softmax(natural, dim=1), logits_of(graph, attacked), "batchmean")
     return cross_entropy(natural, y) + beta * apart
@@ -81,8 +95,11 @@ def normal_start(region: Region, x: Tensor, generator: torch.Generator | None = 
     return region.project(x + TRADES_START * noise)
 
 
-def _labels(graph: Graph, x: Tensor, y: Tensor) -> Tensor:
-    return checked_labels(y, x, sum(graph[name].type.size for name in graph.outputs))
+def _checked(model: Model, x: Tensor, y: Tensor) -> tuple[Graph, Tensor, Tensor]:
+    """The graph as analyses see it, the inputs `[batch, *shape]` and their labels."""
+    graph = graph_of(model)
+    x = inputs_of(graph, x)
+    return simplified(graph), x, checked_labels(y, x, sum(graph[name].type.size for name in graph.outputs))
 
 
 def _divergence(target: Tensor, logits: Tensor, reduction: str) -> Tensor:

@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from irverify.backends.torch.bound_graph import Bounded, BoundGraph
 from irverify.backends.torch.boxes import Clip
-from irverify.errors import UsageError
+from irverify.backends.torch.models import is_number
+from irverify.errors import PropertyError, UsageError
 from irverify.ir.graph import Graph
 
 
@@ -28,7 +29,7 @@ def ibp(
     False. Raises UsageError unless 0 <= kappa <= 1.
     """
     _fraction("kappa", kappa)
-    bounded = _bounded(model, "ibp")(x, eps, y, clip, kappa > 0, track)
+    bounded = _bounded(model, "ibp")(x, eps, _given(y), clip, kappa > 0, track)
     return mixed(bounded, bounded.margins, y, kappa)
 
 
@@ -47,7 +48,8 @@ def crown_ibp(
     """
     _fraction("kappa", kappa)
     _fraction("beta", beta)
-    bounded = _bounded(model, "crown-ibp" if beta > 0 else "ibp")(x, eps, y, clip, kappa > 0, track)
+    bounds = _bounded(model, "crown-ibp" if beta > 0 else "ibp")
+    bounded = bounds(x, eps, _given(y), clip, kappa > 0, track)
     if beta == 0:
         return mixed(bounded, bounded.margins if bounded.interval is None else bounded.interval, y, kappa)
     if bounded.backward is None or bounded.interval is None:
@@ -58,7 +60,7 @@ def crown_ibp(
 
 def mixed(bounded: Bounded, margins: Tensor, y: Tensor, kappa: float) -> Tensor:
     """`kappa l(z, y) + (1 - kappa) l(-margins, y)` (paper 4, eq. 12); a term of weight 0 is left out."""
-    y = y.to(margins.device, torch.long)  # checked with the bounds
+    y = torch.as_tensor(y, device=margins.device).long()  # checked with the bounds
     robust = cross_entropy(-margins, y) if kappa < 1 else None
     if kappa == 0 or bounded.logits is None:
         assert robust is not None
@@ -67,8 +69,15 @@ def mixed(bounded: Bounded, margins: Tensor, y: Tensor, kappa: float) -> Tensor:
     return fit if robust is None else kappa * fit + (1 - kappa) * robust
 
 
+def _given(y: Tensor) -> Tensor:
+    """The labels; without any, bounds would be those of the network's own predictions."""
+    if y is None:
+        raise PropertyError("expected labels [batch], got None", hint="a loss takes the class of each example")
+    return y
+
+
 def _fraction(name: str, number: float) -> None:
-    if not 0 <= number <= 1:
+    if not (is_number(number) and 0 <= number <= 1):
         raise UsageError(f"expected {name} in [0, 1], got {number}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -9,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from irverify.backends.torch.boxes import checked_labels
-from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, simplified
+from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, inputs_of, is_number, simplified
+from irverify.errors import UsageError
 from irverify.passes.singleprop import halves
 from irverify.pipeline.manager import fitted
 from irverify.regions import Region
@@ -39,14 +42,20 @@ def singleprop_terms(
     how much the loss can grow, no bound. Without `clip` z_nom is the output for `x` itself, as in the paper; with it
     the output at the centre of the clipped box.
     """
-    nominal, worst, y = _logits(model, x, y, ball(x, eps, norm, clip), lines)
+    nominal, worst, y = _logits(model, x, y, partial(ball, eps=eps, norm=norm, clip=clip), lines)
     fit = cross_entropy(nominal, y)
     return SinglePropTerms(fit, cross_entropy(worst, y) - fit)
 
 
-def _logits(model: Model, x: Tensor, y: Tensor, region: Region, lines: Lines) -> tuple[Tensor, Tensor, Tensor]:
+def _logits(
+    model: Model, x: Tensor, y: Tensor, around: Callable[[Tensor], Region], lines: Lines
+) -> tuple[Tensor, Tensor, Tensor]:
     """z_nom and `(z_nom - v) y + (z_nom + v) (1 - y)`, `[batch, classes]`; the labels y, checked."""
-    graph = simplified(graph_of(model))
+    if lines not in ("zero", "fast-lin"):
+        raise UsageError(f"expected the lines 'zero' or 'fast-lin', got {lines!r}")
+    graph = graph_of(model)
+    x = inputs_of(graph, x)
+    graph, region = simplified(graph), around(x)
     found = halves(graph, fitted(graph, region), {}, "zero" if lines == "zero" else "same", keep=False)
     parts = [found[name] for name in graph.outputs]
     nominal = torch.cat([half.nominal.flatten(1) for half in parts], dim=1)
@@ -60,6 +69,8 @@ def singleprop(
     norm: Norm = "inf", clip: Clip = None,
 ) -> Tensor:  # fmt: skip
     """`L + weight R` (paper 3, sec. 3.1), a mean over the batch; see `singleprop_terms`."""
-    nominal, worst, y = _logits(model, x, y, ball(x, eps, norm, clip), lines)
+    if not (is_number(weight) and weight >= 0):
+        raise UsageError(f"expected a finite weight >= 0, got {weight}")
+    nominal, worst, y = _logits(model, x, y, partial(ball, eps=eps, norm=norm, clip=clip), lines)
     estimate = cross_entropy(worst, y)  # L + R
     return estimate if weight == 1 else (1 - weight) * cross_entropy(nominal, y) + weight * estimate

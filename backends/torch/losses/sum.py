@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
-from irverify.backends.torch.models import Model
+from irverify.backends.torch.models import Model, is_number
 from irverify.backends.torch.schedules import Schedule
 from irverify.errors import UsageError
 
@@ -27,6 +27,8 @@ class Term(nn.Module):
 
     def __init__(self, function: Callable[..., Value], model: Model, **options: object) -> None:
         super().__init__()
+        if not callable(function):
+            raise UsageError(f"expected a loss such as losses.ibp, got {function!r}", where="Term")
         taken = list(inspect.signature(function).parameters)[1:]
         unknown = [name for name in options if name not in taken or name in ("x", "y", "eps")]
         self._name = getattr(function, "__name__", type(function).__name__)
@@ -63,6 +65,11 @@ class Sum(nn.Module):
         super().__init__()
         if not terms:
             raise UsageError("expected at least one term, got none")
+        for name, entry in terms.items():
+            if not _is_pair(entry):
+                hint = '"ibp": (1.0, Term(losses.ibp, bounded))'
+                message = f"expected a pair of weight and term, got {entry!r}"
+                raise UsageError(message, where=f"term {name!r}", hint=hint)
         self.weights = {name: weight for name, (weight, _) in terms.items()}
         self.terms = {name: term for name, (_, term) in terms.items()}
         for name, term in self.terms.items():
@@ -73,7 +80,7 @@ class Sum(nn.Module):
         """The sum at a `time`, in the unit of the schedules (steps, or epochs)."""
         total, values, weights = x.new_zeros(()), dict[str, Tensor](), dict[str, float]()
         for name, term in self.terms.items():
-            parts = {label: _now(weight, time) for label, weight in _labelled(name, self.weights[name])}
+            parts = {label: _now(label, weight, time) for label, weight in _labelled(name, self.weights[name])}
             weights |= parts
             if not any(parts.values()):
                 continue
@@ -84,14 +91,21 @@ class Sum(nn.Module):
         return Summed(total, values, weights)
 
 
+def _is_pair(entry: object) -> bool:
+    return isinstance(entry, tuple | list) and len(entry) == 2 and callable(entry[1])
+
+
 def _labelled(name: str, weight: Weight | Mapping[str, Weight]) -> list[tuple[str, Weight]]:
     if isinstance(weight, Mapping):
         return [(f"{name}.{field}", part) for field, part in weight.items()]
     return [(name, weight)]
 
 
-def _now(weight: Weight, time: float) -> float:
-    return float(weight(time)) if callable(weight) else float(weight)
+def _now(label: str, weight: Weight, time: float) -> float:
+    now = weight(time) if callable(weight) else weight
+    if not is_number(now):
+        raise UsageError(f"expected a finite number as weight, got {now!r}", where=f"term {label!r}")
+    return float(now)
 
 
 def _named(name: str, value: Value, weights: Mapping[str, float]) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ import irverify as iv
 from irverify.backends.torch import losses
 from irverify.backends.torch.losses import Ascent
 from irverify.backends.torch.losses.robust import _of_graph
-from irverify.errors import PropertyError, RegionError
+from irverify.backends.torch.regularizers import rs_loss
+from irverify.errors import PropertyError, RegionError, ShapeError, UsageError
 from irverify.ir.graph import Graph
 
 Function = Callable[[Graph, Tensor, Tensor, "float | Tensor"], Tensor]
@@ -50,6 +51,9 @@ def test_labels(name: str) -> None:
     for given in wrong:
         with pytest.raises(PropertyError, match="label"):
             FUNCTIONS[name](graph, X, torch.tensor(given), 0.1)
+    for other in (None, "ab", [None, 1], torch.tensor([False, True]), torch.tensor([0j, 1j])):
+        with pytest.raises(PropertyError, match="label"):
+            FUNCTIONS[name](graph, X, other, 0.1)  # type: ignore[arg-type]
     labels = torch.tensor([0, 2])
     narrow = FUNCTIONS[name](graph, X, labels.to(torch.int32), 0.1)
     torch.testing.assert_close(narrow, FUNCTIONS[name](graph, X, labels, 0.1))
@@ -62,9 +66,77 @@ def test_radius_of_each_example_has_all_axes(name: str) -> None:
     with pytest.raises(RegionError, match="eps"):
         FUNCTIONS[name](graph, X, labels, torch.tensor([0.1, 0.2]))  # one for each example, or for each coordinate?
     assert FUNCTIONS[name](graph, X, labels, torch.tensor([[0.1], [0.2]])).isfinite()
-    for eps in (-0.1, float("nan"), float("inf")):
+    for eps in (-0.1, float("nan"), float("inf"), None, "0.1", [0.1], 1j, torch.tensor(-0.1), torch.tensor(1j)):
         with pytest.raises(RegionError, match="eps"):
-            FUNCTIONS[name](graph, X, labels, eps)
+            FUNCTIONS[name](graph, X, labels, eps)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_inputs(name: str) -> None:
+    graph, labels = iv.compile(network(), X[:1]), torch.tensor([0, 2])
+    for given in (None, X.tolist(), X.numpy(), X.long(), X[None], X[0], X[:, :1], X.sum(), X[:0]):
+        with pytest.raises((UsageError, ShapeError), match=r"expected (inputs|a tensor|at least one example)"):
+            FUNCTIONS[name](graph, given, labels, 0.1)  # type: ignore[arg-type]
+    wanted = FUNCTIONS[name](graph, X, labels, 0.1)
+    torch.testing.assert_close(FUNCTIONS[name](graph, X.double(), labels, 0.1), wanted)
+
+
+BALLS: dict[str, Callable[..., object]] = {
+    "ibp": losses.ibp,
+    "dual": losses.dual,
+    "singleprop": losses.singleprop,
+    "adversarial": losses.adversarial,
+    "rs": lambda graph, x, y, eps, **options: rs_loss(graph, x, eps, **options),
+}
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_valid_range_and_norm(name: str) -> None:
+    graph, labels = iv.compile(network(), X[:1]), torch.tensor([0, 2])
+    crossed, far, shapes = (1, 0), (5, 6), (torch.zeros(3), 1)
+    for clip in (1, "ab", (0,), (0, 1, 2), (None, 1), crossed, far, shapes, (float("nan"), 1)):
+        with pytest.raises(RegionError):
+            BALLS[name](graph, X, labels, 0.1, clip=clip)
+    for norm in () if name == "ibp" else ("max", 2, None):
+        with pytest.raises(UsageError, match="expected the norm 'inf', '2' or '1'"):
+            BALLS[name](graph, X, labels, 0.1, norm=norm)
+
+
+def test_options() -> None:
+    graph, labels = iv.compile(network(), X[:1]), torch.tensor([0, 2])
+    nan = float("nan")
+    given = graph, X, labels, 0.1
+    wrong: list[Callable[[], object]] = [
+        lambda: losses.ibp(*given, kappa=nan),
+        lambda: losses.ibp(*given, kappa=None),  # type: ignore[arg-type]
+        lambda: losses.crown_ibp(*given, beta=-0.1),
+        lambda: losses.singleprop(*given, weight=nan),
+        lambda: losses.singleprop(*given, lines="fastlin"),  # type: ignore[arg-type]
+        lambda: losses.trades(*given, beta=-1.0),
+        lambda: losses.dual(*given, hidden="ibp"),  # type: ignore[arg-type]
+        lambda: losses.Projections(0),
+        lambda: losses.Ascent(1.5),  # type: ignore[arg-type]
+        lambda: losses.Ascent(step=nan),
+        lambda: losses.Ascent(start=[0.1]),  # type: ignore[arg-type]
+        lambda: losses.Term(None, graph),  # type: ignore[arg-type]
+        lambda: losses.Sum({"a": (1.0, None)}),  # type: ignore[dict-item]
+        lambda: losses.Sum({"a": (nan, losses.Term(losses.clean, graph))})(X, labels, 0.1),
+        lambda: losses.clean(None, X, labels),  # type: ignore[arg-type]
+    ]
+    for call in wrong:
+        with pytest.raises(UsageError, match="expected"):
+            call()
+    with pytest.raises(PropertyError, match="expected margins"):
+        losses.robust_cross_entropy(labels, labels)
+    with pytest.raises(RegionError, match="points of shape"):
+        losses.adversarial(*given, ascent=Ascent(1, start=X[:1]))
+
+
+def test_an_attack_stays_in_the_region_wherever_it_starts() -> None:
+    graph, labels = iv.compile(network(), X[:1]), torch.tensor([0, 2])
+    for norm in ("inf", "2", "1"):
+        far = losses.adversarial(graph, X, labels, 1e-6, ascent=Ascent(0, start=X + 50), norm=norm)
+        torch.testing.assert_close(far, losses.clean(graph, X, labels), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ibp", "dual", "singleprop", "singleprop-fastlin"])
@@ -89,12 +161,13 @@ def test_a_loss_that_bounds_a_graph_prepares_it_once(name: str) -> None:
     assert _of_graph(iv.compile(network(), X[:1]), name) is not _of_graph(graph, name)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_graph_and_weights_are_freed(name: str) -> None:
-    module = network()
-    graph = iv.compile(module, X[:1])
-    FUNCTIONS[name](graph, X, torch.tensor([0, 2]), 0.1).backward()
-    alive = [weakref.ref(graph), weakref.ref(next(module.parameters()))]
+def test_graphs_and_weights_are_freed() -> None:
+    alive = {}
+    for name, loss in FUNCTIONS.items():
+        module = network()
+        graph = iv.compile(module, X[:1])
+        loss(graph, X, torch.tensor([0, 2]), 0.1).backward()
+        alive[name] = weakref.ref(graph), weakref.ref(next(module.parameters()))
     del graph, module
     gc.collect()
-    assert [held() for held in alive] == [None, None]
+    assert [name for name, held in alive.items() if any(one() is not None for one in held)] == []
