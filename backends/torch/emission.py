@@ -35,7 +35,7 @@ from irverify.ir.ops import (
     Spec,
     Sub,
 )
-from irverify.ir.ops.conv import CONV, pad_spatial
+from irverify.ir.ops.conv import CONV, channels_last, pad_spatial
 from irverify.ir.params import Param, value
 
 
@@ -213,7 +213,7 @@ class Emission:
             return self.call(functional.linear, x, weight, bias)
         symmetric = all(before == after >= 0 for before, after in op.padding)
         padding = tuple(before for before, _ in op.padding) if symmetric else 0
-        operand = x if symmetric else self.call(pad_spatial, x, op.padding)
+        operand = self.once(channels_last, x if symmetric else self.call(pad_spatial, x, op.padding))
         convolve = CONV[value(op.weight).ndim - 2]
         return self.call(convolve, operand, weight, bias, op.stride, padding, op.dilation, op.groups)
 
