@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from irverify.ir.ops.memory import stored_as
 from irverify.passes.lines import Choice
 
 TINY = 1e-15
@@ -35,11 +36,6 @@ def _cut(center: Tensor, gap: Tensor) -> Tensor:
     """t."""
     half = torch.lerp(center, gap, 0.5).clamp_(min=0)
     return torch.minimum(half, gap, out=half)
-
-
-def stored_as(value: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient in the order in memory of the value: steps over two orders at once take many times as long."""
-    return gradient if gradient.stride() == value.stride() else torch.empty_like(value).copy_(gradient)
 
 
 class _Zero(Function):

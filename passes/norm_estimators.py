@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from irverify.ir.ops.memory import descending
+
 BISECTIONS = 200
 
 
@@ -40,11 +42,14 @@ class _Median(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, projected: Tensor) -> Tensor:
         count = projected.shape[1]
-        ordered = _sorted(projected.abs().movedim(1, -1))
-        low, high = ordered[..., (count - 1) // 2].clone(), ordered[..., count // 2].clone()
+        order = [axis for axis in descending(projected) if axis != 1]
+        ordered = _sorted(projected.abs().permute(*order, 1))
+        back = [order.index(axis) for axis in range(projected.ndim) if axis != 1]
+        low, high, largest = (
+            ordered[..., place].clone().permute(back) for place in ((count - 1) // 2, count // 2, count - 1)
+        )
         ctx.save_for_backward(projected, low, high)
-        largest = ordered[..., -1]  # a NaN would be sorted last
-        return torch.where(largest.isnan(), largest, (low + high) / 2)
+        return torch.where(largest.isnan(), largest, (low + high) / 2)  # a NaN would be sorted last
 
     @staticmethod
     @once_differentiable

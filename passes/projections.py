@@ -30,12 +30,13 @@ from torch import Tensor
 from irverify.errors import UnsupportedError, UsageError
 from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import Elementwise, Input, LinearOp, Spec
+from irverify.ir.ops.memory import stored_as
 from irverify.passes import norm_estimators as norms
 from irverify.passes.dual_centers import ancestors, center_of, radius_of
 from irverify.passes.dual_layers import DUAL
 from irverify.passes.dual_network import line_operands, rows_operands
 from irverify.passes.dual_rows import DualBounds
-from irverify.passes.projected import Columns, Passing
+from irverify.passes.projected import Columns, Own, Passing
 from irverify.passes.propagate import Interval
 from irverify.pipeline.base import Estimator
 from irverify.pipeline.facts import Estimate, Facts
@@ -160,7 +161,9 @@ class _Drawing:
         """`[1, k, *shape]`."""
         if node.name in self.kept:
             return self.kept[node.name]
-        drawn = (norms.cauchy if cauchy else norms.normal)((1, self.options.k, *node.type.shape), like, generator)
+        shape = (1, self.options.k, *node.type.shape)
+        drawn = (norms.cauchy if cauchy else norms.normal)(shape, like, generator)
+        drawn = stored_as(like[:1].unsqueeze(1).expand(shape), drawn)
         if self.options.estimator == "median":
             self.kept[node.name] = drawn
         return drawn
@@ -235,16 +238,13 @@ class _Estimation:
             columns = self._drawn(node, generator)
             passing.start(node.name, columns)
             return columns
-        passed = passing.step(node)
-        if passed is None or not isinstance(node.op, Elementwise):
-            return passed
-        radius = self.duals[f"{node.name}.radius"]
-        drawn = self.columns.of(node, radius, generator, cauchy=True)
-        if not bool((radius > 0).any()):
-            return passed
-        both = passed.joined(JOINED if self.joined else node.name, radius, drawn)
-        passing.found[node.name] = both
-        return both
+        own = None
+        if isinstance(node.op, Elementwise) and node.inputs[0] in passing.found:
+            radius = self.duals[f"{node.name}.radius"]
+            drawn = self.columns.of(node, radius, generator, cauchy=True)  # in any case, so that later ones stay
+            if bool((radius > 0).any()):
+                own = Own(JOINED if self.joined else node.name, radius, drawn)
+        return passing.step(node, own)
 
     def _drawn(self, node: Node, generator: torch.Generator) -> Columns:
         """Columns of an input: Cauchy numbers times the radius of a box, or normal ones for an l2 ball."""

@@ -51,7 +51,6 @@ from irverify.ir.ops import (
     Tanh,
     Transpose,
 )
-from irverify.ir.ops.conv import channels_last
 from irverify.ir.params import value
 from irverify.ir.types import TensorType
 from irverify.passes.half_relu import half_relu
@@ -195,8 +194,6 @@ def _each_once(node: Node, operands: Sequence[Half], choice: Choice) -> Half:
 def _affine(node: Node, operands: Sequence[Half], choice: Choice) -> Half:
     op = node.op
     assert isinstance(op, LinearOp)
-    if isinstance(op, Conv):
-        operands = [Half(channels_last(half.nominal), channels_last(half.gap), half.order) for half in operands]
     center = op.evaluate(*(operand.nominal for operand in operands))
     if all(operand.order is None for operand in operands):
         return Half(center, op.apply_abs(*(operand.gap for operand in operands)))

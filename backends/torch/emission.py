@@ -35,7 +35,8 @@ from irverify.ir.ops import (
     Spec,
     Sub,
 )
-from irverify.ir.ops.conv import CONV, channels_last, pad_spatial
+from irverify.ir.ops.conv import CONV, pad_spatial
+from irverify.ir.ops.memory import channels_last, reshaped
 from irverify.ir.params import Param, value
 
 
@@ -156,7 +157,7 @@ class Emission:
         if isinstance(op, Relu):
             return self.call(torch.relu, operands[0])
         if isinstance(op, Reshape):
-            return self.call(steps.flattened, operands[0], op.shape)
+            return self.call(reshaped, operands[0], op.shape)
         if type(op) is Add and len(operands) == 2:
             return self.call(operator.add, *operands)
         if isinstance(op, Linear | Conv):

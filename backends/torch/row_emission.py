@@ -17,6 +17,7 @@ from irverify.backends.torch.emission import Emission
 from irverify.backends.torch.layout import columns
 from irverify.ir.graph import Node
 from irverify.ir.ops import Add, BatchNorm, Conv, Identity, Input, Linear, Relu, Reshape, Spec
+from irverify.ir.ops.memory import reshaped
 
 
 def write_logits(emission: Emission, spec: Node) -> fx.Node:
@@ -177,7 +178,7 @@ class Backward:
         if type(op) is Add:
             return [rows] * len(node.inputs)
         if isinstance(op, Reshape):
-            return [code.call(steps.flattened, rows, emission.graph[node.inputs[0]].type.shape)]
+            return [code.call(reshaped, rows, emission.graph[node.inputs[0]].type.shape)]
         if isinstance(op, BatchNorm):
             scale, shift = map(self._for_all, emission.normalisation(node))
             self._constants.append(code.call(steps.channel_rows, rows, shift))

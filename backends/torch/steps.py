@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from irverify.ir.graph import Node
 from irverify.ir.ops import LinearOp
-from irverify.ir.ops.conv import channels_last
 from irverify.ir.types import TensorType
 from irverify.passes.ibp import IBP
 from irverify.passes.propagate import Interval
@@ -112,29 +110,6 @@ def by_channel(x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
 def by_row(weight: Tensor, scale: Tensor) -> Tensor:
     """The weight `[out, ...]` of a layer whose results are scaled by channel."""
     return weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
-
-
-class _Flattened(torch.autograd.Function):
-    """A reshape of values with the channels last in memory, whose gradient has them last as well."""
-
-    @staticmethod
-    def forward(x: Tensor, shape: Sequence[int]) -> Tensor:
-        return x.reshape(x.shape[0], *shape)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.shape = inputs[0].shape
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return channels_last(gradient.reshape(ctx.shape)), None
-
-
-def flattened(x: Tensor, shape: Sequence[int]) -> Tensor:
-    if x.ndim == 4 and x.requires_grad and not x.is_contiguous():
-        found: Tensor = _Flattened.apply(x, shape)  # type: ignore[no-untyped-call]
-        return found
-    return x.reshape(x.shape[0], *shape)
 
 
 def expanded(constant: Tensor, like: Tensor) -> Tensor:

@@ -59,3 +59,16 @@ def test_factors_fall_with_the_columns() -> None:
     assert found == sorted(found, reverse=True)
     assert found[-1] == pytest.approx(1.00477, abs=2e-5)
     assert norms.normal_factor(1_000_000, 0.01) == pytest.approx(1.00215, abs=2e-5)
+
+
+def test_the_median_does_not_depend_on_the_order_in_memory() -> None:
+    plain = torch.randn(2, 5, 3, 4, 2, dtype=torch.float64)
+    moved = plain.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3).requires_grad_()
+    plain.requires_grad_()
+    found = norms.median(moved)
+    assert torch.equal(found, norms.median(plain))
+    assert found.stride() == (24, 1, 6, 3)
+    weight = torch.randn_like(found)
+    (ours,) = torch.autograd.grad((found * weight).sum(), moved)
+    (theirs,) = torch.autograd.grad((norms.median(plain) * weight).sum(), plain)
+    assert torch.equal(ours, theirs)

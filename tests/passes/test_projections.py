@@ -12,7 +12,7 @@ from irverify.ir.graph import Graph, GraphBuilder
 from irverify.ir.ops import Input, Linear, Relu, Sigmoid
 from irverify.ir.types import TensorType
 from irverify.passes.dual_network import dual_network
-from irverify.passes.projected import Columns, Passing
+from irverify.passes.projected import Columns, Own, Passing
 from irverify.pipeline import estimates, margins, run
 from irverify.regions import L1, L2, Box, Region
 from tests.passes.test_dual import KINDS, operands_of, residual
@@ -191,3 +191,24 @@ def test_estimates_are_differentiable(last: str) -> None:
             found.append(float(lower()))
             weight.sub_(direction, alpha=sign * step)
     assert float((gradient * direction).sum()) == pytest.approx((found[0] - found[1]) / (2 * step), rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 2, 4)])
+@pytest.mark.parametrize("last", [False, True])
+def test_gradients_of_bent_columns(shape: tuple[int, ...], last: bool) -> None:
+    """Values and gradients written by hand are those of PyTorch, in either order in memory."""
+    order = torch.channels_last if last and len(shape) == 3 else torch.contiguous_format
+
+    def some(*extents: int) -> torch.Tensor:
+        made = torch.randn(extents, dtype=torch.float64)
+        return (made if len(extents) != 4 else made.contiguous(memory_format=order)).requires_grad_()
+
+    columns = some(10, *shape).unflatten(0, (2, 5)).detach().requires_grad_()
+    slope, radius, drawn = some(2, *shape), some(2, *shape), some(5, *shape).detach().unsqueeze(0)
+    found = Columns(("a",), columns).bent(slope, Own("a", radius, drawn)).tensor
+    wanted = columns * slope.unsqueeze(1) + radius.unsqueeze(1) * drawn
+    weight = torch.randn_like(wanted)
+    pairs = [torch.autograd.grad((value * weight).sum(), (columns, slope, radius)) for value in (found, wanted)]
+    torch.testing.assert_close(found, wanted)
+    for ours, theirs in zip(*pairs, strict=True):
+        torch.testing.assert_close(ours, theirs)

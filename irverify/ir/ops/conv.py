@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from irverify.ir.ops.base import LinearOp, expect_shape, param_value
+from irverify.ir.ops.memory import channels_last
 from irverify.ir.ops.scatter import Pairs as Pairs
 from irverify.ir.ops.scatter import Steps, scatter
 from irverify.ir.ops.scatter import pad_spatial as pad_spatial
@@ -17,16 +18,6 @@ from irverify.ir.params import Param, value
 from irverify.ir.types import TensorType
 
 CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """The same values `[batch, channels, height, width]` with the channels last in memory, where a CPU convolves faster
-    that way, and what is made of them as well. One channel is moved by its strides alone."""
-    if x.ndim != 4 or x.dtype != torch.float32 or x.device.type != "cpu":
-        return x
-    if x.shape[1] == 1 and x.is_contiguous():
-        return x.reshape(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def check_windows(name: str, spatial: int, **per_axis: Sequence[object]) -> None:
@@ -85,6 +76,8 @@ class Conv(LinearOp):
         symmetric = all(before == after >= 0 for before, after in self.padding)
         padding = tuple(before for before, _ in self.padding) if symmetric else 0
         operand = operand if symmetric else pad_spatial(operand, self.padding)
+        if weight.requires_grad and torch.is_grad_enabled():
+            operand = channels_last(operand)
         return CONV[weight.ndim - 2](operand, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def apply(self, *inputs: Tensor) -> Tensor:

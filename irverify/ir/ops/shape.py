@@ -10,6 +10,7 @@ from torch import Tensor
 
 from irverify.ir.ops.base import LinearOp, broadcast, expect_shape, normalize_axis
 from irverify.ir.ops.conv import pad_spatial
+from irverify.ir.ops.memory import reshaped
 from irverify.ir.params import Param, value
 from irverify.ir.types import TensorType
 
@@ -29,7 +30,7 @@ class Reshape(LinearOp):
         return operand.with_shape(self.shape)
 
     def apply(self, *inputs: Tensor) -> Tensor:
-        return inputs[0].reshape(inputs[0].shape[0], *self.shape)
+        return reshaped(inputs[0], self.shape)
 
     def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
         return (gradient.reshape(gradient.shape[0], *inputs[0].shape),)
