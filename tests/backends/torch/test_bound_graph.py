@@ -186,7 +186,7 @@ def test_what_does_not_fit() -> None:
     bound = BoundGraph(module, x[:1])
     cases: list[tuple[type[Exception], str, tuple[object, ...]]] = [
         (ShapeError, "expected a tensor", (x[:, :, :4], 0.1, labels)),
-        (UsageError, "float type", (x.long(), 0.1, labels)),
+        (UsageError, "tensor of floats", (x.long(), 0.1, labels)),
         (RegionError, "eps must be", (x, float("nan"), labels)),
         (RegionError, "eps must be", (x, -torch.ones(()), labels)),
         (RegionError, "broadcasts", (x, torch.ones(3), labels)),
