@@ -20,6 +20,8 @@ class Layout:
 
     def flat(self, values: Tensor) -> Tensor:
         """`[count, *shape]` as `[count, size]`."""
+        if not self.shape:
+            return values.unsqueeze(1)
         return (values.permute(0, 2, 3, 1) if self.last else values).flatten(1)
 
     def shaped(self, flat: Tensor) -> Tensor:

@@ -83,6 +83,18 @@ def test_says_what_the_analyses_say(graph: Graph, seed: int, method: str) -> Non
     compared(graph, method, x, 0.1)
 
 
+@pytest.mark.parametrize("method", ["ibp", "crown-ibp"])
+def test_values_that_are_a_single_number(method: str) -> None:
+    graph = parse_graph("""graph "g" {
+        %x: f64[] = input()
+        %0: f64[] = relu(%x)
+        %1: f64[] = neg(%0)
+        %y: f64[] = relu(%1)
+        return %0, %y
+    }""")
+    compared(graph, method, (torch.tensor([-0.05, 1.0]).double(),), 0.1)
+
+
 @settings(max_examples=5, deadline=None)
 @given(graph=graphs(kinds=(*JUMPS, *EVERYTHING[:8]), max_nodes=5), method=st.sampled_from(("ibp", "crown-ibp")))
 def test_jumps_are_left_to_the_walk(graph: Graph, method: str) -> None:
