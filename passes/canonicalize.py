@@ -60,10 +60,10 @@ class Canonicalize(Rewrite):
     keeps_values = True
 
     def run(self, state: State) -> Graph:
-        return rewritten(state.graph, _canonical)
+        return rewritten(state.graph, canonical, state.retired)
 
 
-def _canonical(site: Site) -> Replacement | str | None:
+def canonical(site: Site) -> Replacement | str | None:
     for rule in (_fold_constants, _drop_identity, _with_constant, _merge_moves, _merge_scale_shifts, _flatten):
         result = rule(site)
         if result is not None:

@@ -33,7 +33,7 @@ class FoldBatchnorm(Rewrite):
     keeps_values = True
 
     def run(self, state: State) -> Graph:
-        return rewritten(state.graph, _fold)
+        return rewritten(state.graph, _fold, state.retired)
 
 
 def _fold(site: Site) -> Replacement | None:

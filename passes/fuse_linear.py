@@ -34,20 +34,20 @@ class FuseLinear(Rewrite):
     elide: bool = True
 
     def run(self, state: State) -> Graph:
-        return rewritten(state.graph, self._fuse)
+        return rewritten(state.graph, self._fuse, state.retired)
 
     def _fuse(self, site: Site) -> Replacement | None:
         if isinstance(site.op, Spec):
             return _into_spec(site, site.op) if self.elide else None
         if not site.inputs or not site.sole_use(site.inputs[0]):
             return None
-        fused = _composed(site)
+        fused = composed(site)
         if fused is None:
             return None
         return Replacement(fused, site.maker().inputs, joined_source(site.maker(), site.node))
 
 
-def _composed(site: Site) -> Operator | None:
+def composed(site: Site) -> Operator | None:
     """`site.op` after the operator that makes its input, as one operator."""
     inner, outer, result = site.maker().op, site.op, site.node.type
     if isinstance(outer, Linear) and isinstance(inner, Linear):

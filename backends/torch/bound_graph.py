@@ -70,7 +70,7 @@ class BoundGraph(nn.Module):
         """`example`: one input beside a module, with or without batch axis. A graph is bounded with the running
         statistics of its batch normalisations, in either mode: a graph is a network in evaluation mode.
 
-        Raises what `iv.compile` raises, and UsageError for a method that bounds nothing.
+        Raises what `iv.compile` raises, and UsageError for a method that bounds nothing, or another function.
         """
         super().__init__()
         check_certifies(method, "the method")

@@ -16,12 +16,12 @@ from irverify.certify.outcome import CLEAN, Outcome, Status
 from irverify.certify.question import Clean, Images, Question
 from irverify.errors import UnsupportedError, UsageError, is_out_of_memory
 from irverify.ir.graph import Graph, convert
+from irverify.passes.tolerance import output_tolerance
 from irverify.pipeline import Analysis, BoundsFault, parse_passes, run
 from irverify.pipeline.manager import fitted
 from irverify.pipeline.rows import specified
 from irverify.pipeline.spec import spec_operands
 from irverify.verify.bounding import check_method
-from irverify.verify.tolerance import output_tolerance
 
 RECHECK = "float64"
 """The stage that asks again in float64 where float32 is too close to tell."""

@@ -93,7 +93,9 @@ def bounds(
         check_file(str(given))
 
     from irverify.pipeline import run
+    from irverify.pipeline.base import refuse_changes
 
+    refuse_changes(passes)
     vouched = {} if given is None else read_bounds(given)
     source = load_model(model)
     known = situation(source, property_file, perturbed)

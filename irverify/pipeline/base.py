@@ -6,7 +6,7 @@ import dataclasses
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from irverify.errors import UsageError
 from irverify.ir.graph import Graph
 from irverify.pipeline.catalog import Entry, Kind, Option, Value, find, register_entry
-from irverify.pipeline.facts import Facts
+from irverify.pipeline.facts import Bounds, Facts
 from irverify.pipeline.text import Step, parse_pipeline
 
 if TYPE_CHECKING:
@@ -70,12 +70,24 @@ class Rewrite(Pass):
 
     keeps_function: ClassVar[bool] = True
     """The new graph computes the same function; checked on samples where the pipeline runs with `check`."""
+    on_regions: ClassVar[bool] = False
+    """What is kept is kept on the regions of the run, for its operands, and not elsewhere: samples are drawn there."""
     keeps_values: ClassVar[bool] = False
     """A name that stands in both graphs means the same value, so that bounds survive the rewrite by name."""
 
     @abstractmethod
     def run(self, state: State) -> Graph:
         """The new graph; `state.graph` itself where there is nothing to do. Keeps `origin`."""
+
+    def carried(self, state: State, after: Graph) -> Mapping[str, Bounds]:
+        """Bounds of values of `after`, the rewritten `state.graph`, that follow from known ones, by name; those of
+        values that keep their names are not meant."""
+        return {}
+
+    def report(self, state: State, after: Graph) -> Mapping[str, int | float]:
+        """What the rewrite that made `after` of `state.graph`, or left it as it is, says about it, for the statistics
+        of the pass."""
+        return {}
 
 
 AnyPass = TypeVar("AnyPass", bound=type[Pass])
@@ -122,6 +134,15 @@ def parse_passes(pipeline: str | Pass | Sequence[Pass]) -> tuple[Pass, ...]:
     return given
 
 
+def refuse_changes(pipeline: str | Pass | Sequence[Pass]) -> None:
+    """Raises UsageError where a rewrite of the pipeline changes the function: what is said of the result would be said
+    of another network than the one that was given."""
+    changing = [step.name for step in parse_passes(pipeline) if isinstance(step, Rewrite) and not step.keeps_function]
+    if changing:
+        hint = "write the changed network first: `irverify compile MODEL --passes ... -o CHANGED.onnx`"
+        raise UsageError(f"{', '.join(changing)} would leave another function than the network's", hint=hint)
+
+
 @lru_cache(maxsize=1024)
 def _created(pipeline: str) -> tuple[Pass, ...]:
     return tuple(create(step) for step in parse_pipeline(pipeline))
@@ -144,7 +165,8 @@ def entry_of(cls: type[Pass]) -> Entry:
     hints = typing.get_type_hints(cls)
     options = tuple(_option(cls, field, hints[field.name]) for field in dataclasses.fields(cls))
     summary = (cls.__doc__ or "").strip().partition("\n")[0]
-    return Entry(cls.name, kind, f"{cls.__module__}:{cls.__qualname__}", summary, options)
+    changes = issubclass(cls, Rewrite) and not cls.keeps_function
+    return Entry(cls.name, kind, f"{cls.__module__}:{cls.__qualname__}", summary, options, changes)
 
 
 def _option(cls: type[Pass], field: dataclasses.Field[Any], hint: Any) -> Option:

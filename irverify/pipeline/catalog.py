@@ -39,13 +39,14 @@ class Option:
 
 @dataclass(frozen=True)
 class Entry:
-    """One pass: `home` is where its class stands, as `module:Class`."""
+    """One pass: `home` is where its class stands, as `module:Class`; `changes`: it is a rewrite to another function."""
 
     name: str
     kind: Kind
     home: str
     summary: str
     options: tuple[Option, ...] = ()
+    changes: bool = False
 
     def option(self, name: str) -> Option:
         """The option of that name. Raises UsageError with the options there are."""
@@ -103,6 +104,40 @@ CATALOG: dict[str, Entry] = _table(
         "irverify.passes.fuse_linear:FuseLinear",
         "Compose neighbouring affine maps, and the last layer with the specification (elision).",
         (Option("elide", "bool", True),),
+    ),
+    Entry(
+        "compact",
+        "rewrite",
+        "irverify.passes.compact:Compact",
+        "Leave out what is not read, zero, constant or there twice; compose affine maps where that is less work.",
+    ),
+    Entry(
+        "eliminate-stable",
+        "rewrite",
+        "irverify.passes.eliminate_stable:EliminateStable",
+        "Stable activations become affine or constant, exactly on the regions, and what that frees is left out.",
+        (Option("compact", "bool", True),),
+    ),
+    Entry(
+        "prune-weights",
+        "rewrite",
+        "irverify.passes.prune:PruneWeights",
+        "Small weights become exact zeros; changes the function by at most `output_change`.",
+        (
+            Option("threshold", "float", None, optional=True),
+            Option("sparsity", "float", None, optional=True),
+            Option("over", "str", "layer", ("layer", "network")),
+            Option("only", "str", None, optional=True),
+        ),
+        changes=True,
+    ),
+    Entry(
+        "prune-relus",
+        "rewrite",
+        "irverify.passes.prune:PruneRelus",
+        "Neurons nearly always on one piece stay there; changes the function by at most `output_change`.",
+        (Option("share", "float", 0.0), Option("only", "str", None, optional=True)),
+        changes=True,
     ),
     Entry(
         "interval",

@@ -35,8 +35,8 @@ class PassManager:
     """Runs passes in order.
 
     The checker runs on the first graph and after every rewrite; with `check` each rewrite that keeps the function is
-    also compared with what it replaced, by evaluation on random inputs (GraphError names the first value that
-    differs).
+    also compared with what it replaced, by evaluation on random inputs, of the regions where it holds only there
+    (GraphError names the first value that differs).
     """
 
     passes: tuple[Pass, ...]
@@ -70,8 +70,12 @@ class PassManager:
             if after is not before:
                 check_graph(after)
                 if self.check and rewrite.keeps_function:
-                    same_function(before, after)
+                    same_function(before, after, inputs=_samples(state) if rewrite.on_regions else None)
+            clock.statistics.update(rewrite.report(state, after))
+            if after is not before:
+                carried = rewrite.carried(state, after)
                 state.replace_graph(after, keeps_values=rewrite.keeps_values)
+                state.adopt(carried)
 
 
 @dataclass
@@ -160,6 +164,24 @@ def fitted(graph: Graph, region: Given) -> tuple[Region, ...]:
     regions = regions_for(region, [node.name for node in inputs], [node.type.shape for node in inputs])
     device = graph.leaves[0].device if graph.leaves else None
     return tuple(part.to(dtype=node.type.dtype, device=device) for part, node in zip(regions, inputs, strict=True))
+
+
+def _samples(state: State, count: int = 4) -> dict[str, Tensor]:
+    """Points of the regions, `count` of them inside and as many extreme ones for each example, with the operands of
+    that example, by name `[2 count batch, *shape]`."""
+    regions = state.given_regions("check")
+    seed = 0
+    result = {}
+    for node, region in zip(state.graph.inputs, regions, strict=True):
+        drawn = []
+        for corners in (False, True):
+            generator = torch.Generator(region.device).manual_seed(seed)
+            drawn.append(region.sample(count, generator, corners=corners).flatten(0, 1))
+            seed += 1
+        result[node.name] = torch.cat(drawn)
+    for name, tensor in state.operands.items():
+        result[name] = tensor.repeat(2 * count, *(1,) * (tensor.ndim - 1))
+    return result
 
 
 def _input_bounds(state: State) -> None:

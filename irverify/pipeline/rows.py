@@ -11,7 +11,7 @@ from torch import Tensor
 
 from irverify.errors import PropertyError, UsageError
 from irverify.ir.graph import Graph
-from irverify.pipeline.base import Estimator, parse_passes
+from irverify.pipeline.base import Estimator, parse_passes, refuse_changes
 from irverify.pipeline.catalog import CATALOG
 from irverify.pipeline.facts import Estimate
 from irverify.pipeline.manager import Given, fitted, optimize, run
@@ -125,6 +125,8 @@ def _lower(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: 
 
 
 def rows_run(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False) -> State:
-    """What a method leaves on the graph with these rows `(C, d)`, each with its batch axis, as its output."""
+    """What a method leaves on the graph with these rows `(C, d)`, each with its batch axis, as its output. UsageError
+    for a method that changes the function."""
+    refuse_changes(method)
     extended = specified(graph, rows[0].shape[1], inputs=inputs)
     return run(extended, method, region, operands=dict(zip(spec_operands(extended), rows, strict=True)))

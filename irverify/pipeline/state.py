@@ -50,6 +50,9 @@ class State:
     stability: dict[str, Stability] = field(default_factory=dict)
     estimates: dict[str, Estimate] = field(default_factory=dict)
     timings: list[Timing] = field(default_factory=list)
+    retired: set[str] = field(default_factory=set)
+    """Names of values that rewrites have removed: no later value may have one, since what is known by name outlives a
+    run."""
     execute: Callable[[Analysis, State], Facts] | None = None
     """Runs an analysis; the pass manager puts its timing in here."""
     _results: dict[Analysis, Facts] = field(default_factory=dict)
@@ -101,6 +104,7 @@ class State:
         self._results.clear()
         self._latest = None
         self.stability, self.estimates = {}, {}
+        self.retired |= {node.name for node in self.graph if node.name not in graph}
         kept = {node.name for node in (graph.nodes if keeps_values else graph.inputs)}
         self.bounds = {
             name: bounds
@@ -109,11 +113,15 @@ class State:
         }
         self.graph = graph
 
-    def _merge(self, facts: Facts) -> None:
-        for name, bounds in facts.bounds.items():
+    def adopt(self, found: Mapping[str, Bounds]) -> None:
+        """Bounds of values by name, intersected with those that are known."""
+        for name, bounds in found.items():
             bounds.check(name)
             known = self.bounds.get(name)
             self.bounds[name] = bounds if known is None else bounds.meet(known, name)
+
+    def _merge(self, facts: Facts) -> None:
+        self.adopt(facts.bounds)
         self.stability.update(facts.stability)
         self.estimates.update(facts.estimates)
 

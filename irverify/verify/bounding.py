@@ -13,14 +13,15 @@ from torch import Tensor
 from irverify.errors import IRVerifyError, PropertyError, UnsupportedError, UsageError, is_out_of_memory
 from irverify.ir.graph import Graph
 from irverify.passes.gap import minimum
-from irverify.pipeline import Analysis, Bounds, BoundsFault, Estimator, Pass, Rewrite, parse_passes, run
+from irverify.passes.tolerance import output_tolerance
+from irverify.pipeline import Analysis, Bounds, BoundsFault, Estimator, Pass, parse_passes, run
+from irverify.pipeline.base import refuse_changes
 from irverify.pipeline.rows import specified
 from irverify.pipeline.spec import spec_operands
 from irverify.pipeline.state import State
 from irverify.properties.rows import merged
 from irverify.regions import Region, join
 from irverify.verify.problem import Problem
-from irverify.verify.tolerance import output_tolerance
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,7 @@ def check_method(method: str | Sequence[Pass]) -> None:
         raise UsageError(f"{last.name} is an estimator, and an estimate is not a bound", hint=hint)
     if not isinstance(last, Analysis):
         raise UsageError(f"expected a pipeline that ends in an analysis with bounds, got {method!r}")
-    changing = [step.name for step in steps if isinstance(step, Rewrite) and not step.keeps_function]
-    if changing:
-        raise UsageError(f"{', '.join(changing)} would verify another function than the network's")
+    refuse_changes(steps)
 
 
 def _undefined(problem: Problem, error: Exception) -> bool:

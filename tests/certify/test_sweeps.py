@@ -170,7 +170,7 @@ def test_a_rewrite_that_changes_the_function_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setitem(CATALOG, "changing", entry)
     load = Entry.load
     monkeypatch.setattr(Entry, "load", lambda self: Changing if self is entry else load(self))
-    with pytest.raises(UsageError, match="changing would verify another function"):
+    with pytest.raises(UsageError, match="changing would leave another function"):
         ByAnalysis(Question(ROWS, data_set([[3.0, 1.0]], [0]), 0.5), "changing,ibp")
 
 

@@ -141,3 +141,10 @@ def test_a_region_is_needed(irverify: Irverify, models: Path) -> None:
     ran = irverify("bounds", models / "relu.onnx")
     assert (ran.code, ran.out) == (1, "")
     assert "--data" in ran.err
+
+
+def test_bounds_are_of_the_model(irverify: Irverify, models: Path) -> None:
+    passes = "prune-weights{threshold=1.0},ibp"
+    ran = irverify("bounds", models / "relu.onnx", models / "unsat.vnnlib", "--passes", passes)
+    assert (ran.code, ran.out) == (1, "")
+    assert "another function" in ran.err

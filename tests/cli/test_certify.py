@@ -73,6 +73,7 @@ def test_the_whole_driver_without_a_method(irverify: Irverify) -> None:
     [
         (("--eps", "0.1", "--method", "canonicalize"), "canonicalize certifies nothing: it gives no bounds"),
         (("--eps", "0.1", "--method", ""), "certifies nothing"),
+        (("--eps", "0.1", "--method", "prune-relus,ibp"), "prune-relus would leave another function"),
         (("--eps", "0.1", "--method", "dual-proj"), "dual-proj certifies nothing: an estimate proves nothing"),
         (("--eps", "0.1", "--method", "ibp,singleprop-zero"), "an estimate proves nothing"),
         (("--eps", "0.1", "--method", "crwn"), "did you mean crown"),

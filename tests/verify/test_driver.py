@@ -232,7 +232,7 @@ def test_pipelines_that_prove_nothing_are_refused(pipeline: str) -> None:
 
 
 def test_another_function_proves_nothing() -> None:
-    with pytest.raises(UsageError, match="changing would verify another function"):
+    with pytest.raises(UsageError, match="changing would leave another function"):
         check_method((Changing(), Crown()))
 
 

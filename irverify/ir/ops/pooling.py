@@ -97,11 +97,11 @@ class AveragePool(LinearOp):
         (operand,) = inputs
         result = self.windows.infer(operand)
         check_windows("pooling", len(self.kernel), counted=self.counted)
-        divisors = self._divisors(torch.ones(1, 1, *operand.shape[1:]))
+        divisors = self.divisors(torch.ones(1, 1, *operand.shape[1:]))
         expect_shape(bool((divisors > 0).all()), "windows that each cover a counted element", f"{self} on {operand}")
         return result
 
-    def _divisors(self, operand: Tensor) -> Tensor:
+    def divisors(self, operand: Tensor) -> Tensor:
         """How many elements each window counts, `[1, 1, *windows]`."""
         inside = pad_spatial(operand.new_ones((1, 1, *operand.shape[2:])), self.counted, 1.0)
         rest = tuple(
@@ -111,11 +111,11 @@ class AveragePool(LinearOp):
         return Windows(self.kernel, self.stride, rest, self.dilation).sums(inside)
 
     def apply(self, *inputs: Tensor) -> Tensor:
-        return self.windows.sums(inputs[0]) / self._divisors(inputs[0])
+        return self.windows.sums(inputs[0]) / self.divisors(inputs[0])
 
     def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
         extents = inputs[0].shape[1:]
-        shares = gradient / self._divisors(gradient.new_ones((1, 1, *extents)))
+        shares = gradient / self.divisors(gradient.new_ones((1, 1, *extents)))
         return (self.windows.spread(shares, extents),)
 
 

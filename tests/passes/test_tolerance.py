@@ -13,12 +13,12 @@ from irverify.errors import UnsupportedError
 from irverify.ir.graph import GraphBuilder, convert
 from irverify.ir.ops import Linear, Relu
 from irverify.ir.types import TensorType
+from irverify.passes.tolerance import output_tolerance
 from irverify.pipeline import run
 from irverify.pipeline.manager import fitted
 from irverify.pipeline.rows import specified
 from irverify.pipeline.spec import spec_operands
 from irverify.regions import Box
-from irverify.verify.tolerance import output_tolerance
 from tests.random_graphs import AFFINE, boxes, elementwise, graphs, max_pool
 from tests.soundness.exact_nets import exact_net
 

@@ -24,7 +24,16 @@ UNITS_OF_FLOAT32 = 2**7
 
 
 def output_tolerance(graph: Graph, regions: Sequence[Region], operands: Mapping[str, Tensor]) -> Tensor:
-    """What a lower bound of each element of a graph's one vector-valued output must exceed, `[batch, elements]`.
+    """What a lower bound of each element of a graph's one vector-valued output must exceed, `[batch, elements]`; see
+    `output_tolerances`."""
+    (tolerance,) = output_tolerances(graph, regions, operands)
+    return tolerance
+
+
+def output_tolerances(
+    graph: Graph, regions: Sequence[Region], operands: Mapping[str, Tensor]
+) -> tuple[Tensor, ...]:
+    """What rounding may do to bounds of each output, `[batch, *shape]`.
 
     The larger of two: `SAFETY` times what intervals that are rounded outward lose against those that are not, which
     counts errors as the network amplifies them (weights that cancel), and some units in the last place of the largest
@@ -32,12 +41,15 @@ def output_tolerance(graph: Graph, regions: Sequence[Region], operands: Mapping[
     rounded outward, is undefined somewhere.
     """
     outer, plain = (run(graph, step, regions, operands=operands).bounds for step in (OutwardIbp(), Ibp()))
-    (name,) = graph.outputs
-    wide, narrow = outer[name], plain[name]
-    lost = torch.maximum(narrow.lower - wide.lower, wide.upper - narrow.upper).clamp(min=0)
-    information = torch.finfo(lost.dtype)
-    units = UNITS_OF_FLOAT32 if lost.dtype == torch.float32 else UNITS
-    return torch.maximum(SAFETY * lost, units * information.eps * largest(outer)[:, None])
+    magnitude = largest(outer)
+    found = []
+    for name in graph.outputs:
+        wide, narrow = outer[name], plain[name]
+        lost = torch.maximum(narrow.lower - wide.lower, wide.upper - narrow.upper).clamp(min=0)
+        units = UNITS_OF_FLOAT32 if lost.dtype == torch.float32 else UNITS
+        least = units * torch.finfo(lost.dtype).eps * magnitude.reshape(-1, *(1,) * (lost.ndim - 1))
+        found.append(torch.maximum(SAFETY * lost, least.to(lost.dtype)))
+    return tuple(found)
 
 
 def largest(bounds: Mapping[str, Bounds]) -> Tensor:
