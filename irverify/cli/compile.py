@@ -29,11 +29,14 @@ from irverify.cli.streams import encode, note, write, write_file
 from irverify.errors import UsageError
 
 if TYPE_CHECKING:
+    from irverify.cli.regions import Situation
     from irverify.ir.graph import Graph
     from irverify.pipeline import Pass, State
+    from irverify.report.sizes import Size
 
-OUTPUT_SUFFIXES = (".safetensors", ".dot")
+OUTPUT_SUFFIXES = (".safetensors", ".onnx", ".dot")
 USUAL = "canonicalize,fold-batchnorm,fuse-linear"
+ON_REGIONS = "on the regions of this run only"
 
 
 def compile_model(
@@ -48,7 +51,9 @@ def compile_model(
     after: Annotated[
         str | None, typer.Option("--print-after", metavar="PASS", help="Print the graph after this pass (or `all`).")
     ] = None,
-    stats: Annotated[bool, typer.Option("--stats", help="Print what each pass did, its time and its memory.")] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Print what each pass did, and sizes before and after.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Compare every rewrite with what it replaced, on random inputs.")
     ] = False,
@@ -68,8 +73,12 @@ def compile_model(
 ) -> None:
     """Import a model, run passes over it, and print the result or write it to a file.
 
-    The result goes to OUT.safetensors (a program: graph and tensors) or OUT.dot (a picture for Graphviz). A PROPERTY,
-    or --data and --eps, give the region that analyses need.
+    The result goes to OUT.safetensors (a program: graph and tensors), OUT.onnx, or OUT.dot (a picture for Graphviz). A
+    PROPERTY, or --data and --eps, give the regions that analyses need. What `eliminate-stable` makes equals the model
+    on these regions only.
+
+    --stats shows how large the network is for a verifier before and after: parameters, nonzeros, neurons, unstable
+    neurons, the mixed-integer encoding of the first region, and accuracy at the regions' centres.
     """
     check_model(model)
     _check_moments(passes, {"--print-before": before, "--print-after": after})
@@ -88,17 +97,21 @@ def compile_model(
         if {"before": before, "after": after}[moment] in ("all", step.name):
             texts.append(f"# {moment} {step}\n{state.graph}")
 
-    from irverify.pipeline import run
+    from irverify.pipeline import Rewrite, parse_passes, run
 
     state = run(source, numbers.limited(passes), None if known is None else known.regions, check=check, hook=hook)
     if show:
         texts.append(str(state.graph))
     if output is not None:
-        _save(state.graph, output, device)
+        local = any(isinstance(step, Rewrite) and step.on_regions for step in parse_passes(passes))
+        _save(state.graph, output, device, {"holds": ON_REGIONS} if local else {})
+        if local:
+            note(f"warning: what is in {output} equals the model {ON_REGIONS}")
+    sizes = _sizes(source, state.graph, known, passes) if stats else None
     if as_json:
-        write(encode("compile", _content(source, state, texts, output)))
+        write(encode("compile", _content(source, state, texts, output) | _sizes_content(sizes)))
         return
-    shown = [*texts, *([_timing_table(state)] if stats else [])]
+    shown = [*texts, *([_timing_table(state)] if stats else []), *(_size_table(sizes))]
     for text in shown or [_summary(source, state.graph)]:
         write(text)
     if output is not None:
@@ -116,11 +129,15 @@ def _check_moments(passes: str, wanted: dict[str, str | None]) -> None:
             raise UsageError(f"{flag} {name}: expected a pass of the pipeline, or all", hint=hint)
 
 
-def _save(graph: Graph, output: Path, device: str) -> None:
+def _save(graph: Graph, output: Path, device: str, facts: dict[str, str]) -> None:
     if output.suffix == ".dot":
         from irverify.backends.dot import to_dot
 
         write_file(output, to_dot(graph))
+    elif output.suffix == ".onnx":
+        from irverify.backends.onnx import save_onnx
+
+        save_onnx(graph, output, facts)
     else:
         from irverify.ir.graph import convert
         from irverify.ir.program import save
@@ -147,6 +164,28 @@ def _timing_table(state: State) -> str:
     from irverify.report.layers import timing_table
 
     return timing_table(state.timings)
+
+
+def _sizes(source: Graph, graph: Graph, known: Situation | None, passes: str) -> tuple[Size, Size]:
+    """Before and after, over the same regions and by the analyses of the pipeline."""
+    from irverify.pipeline.text import parse_pipeline
+    from irverify.report import sizes
+
+    analyses = sizes.analyses_of([str(step) for step in parse_pipeline(passes)])
+    where = sizes.Situation() if known is None else sizes.Situation(known.regions, known.labels, analyses)
+    return sizes.size_of(source, where), sizes.size_of(graph, where)
+
+
+def _size_table(sizes: tuple[Size, Size] | None) -> list[str]:
+    from irverify.report.sizes import size_table
+
+    return [] if sizes is None else [size_table(*sizes)]
+
+
+def _sizes_content(sizes: tuple[Size, Size] | None) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {} if sizes is None else {"before": asdict(sizes[0]), "after": asdict(sizes[1])}
 
 
 def _content(source: Graph, state: State, texts: list[str], output: Path | None) -> dict[str, object]:

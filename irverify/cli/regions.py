@@ -37,10 +37,12 @@ class Perturbation:
 @dataclass(frozen=True)
 class Situation:
     """What analyses hold for: a batch of regions (float64, one for each input of the model), and the rows `C y + d` of
-    the specification, `[batch, rows, out]` and `[batch, rows]`; None where rows read inputs too."""
+    the specification, `[batch, rows, out]` and `[batch, rows]`; None where rows read inputs too; and the labels of the
+    images, `[batch]`, where there are any."""
 
     regions: tuple[Region, ...]
     spec: tuple[Tensor, Tensor] | None
+    labels: Tensor | None = None
 
 
 def perturbation(
@@ -85,9 +87,12 @@ def situation(graph: Graph, property_file: str | None, perturbed: Perturbation |
 
 def _of_images(graph: Graph, wanted: Perturbation) -> Situation:
     """Balls around the wanted images, and the margins of their labels."""
+    import torch
+
     question = question_of(graph, wanted)
     images = question.take(indices_of(wanted, len(question.images), usual=1))
-    return Situation((question.region(images),), question.rows(images.labels))
+    labels = torch.as_tensor(images.labels)
+    return Situation((question.region(images),), question.rows(images.labels), labels)
 
 
 def question_of(graph: Graph, wanted: Perturbation) -> Question:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -41,7 +42,41 @@ def test_print_before_and_after(irverify: Irverify, models: Path) -> None:
 def test_stats_have_a_line_for_each_pass(irverify: Irverify) -> None:
     ran = irverify("compile", DIGITS_NETWORK, "--stats", "--check", "--passes", "fold-batchnorm,fuse-linear")
     assert ran.code == 0
-    assert [line.split()[0] for line in ran.out.splitlines()[2:]] == ["fold-batchnorm", "fuse-linear"]
+    assert [line.split()[0] for line in ran.out.splitlines()[2:4]] == ["fold-batchnorm", "fuse-linear"]
+
+
+REGIONS = ("--data", "digits", "--eps", "0.02", "--first", "2", "--passes", "fuse-linear,ibp,eliminate-stable,ibp")
+
+
+def test_stats_compare_sizes(irverify: Irverify) -> None:
+    said = irverify("compile", DIGITS_NETWORK, *REGIONS, "--stats", "--check", "--json").json
+    before, after = said["before"], said["after"]
+    assert after["neurons"] < before["neurons"]
+    assert sum(after["unstable"].values()) <= sum(before["unstable"].values())
+    assert after["program"]["columns"] <= before["program"]["columns"]
+    assert before["accuracy"] == after["accuracy"] == 1.0
+    ran = irverify("compile", DIGITS_NETWORK, *REGIONS, "--stats")
+    assert ran.code == 0
+    assert all(word in ran.out for word in ("MILP columns", "nonzeros", "accuracy", "unstable in %"))
+
+
+def test_stats_without_regions_count_what_there_is(irverify: Irverify) -> None:
+    said = irverify("compile", DIGITS_NETWORK, "--stats", "--passes", "prune-weights{sparsity=0.5}", "--json").json
+    assert said["after"]["nonzeros"] < said["before"]["nonzeros"] == said["before"]["parameters"]
+    assert said["after"]["program"] is None
+
+
+def test_saved_as_onnx(irverify: Irverify, models: Path, tmp_path: Path) -> None:
+    assert irverify("compile", models / "relu.onnx", "-o", tmp_path / "a.onnx").code == 0
+    assert irverify("compile", tmp_path / "a.onnx", "--json").json["operators"] == {"input": 1, "linear": 1, "relu": 1}
+
+
+def test_what_holds_on_regions_only_says_so(irverify: Irverify, tmp_path: Path) -> None:
+    ran = irverify("compile", DIGITS_NETWORK, *REGIONS, "-o", tmp_path / "a.onnx")
+    assert ran.code == 0
+    assert "a.onnx equals the model on the regions of this run only" in ran.err
+    assert onnx.load(tmp_path / "a.onnx").metadata_props[0].value == "on the regions of this run only"
+    assert "regions" not in irverify("compile", DIGITS_NETWORK, "-o", tmp_path / "b.onnx").err
 
 
 def test_saved_programs_are_models(irverify: Irverify, models: Path, tmp_path: Path) -> None:

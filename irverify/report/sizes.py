@@ -1,0 +1,137 @@
+"""How large a network is for whoever verifies it, before and after a pipeline."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from irverify.backends.milp.encoding import Encoding
+from irverify.errors import UnsupportedError
+from irverify.ir.graph import Graph, convert
+from irverify.ir.ops import Elementwise
+from irverify.ir.params import value
+from irverify.pipeline.catalog import find
+from irverify.pipeline.manager import run
+from irverify.pipeline.state import State
+from irverify.regions import Region
+from irverify.report.tables import number, table
+
+
+@dataclass(frozen=True)
+class Program:
+    """The mixed-integer encoding of a network over one region, without a property: rows, columns, how many of these
+    are binary, nonzero entries, and the seconds that it took to build."""
+
+    rows: int
+    columns: int
+    binaries: int
+    nonzeros: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """`parameters`: entries of all weights and biases; `nonzeros`: those that are not 0; `neurons`: elements of
+    piecewise linear activations. Over regions also `unstable`: activation -> how many elements are, the mean over the
+    batch; `program`: that of the first example, None where there is no exact encoding; and with labels `accuracy`, the
+    share of the regions' centres that are classified as labelled."""
+
+    parameters: int
+    nonzeros: int
+    neurons: int
+    unstable: dict[str, float] | None = None
+    program: Program | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What sizes are measured over: regions, one for each input, labels `[batch]` of their centres, and the analyses
+    that give the bounds, as a pipeline text."""
+
+    regions: tuple[Region, ...] | None = None
+    labels: Tensor | None = None
+    analyses: str = "ibp"
+
+
+def size_of(graph: Graph, situation: Situation) -> Size:
+    """The size of a network; what needs regions is None where there are none."""
+    tensors = {id(parameter): value(parameter).detach() for parameter in graph.parameters().values()}
+    weights = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
+    activations = [node for node in graph if isinstance(node.op, Elementwise) and node.op.pieces() is not None]
+    plain = Size(
+        sum(weight.numel() for weight in weights),
+        sum(int((weight != 0).sum()) for weight in weights),
+        sum(node.type.size for node in activations),
+    )
+    if situation.regions is None:
+        return plain
+    # In double precision: the encoding takes bounds for contradictory that cross by more than its rounding.
+    state = run(convert(graph, torch.float64), f"{situation.analyses},stability", situation.regions)
+    unstable = {name: labels.counts()[2] / state.batch for name, labels in state.stability.items()}
+    accuracy = None if situation.labels is None else _accuracy(state, situation.labels)
+    return Size(plain.parameters, plain.nonzeros, plain.neurons, unstable, _program(state), accuracy)
+
+
+def _accuracy(state: State, labels: Tensor) -> float:
+    centres = {
+        node.name: region.center for node, region in zip(state.graph.inputs, state.regions or (), strict=True)
+    }
+    logits = state.graph.values(centres)[state.graph.outputs[0]].flatten(1)
+    return float((logits.argmax(1) == labels.to(logits.device)).double().mean())
+
+
+def _program(state: State) -> Program | None:
+    started = time.perf_counter()
+    regions = [region.select(0) for region in state.regions or ()]
+    bounds = {name: (found.lower[0], found.upper[0]) for name, found in state.bounds.items()}
+    try:
+        encoding = Encoding(state.graph, regions, bounds)
+        for node in encoding.pending():
+            encoding.add(node)
+    except UnsupportedError:
+        return None
+    model = encoding.builder.build()
+    rows, columns = model.size
+    return Program(rows, columns, int(model.integer.sum()), model.rows.nnz, time.perf_counter() - started)
+
+
+def size_table(before: Size, after: Size) -> str:
+    """Two sizes as a table for people."""
+    sides = (before, after)
+    rows: list[tuple[str, ...]] = [
+        (word, *(str(getattr(side, word)) for side in sides)) for word in ("parameters", "nonzeros", "neurons")
+    ]
+    for layer in dict.fromkeys(name for side in sides for name in _layers(side)):
+        rows.append((f"unstable in %{layer}", *(_number(_layers(side).get(layer)) for side in sides)))
+    if any(side.program is not None for side in sides):
+        for word in ("rows", "columns", "binaries", "nonzeros", "seconds"):
+            cells = [_number(None if side.program is None else getattr(side.program, word)) for side in sides]
+            rows.append((f"MILP {word}", *cells))
+    if any(side.accuracy is not None for side in sides):
+        rows.append(("accuracy", *(_number(side.accuracy) for side in sides)))
+    return table(("", "before", "after"), rows, ("before", "after")).render()
+
+
+def _layers(size: Size) -> dict[str, float]:
+    """Unstable neurons by the activation of the model that they belong to."""
+    result: dict[str, float] = {}
+    for name, count in (size.unstable or {}).items():
+        layer = re.sub(r"\.(open|whole)(\$\d+)?$", "", name)
+        result[layer] = result.get(layer, 0.0) + count
+    return result
+
+
+def _number(count: float | None) -> str:
+    return number(count) if count is None or count != int(count) else str(int(count))
+
+
+def analyses_of(steps: Sequence[str]) -> str:
+    """Those of a pipeline's steps that give bounds, as a pipeline text; `ibp` where there are none."""
+    words = [step for step in steps if find(step.partition("{")[0]).kind == "analysis"]
+    return ",".join(dict.fromkeys(word for word in words if word != "stability")) or "ibp"
