@@ -74,11 +74,11 @@ ROWS = (
     Row("adversarial", "adversarial", 8, exact=True),
     Row("adversarial-l1", "adversarial-l1", 8, exact=True),
     Row("rs", "rs", 8, exact=True),
-    Row("crown-ibp", "crown-ibp", 10, 1.1, 0.05),
+    Row("crown-ibp", "crown-ibp", 30, 1.1, 0.05),
     Row("trades", "trades", 8),
     Row("dual-exact", "dual-exact", 10),
     Row("dual-d-r", "dual-d-r", 10),
-    Row("crown-ibp-r", "crown-ibp-r", 10, 1.1, 0.05),
+    Row("crown-ibp-r", "crown-ibp-r", 30, 1.1, 0.05),
     Row("dual-proj", "dual-proj", 6, entries=SMALL),
 )
 
