@@ -146,23 +146,6 @@ def test_only_the_same_run_goes_on(tmp_path: Path) -> None:
         small_trainer(tmp_path, parse_recipe(table(epochs=3))).resume(load_checkpoint(tmp_path))
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
-def test_broken_checkpoint(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(FileError, match="expected a checkpoint"):
-        load_checkpoint(tmp_path)
-    (tmp_path / FILE).write_bytes(content)
-    with pytest.raises(FileError, match="not a checkpoint, or a broken one"):
-        load_checkpoint(tmp_path)
-
-
-def test_truncated_checkpoint(tmp_path: Path) -> None:
-    small_trainer(tmp_path, parse_recipe(table(epochs=1))).run()
-    path = tmp_path / FILE
-    path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(FileError, match="not a checkpoint, or a broken one"):
-        load_checkpoint(tmp_path)
-
-
 def test_exported_network_is_the_trained_one(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, parse_recipe(table(network="digits-resnet", epochs=1)))
     trainer.run()
