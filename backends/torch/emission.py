@@ -1,8 +1,8 @@
 """A graph written out as straight-line torch code: concrete values and interval bounds, node by node.
 
 Intervals stay in whichever form they come: centre and radius after an affine map, both ends after a monotone one. Ends
-become `2 mu = l + u` and `2 r = u - l` with half the weight in the next affine map (paper 4, eq. 6, with the halves on
-the smaller tensor), exactly the same numbers.
+become `2 mu = l + u` and `2 r = u - l`, with half the weight in the next affine map where that is the smaller tensor
+(paper 4, eq. 6): exactly the same numbers.
 """
 
 from __future__ import annotations
@@ -115,13 +115,13 @@ class Emission:
         return span.center, span.radius
 
     def weighed(self, name: str, weight: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node, fx.Node]:
-        """Centre and radius of a value, or twice that; the weight and its magnitude, halved where those are double."""
+        """Centre and radius of a value, the weight and its magnitude; or twice the first two and half the others."""
         span = self.spans[name]
         if span.center is not None and span.radius is not None:
             return span.center, span.radius, weight, self.magnitude(weight)
-        lower, upper = self.ends(name)
-        half = self.half(weight)
-        return self.once(operator.add, lower, upper), self.once(operator.sub, upper, lower), half, self.magnitude(half)
+        found = self.once(steps.weighed, *self.ends(name), weight)
+        center, radius, signed, absolute = (self.once(operator.getitem, found, index) for index in range(4))
+        return center, radius, signed, absolute
 
     # Both walks
 

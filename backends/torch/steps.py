@@ -117,6 +117,16 @@ def expanded(constant: Tensor, like: Tensor) -> Tensor:
     return constant.unsqueeze(0).expand(like.shape[0], *constant.shape)
 
 
+def weighed(lower: Tensor, upper: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Centre and radius, the weight and its magnitude; or twice the first two and half the others, by what is less to
+    halve."""
+    center, radius = lower + upper, upper - lower
+    if weight.numel() > 2 * center.numel():
+        return center * 0.5, radius * 0.5, weight, weight.abs()
+    half = weight * 0.5
+    return center, radius, half, half.abs()
+
+
 def pair_rows(weight: Tensor) -> Tensor:
     """`W_i - W_j` for all pairs of classes, `[classes, classes, in]`."""
     return weight.unsqueeze(1) - weight
