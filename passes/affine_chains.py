@@ -244,11 +244,16 @@ def _rebuilt(ops: tuple[Operator, ...], parameters: tuple[Tensor, ...]) -> list[
     return [op for op in result if isinstance(op, LinearOp)]
 
 
+def _number(types: tuple[TensorType, ...], parameters: tuple[Tensor, ...]) -> torch.dtype:
+    """The element type of the weights, which a conversion of the graph changes."""
+    return next((tensor.dtype for tensor in parameters if tensor.is_floating_point()), types[0].dtype)
+
+
 def _rows(
     ops: tuple[Operator, ...], types: tuple[TensorType, ...], count: int, reads: Tensor, *parameters: Tensor
 ) -> Tensor:
     """The rows of the composed map, by the adjoint of one-hot rows, `[results, reads]`."""
-    gradient = torch.eye(count, dtype=types[0].dtype, device=reads.device)
+    gradient = torch.eye(count, dtype=_number(types, parameters), device=reads.device)
     for op, type_ in zip(reversed(_rebuilt(ops, parameters)), reversed(types), strict=True):
         gradient = op.adjoint(gradient, (type_,))[0]
     return gradient.flatten(1).index_select(1, reads)
@@ -256,7 +261,7 @@ def _rows(
 
 def _constant(ops: tuple[Operator, ...], types: tuple[TensorType, ...], *parameters: Tensor) -> Tensor:
     """The composed map at zero, `[results]`."""
-    result = torch.zeros((1, *types[0].shape), dtype=types[0].dtype, device=parameters[0].device)
+    result = torch.zeros((1, *types[0].shape), dtype=_number(types, parameters), device=parameters[0].device)
     for op in _rebuilt(ops, parameters):
         result = op.evaluate(result)
     return result[0]

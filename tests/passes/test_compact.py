@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irverify.ir.check import check, same_function
-from irverify.ir.graph import Graph, rewrite
+from irverify.ir.graph import Graph, convert, rewrite
 from irverify.ir.ops import Conv, Linear, Relu
 from irverify.ir.params import Derived, value
 from irverify.ir.text import parse_graph
@@ -171,6 +171,20 @@ counted=((0, 0), (0, 0)), dilation=(1, 1)}
     )
 
 
+def test_a_dense_map_follows_a_conversion() -> None:
+    text = """graph "g" {
+    %x: f32[1,2,5] = input()
+    %c: f32[1,1,4] = conv(%x) {weight=tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), bias=tensor([3.0])}
+    %f: f32[4] = reshape(%c) {shape=(4,)}
+    %y: f32[2] = gather(%f) {indices=tensor([1, 2], i64), axis=0}
+    return %y
+    }"""
+    after = convert(optimize(parse_graph(text), NAME), torch.float64)
+    assert any(isinstance(node.op, Linear) for node in after)
+    x = torch.arange(10.0, dtype=torch.float64).reshape(1, 1, 2, 5)
+    assert torch.equal(after.evaluate(x), convert(parse_graph(text), torch.float64).evaluate(x))  # type: ignore[arg-type]
+
+
 def test_what_is_past_a_concatenation_composes() -> None:
     """`y = W_1 relu(a) + W_2 b`, and b is a linear of x."""
     assert_rewrites(
@@ -226,6 +240,7 @@ def test_same_function_and_same_values_by_name(kinds: tuple[Kind, ...], data: st
     shared = [node.name for node in after if node.name in graph]
     same_function(Graph(graph.nodes, shared), Graph(after.nodes, shared))
     assert optimize(after, NAME) is after
+    check(convert(after, torch.float32))
 
 
 def test_parameters_stay_live() -> None:
