@@ -196,6 +196,7 @@ def about(recipe: Recipe) -> dict[str, object]:
         "recipe": recipe.name,
         "network": recipe.network,
         "method": [f"{term.name}: {term.loss}" for term in recipe.terms],
+        "pruning": [f"{pruning.name}: {pruning.prune}" for pruning in recipe.prunings],
         "seed": recipe.seed,
         "training eps": recipe.eps.last,
         "test eps": recipe.test_eps,

@@ -21,6 +21,7 @@ from irverify import __version__
 from irverify.data import Part
 from irverify.errors import FileError
 from irverify.ir.program import write_whole
+from irverify.train.masks import absent, load
 
 FILE = "checkpoint.safetensors"
 FORMAT = 1
@@ -65,10 +66,10 @@ class Checkpoint:
     """Of the optimiser, by the number of the parameter."""
 
     def restore(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Gives module and optimiser the state of the checkpoint. FileError, with all that differs, where it is that of
-        another network or another optimiser; module and optimiser are then as before."""
+        """Gives module and optimiser the state of the checkpoint, with its masks. FileError, with all that differs,
+        where it is that of another network or another optimiser; module and optimiser are then as before."""
         own = module.state_dict()
-        names = sorted(own.keys() ^ self.weights.keys())
+        names = sorted((own.keys() | absent(module, self.weights)) ^ self.weights.keys())
         wrong = [f"weights.{name} is in one of them alone" for name in names]
         wrong += [
             _difference(f"weights.{name}", tensor, own[name].shape)
@@ -80,7 +81,7 @@ class Checkpoint:
             listed = "; ".join(wrong[:SHOWN]) + (f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
             message = f"does not fit network and optimiser of its recipe: {listed}"
             raise FileError(message, where=str(self.path), hint="start anew in another folder")
-        module.load_state_dict(self.weights)
+        load(module, self.weights)
         # The learning rate is set in every step, and the rest of the groups is what the recipe says.
         optimiser.load_state_dict({"state": self.state, "param_groups": optimiser.state_dict()["param_groups"]})
 

@@ -1,8 +1,8 @@
 """Recipes: all that a training run depends on but the data, read from TOML and checked as a whole. No torch.
 
-A recipe file has the tables `network`, `training`, `evaluation`, `optimiser` and `terms`, and under `variants` tables
-of the same form that replace single entries: `short` for two CPU cores, and one named after each kind of data set that
-needs numbers of its own (`digits`, `cifar10`, and then `cifar10-short`).
+A recipe file has the tables `network`, `training`, `evaluation`, `optimiser`, `terms` and `pruning`, and under
+`variants` tables of the same form that replace single entries: `short` for two CPU cores, and one named after each kind
+of data set that needs numbers of its own (`digits`, `cifar10`, and then `cifar10-short`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from irverify.errors import IRVerifyError, UsageError
 from irverify.pipeline.certifying import check_certifies
+from irverify.train.pruning import Pruning, read_prunings
 from irverify.train.schedule import Decay, Ramp, checked_table, decay, number, ramp
 from irverify.train.terms import LOSSES, Term, read_term
 from irverify.train.toml import merged, read_toml
@@ -60,7 +61,7 @@ class Recipe:
     `normalisation` a mean and a standard deviation for each channel, part of the network; `held_out` how many of the
     images are tested on, or what share of them, None where it is the test part of the data set; `terms` the named terms
     of the loss; `validation` how many of the training images are not trained on but kept for terms that adapt, or what
-    share of them; `table` what the recipe was read from.
+    share of them; `prunings` what is pruned in training; `table` what the recipe was read from.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Recipe:
     optimiser: Optimiser
     evaluation: Evaluation
     terms: tuple[Term, ...]
+    prunings: tuple[Pruning, ...]
     table: Mapping[str, object]
 
 
@@ -127,7 +129,7 @@ def _with_variants(table: dict[str, object], variants: Sequence[str]) -> dict[st
 
 def parse_recipe(table: Mapping[str, object], seed: int | None = None, held_out: float | None = None) -> Recipe:
     """A recipe from its tables, all of them checked. UsageError names the entry that makes no sense."""
-    checked_table(table, ("name", "about", "terms", *SECTIONS), "recipe", "a table")
+    checked_table(table, ("name", "about", "terms", "pruning", *SECTIONS), "recipe", "a table")
     network, training, evaluation, optimiser = (_section(table, name) for name in SECTIONS)
     given = {name: value for name, value in (("seed", seed), ("held_out", held_out)) if value is not None}
     if given:
@@ -140,13 +142,13 @@ def parse_recipe(table: Mapping[str, object], seed: int | None = None, held_out:
     norm = _word(training, "training", "norm", NORMS, "inf")
     if not test_eps >= 0:
         raise UsageError(f"expected a radius >= 0, got {test_eps:g}", where="training.test_eps")
-    terms = _terms(table, norm)
+    terms, epochs = _terms(table, norm), _count(training, "training", "epochs")
     return Recipe(
         name=str(table.get("name", "custom")),
         about=str(table.get("about", "")),
         network=str(_needed(network, "network", "name")),
         normalisation=_normalisation(network),
-        epochs=_count(training, "training", "epochs"),
+        epochs=epochs,
         batch=_count(training, "training", "batch"),
         seed=_count(training, "training", "seed", 0, least=0),
         eps=eps,
@@ -157,6 +159,7 @@ def parse_recipe(table: Mapping[str, object], seed: int | None = None, held_out:
         optimiser=_optimiser(optimiser),
         evaluation=_evaluation(evaluation),
         terms=terms,
+        prunings=read_prunings(table.get("pruning", {}), epochs),
         table=table,
     )
 

@@ -14,6 +14,12 @@ else:
     import tomli as tomllib
 
 
+NESTED = ("terms", "pruning")
+"""Tables of named tables."""
+NAMED = frozenset({"loss", "prune"})
+"""What such a named table has, one of these, and a schedule does not."""
+
+
 def read_toml(path: Path) -> dict[str, object]:
     """The tables of a TOML file. FileError where it cannot be read, ParseError where it is no TOML."""
     try:
@@ -39,7 +45,7 @@ def merged(table: Mapping[str, object], changes: object, depth: int = 0) -> dict
     result = dict(table)
     for key, value in changes.items():
         old = result.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping) and (depth == 0 or "loss" in old):
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and (depth == 0 or not NAMED.isdisjoint(old)):
             result[key] = merged(old, value, depth + 1)
         else:
             result[key] = value
@@ -52,7 +58,7 @@ def write_toml(table: Mapping[str, object]) -> str:
     for key, value in table.items():
         if not isinstance(value, Mapping):
             continue
-        nested = {name: part for name, part in value.items() if key == "terms" and isinstance(part, Mapping)}
+        nested = {name: part for name, part in value.items() if key in NESTED and isinstance(part, Mapping)}
         plain = {name: part for name, part in value.items() if name not in nested}
         if plain:
             lines += ["", f"[{key}]", *(f"{name} = {_value(part)}" for name, part in plain.items())]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.backends import cudnn
 
 from irverify.errors import FileError, IRVerifyError, TrainingError, UsageError
+from irverify.train import masks
 from irverify.train.adapting import adapted
 from irverify.train.checkpoint import Checkpoint, Facts, Row, all_finite, save_checkpoint
 from irverify.train.evaluation import Evaluator, own_randomness
@@ -23,6 +24,7 @@ from irverify.train.log import write_events, write_log
 from irverify.train.networks import network
 from irverify.train.objectives import Batch, Model, objective
 from irverify.train.processes import ALONE, OtherEnded, Processes, Share
+from irverify.train.pruning import Pruning
 from irverify.train.recipe import Optimiser, Recipe
 from irverify.train.schedule import Clock
 
@@ -68,17 +70,23 @@ class Trainer:
             built = network(recipe.network, images.shape, images.classes, recipe.normalisation)
         self.network = built.to(self.device)
         self.optimiser = _optimiser(recipe.optimiser, self.network)
-        norm: Literal["inf", "2", "1"] = "inf" if recipe.norm == "inf" else "2" if recipe.norm == "2" else "1"
+        masks.keep(self.network, self.optimiser)
         self.example = torch.from_numpy(images.train.images[:1]).to(self.device)
-        total = self.processes.total if self.processes.size > 1 else None
-        self.model = Model(self.network, self.example, norm, images.train.valid_range, total)
-        self.objectives = {term.name: objective(term, self.model) for term in recipe.terms}
-        self.evaluate = Evaluator(recipe, self.network, self.model.graph, images.test, self.device)
         self.x = torch.from_numpy(images.train.images).to(self.device)
         self.y = torch.from_numpy(images.train.labels).to(self.device)
         self.clock = Clock(0, math.ceil(len(self.y) / recipe.batch), recipe.epochs)
         self.adapted: dict[str, dict[str, float]] = {}
         self.rows: list[Row] = []
+        self._lower()
+
+    def _lower(self) -> None:
+        """Makes graphs and losses of the network as it is: anew when some of its ReLUs are no longer any."""
+        recipe, images = self.recipe, self.images
+        norm: Literal["inf", "2", "1"] = "inf" if recipe.norm == "inf" else "2" if recipe.norm == "2" else "1"
+        total = self.processes.total if self.processes.size > 1 else None
+        self.model = Model(self.network, self.example, norm, images.train.valid_range, total)
+        self.objectives = {term.name: objective(term, self.model) for term in recipe.terms}
+        self.evaluate = Evaluator(recipe, self.network, self.model.graph, images.test, self.device)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint of a run with the same recipe and images; the weights are then those of a run that
@@ -92,6 +100,8 @@ class Trainer:
                 hint = "go on with what it began with, or start anew in another folder"
                 raise UsageError(f"the {what} is not that of the checkpoint", where=str(checkpoint.path), hint=hint)
         checkpoint.restore(self.network, self.optimiser)
+        if self.recipe.prunings:
+            self._lower()
         self.clock = replace(self.clock, step=checkpoint.facts.step)
         self.rows = list(checkpoint.facts.rows)
         if checkpoint.path.parent == self.folder:
@@ -136,6 +146,7 @@ class Trainer:
                 self.watch(Moment(self.clock, eps, scheduled, terms))
         row: Row = {"epoch": epoch + 1, "step": self.clock.step, "eps": eps, "rate": rate, **scheduled}
         row |= {name: total / counts[name] for name, total in totals.items()}
+        row |= self._pruned(epoch)
         return row | self._measured(epoch) | {"seconds": round(time.monotonic() - begun, 3)}
 
     def _step(self, rows: Tensor, eps: float) -> tuple[dict[str, float], dict[str, float]]:
@@ -181,6 +192,35 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         return rate
+
+    def _pruned(self, epoch: int) -> Row:
+        """Prunes what is due after an epoch; how much is pruned then, and where that became more, the clean accuracy
+        before. Nothing where the recipe has no pruning."""
+        if not self.recipe.prunings:
+            return {}
+        due = [pruning for pruning in self.recipe.prunings if epoch + 1 in pruning.after]
+        row: Row = {"clean accuracy before pruning": None}
+        if due:
+            self._check_weights()
+            if self.processes.first:
+                self.network.eval()
+                row["clean accuracy before pruning"] = self.evaluate.clean()
+                self.network.train()
+            for pruning in due:
+                self._prune(pruning)
+            self._lower()
+        weights, relus = masks.pruned_weights(self.network), masks.pruned_relus(self.network)
+        return row | {"pruned weights": weights.count, "pruned ReLUs": relus.count}
+
+    def _prune(self, pruning: Pruning) -> None:
+        if pruning.prune == "weights":
+            masks.prune_weights(
+                self.network, pruning.threshold, sparsity=pruning.sparsity, over=pruning.over, only=pruning.only
+            )
+            return
+        found = masks.activity(self.network, self.x)
+        self.processes.agree(list(found.active.values()))
+        masks.prune_relus(self.network, found, pruning.share, only=pruning.only)
 
     def _measured(self, epoch: int) -> Row:
         skipped = (epoch + 1) % self.recipe.evaluation.every and epoch + 1 < self.recipe.epochs

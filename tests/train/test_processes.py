@@ -39,7 +39,12 @@ def recipe(name: str) -> Recipe:
     """Two epochs of 200 images in batches of 67, which two processes cannot divide evenly."""
     network, terms = RUNS[name]
     training = {"eps": 0.02, "epochs": 2, "batch": 67, "seed": 3}
-    return parse_recipe({**table(terms, network), "training": training, "optimiser": {"name": "sgd", "rate": 0.02}})
+    pruning = {
+        "weights": {"prune": "weights", "sparsity": 0.5, "at": 1},
+        "relus": {"prune": "relus", "share": 0.1, "at": 2},
+    }
+    tables = {"training": training, "optimiser": {"name": "sgd", "rate": 0.02}, "pruning": pruning}
+    return parse_recipe({**table(terms, network), **tables})
 
 
 def test_shares_of_a_batch() -> None:
@@ -110,6 +115,8 @@ def test_two_processes_go_on_with_the_run_of_one(tmp_path: Path) -> None:
         assert [row["epoch"] for row in found.facts.rows] == [1, 2]
         for entry in RUNS[name][1]:
             assert found.facts.rows[1][entry] == pytest.approx(expected[name].facts.rows[1][entry], rel=1e-4)
+        assert found.weights.keys() == expected[name].weights.keys()
+        assert any(key.endswith("piece") for key in found.weights)
         for key, tensor in found.weights.items():
             torch.testing.assert_close(tensor, expected[name].weights[key], rtol=1e-3, atol=1e-5)
 

@@ -11,6 +11,7 @@ import pytest
 from irverify.errors import FileError, IRVerifyError, ParseError, UsageError
 from irverify.train.networks import NETWORKS
 from irverify.train.objectives import MAKERS
+from irverify.train.pruning import Pruning
 from irverify.train.recipe import load_recipe, parse_recipe, recipes
 from irverify.train.schedule import Adaptive, Clock, Decay, Ramp, decay, ramp
 from irverify.train.terms import LOSSES
@@ -107,6 +108,67 @@ def test_options_of_terms_are_checked() -> None:
     ):
         with pytest.raises(UsageError, match=re.escape(message)):
             parse_recipe(table({"x": given}))
+
+
+def pruned(**entry: object) -> Any:
+    return parse_recipe({**table(epochs=10), "pruning": {"x": entry}}).prunings
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (
+            {"prune": "weights", "threshold": 1e-3, "at": 4},
+            Pruning("x", "weights", (4,), threshold=1e-3),
+        ),
+        (
+            {"prune": "weights", "sparsity": 0.5, "over": "network", "only": "0", "at": [0.33, 1.0], "unit": "share"},
+            Pruning("x", "weights", (4, 10), sparsity=0.5, over="network", only=("0",)),
+        ),
+        (
+            {"prune": "relus", "share": 0, "only": ["1", "3"], "at": [0.3, 0.7], "unit": "share"},
+            Pruning("x", "relus", (3, 7), share=0.0, only=("1", "3")),
+        ),
+    ],
+)
+def test_pruning(entry: dict[str, object], expected: Pruning) -> None:
+    assert pruned(**entry) == (expected,)
+
+
+def test_pruning_at_no_time_is_none() -> None:
+    assert pruned(prune="relus", at=[]) == ()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({}, "pruning.x: expected a table with prune = 'weights' or 'relus', got None"),
+        ({"prune": "neurons"}, "expected a table with prune = 'weights' or 'relus', got 'neurons'"),
+        ({"prune": "relus", "at": 3, "threshold": 1}, "pruning.x: unknown key threshold: expected prune, at, unit"),
+        ({"prune": "relus"}, "pruning.x: expected at, the epochs after which to prune"),
+        ({"prune": "relus", "at": 11}, "pruning.x.at: expected epochs above 0, to 10 at most, got 11"),
+        ({"prune": "relus", "at": 0}, "pruning.x.at: expected epochs above 0, to 10 at most, got 0"),
+        ({"prune": "relus", "at": 1.5}, "pruning.x.at: expected whole epochs; pruning comes after an epoch"),
+        ({"prune": "relus", "at": 2, "unit": "share"}, "pruning.x.at: expected share above 0, to 1 at most, got 2"),
+        ({"prune": "relus", "at": 2, "unit": "steps"}, "expected unit to be epochs or share, got 'steps'"),
+        ({"prune": "relus", "at": 2, "share": 0.5}, "pruning.x.share: expected a share from 0 to below 0.5, got 0.5"),
+        ({"prune": "relus", "at": 2, "only": []}, "pruning.x.only: expected names of modules, got []"),
+        ({"prune": "weights", "at": 2}, "pruning.x: expected threshold or sparsity, one of them"),
+        ({"prune": "weights", "at": 2, "threshold": -1}, "pruning.x.threshold: expected a threshold >= 0, got -1"),
+        ({"prune": "weights", "at": 2, "sparsity": 1}, "pruning.x.sparsity: expected a share from 0 to below 1, got 1"),
+        ({"prune": "weights", "at": 2, "sparsity": 0, "over": 1}, "pruning.x.over: expected layer or network, got 1"),
+    ],
+)
+def test_mistakes_in_pruning_are_named(entry: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        pruned(**entry)
+
+
+def test_a_file_replaces_entries_of_pruning() -> None:
+    recipe = load_recipe("pruned-rs", ["short"])
+    table_ = merged(recipe.table, {"pruning": {"relus": {"at": []}, "weights": {"threshold": 0.01}}})
+    (left,) = parse_recipe(table_).prunings
+    assert left == Pruning("weights", "weights", (8, 10), threshold=0.01)
 
 
 def test_a_term_that_adapts_keeps_a_tenth_of_the_images() -> None:

@@ -10,13 +10,16 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch import nn
 
 from irverify.errors import FileError, TrainingError, UsageError
+from irverify.ir.ops import Relu
 from irverify.train import trainer as trainer_module
 from irverify.train.checkpoint import FILE, load_checkpoint, save_checkpoint
 from irverify.train.export import export
+from irverify.train.masked_relu import MaskedReLU
 from irverify.train.recipe import parse_recipe
-from irverify.train.trainer import Moment
+from irverify.train.trainer import Moment, Trainer
 from tests.train.recipes import small_trainer, table
 
 SGD = {"name": "sgd", "rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
@@ -69,6 +72,68 @@ def test_resumed_run_ends_with_the_same_weights(tmp_path: Path, optimiser: dict[
     assert list(expected) == list(found)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert [row["loss"] for row in whole.rows] == [row["loss"] for row in resumed.rows]
+
+
+def test_pruned_run_is_resumed_to_the_same_weights(tmp_path: Path) -> None:
+    pruning = {
+        "weights": {"prune": "weights", "sparsity": 0.3, "over": "network", "at": [1, 3]},
+        "first": {"prune": "weights", "threshold": 0.05, "only": ["1"], "at": 2},
+        "relus": {"prune": "relus", "share": 0.2, "at": 2},
+    }
+    terms = {"clean": {"loss": "cross-entropy"}, "rs": {"loss": "rs", "weight": 1e-3}}
+    recipe = parse_recipe({**table(terms, epochs=4), "optimiser": SGD, "pruning": pruning})
+    whole = small_trainer(tmp_path, recipe)
+    seen: list[int] = []
+    whole.watch = lambda moment: seen.append(sum(int((part == 0).sum()) for part in whole.network.parameters()))
+    whole.run()
+    assert (seen[9], seen[10] > 0, len(set(seen[10:20]))) == (0, True, 1)  # no weight comes back
+    pruned = [row["pruned weights"] for row in whole.rows]
+    layers = [part for part in whole.network.modules() if isinstance(part, nn.Linear)]
+    assert pruned[3] == sum(int((part.weight == 0).sum()) for part in layers)
+    assert (pruned[0], pruned[2] == pruned[3]) == (seen[10], True)
+    assert [row["pruned ReLUs"] for row in whole.rows][:1] == [0]
+    assert len({row["pruned ReLUs"] for row in whole.rows[1:]}) == 1
+    assert [row["clean accuracy before pruning"] is None for row in whole.rows] == [False, False, False, True]
+    assert len(masked(whole)) == 2
+
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    for step in (15, 25):  # before and after ReLUs are pruned
+        stopped = small_trainer(folder, recipe)
+        if step > 15:
+            stopped.resume(load_checkpoint(folder))
+
+        def interrupt(moment: Moment, step: int = step) -> None:
+            if moment.clock.step == step:
+                raise KeyboardInterrupt
+
+        stopped.watch = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run()
+    resumed = small_trainer(folder, recipe)
+    resumed.resume(load_checkpoint(folder))
+    resumed.run()
+    expected, found = whole.network.state_dict(), resumed.network.state_dict()
+    assert list(expected) == list(found)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert [{**row, "seconds": 0} for row in whole.rows] == [{**row, "seconds": 0} for row in resumed.rows]
+
+
+def test_pruning_does_not_touch_running_statistics(tmp_path: Path) -> None:
+    pruning = {"relus": {"prune": "relus", "share": 0.3, "at": 1}}
+    trainer = small_trainer(tmp_path, parse_recipe({**table(network="digits-resnet", epochs=1), "pruning": pruning}))
+    trainer.run()
+    assert {int(part.num_batches_tracked or 0) for part in trainer.network.modules()
+            if isinstance(part, nn.BatchNorm2d)} == {10}  # fmt: skip
+    assert trainer.rows[0]["pruned ReLUs"] == sum(int((part.piece >= 0).sum()) for part in masked(trainer))
+    graph = export(tmp_path, trainer.network, trainer.example, trainer.facts.recipe, {})
+    assert {node.type.size for node in graph if isinstance(node.op, Relu)} >= {
+        int((part.piece < 0).sum()) for part in masked(trainer)
+    }
+
+
+def masked(trainer: Trainer) -> list[MaskedReLU]:
+    return [part for part in trainer.network.modules() if isinstance(part, MaskedReLU)]
 
 
 def test_a_run_does_not_touch_the_random_state(tmp_path: Path) -> None:
