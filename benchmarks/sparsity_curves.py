@@ -37,7 +37,7 @@ from irverify.train.toml import parse_toml
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WEIGHTS = "0,5e-5,1.2e-4,2e-4,5e-4"
+WEIGHTS = "0,1.2e-4,2e-4,5e-4"
 SHARES = "0,0.02,0.05,0.1,0.15,0.2,0.25,0.3,0.35,0.4"
 RS_PICTURE, RELU_PICTURE = "rs_weight.png", "relu_pruning.png"
 

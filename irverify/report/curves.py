@@ -46,6 +46,8 @@ def draw_curves(folder: Path, recipe: Recipe, rows: Sequence[Row]) -> Path:
     panels = figure.subplots(2, 2, sharex=True).flatten().tolist()
     for panel, draw in zip(panels, (_accuracies, _loss, _radius, _schedules), strict=True):
         draw(panel, recipe, rows)
+        for number, epoch in enumerate(pruned_after(rows)):
+            panel.axvline(epoch, color=GREY, linestyle=":", linewidth=0.8, label=None if number else "pruning")
         if panel.lines:
             panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)  # beside the curves
         panel.grid(color="#dddddd", linewidth=0.6)
@@ -60,6 +62,11 @@ def draw_curves(folder: Path, recipe: Recipe, rows: Sequence[Row]) -> Path:
     figure.savefig(content, format="png", metadata={"Software": "irverify"})
     write_whole(folder / FILE, content.getvalue())
     return folder / FILE
+
+
+def pruned_after(rows: Sequence[Row]) -> list[float]:
+    """The epochs after which something was pruned."""
+    return [float(row["epoch"] or 0) for row in rows if row.get("clean accuracy before pruning") is not None]
 
 
 def _accuracies(axes: Axes, recipe: Recipe, rows: Sequence[Row]) -> None:

@@ -74,3 +74,12 @@ def test_one_term_is_the_whole_loss(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=curves.FILE):
         draw_curves(tmp_path / "no", RECIPE, ROWS)
+
+
+def test_prunings_are_marked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows: list[Row] = [{**entry, "clean accuracy before pruning": None} for entry in ROWS]
+    for place in (1, 3):
+        rows[place]["clean accuracy before pruning"] = 0.5
+    assert curves.pruned_after(rows) == [2.0, 4.0]
+    assert all("pruning" in panel for panel in drawn(monkeypatch, tmp_path, rows))
+    assert curves.pruned_after(ROWS) == []
