@@ -226,7 +226,9 @@ def _dense(site: Site, maps: tuple[Node, ...]) -> Replacement | None:
     reads = _reads(graph, (site.node,), maps).nonzero().flatten()
     if not len(reads):
         return None
-    parameters = [parameter for op in ops for parameter in op.parameters().values()]
+    parameters: list[Param] = [parameter for op in ops for parameter in op.parameters().values()]
+    if not any(value(parameter).is_floating_point() for parameter in parameters):
+        parameters.append(torch.zeros((), dtype=types[0].dtype, device=reads.device))  # for its element type alone
     name, size = site.renamed[maps[0].inputs[0]], types[0].size
     if types[0].rank != 1:
         name = site.add(Reshape((size,)), name, role="flat")
@@ -244,16 +246,16 @@ def _rebuilt(ops: tuple[Operator, ...], parameters: tuple[Tensor, ...]) -> list[
     return [op for op in result if isinstance(op, LinearOp)]
 
 
-def _number(types: tuple[TensorType, ...], parameters: tuple[Tensor, ...]) -> torch.dtype:
+def _number(parameters: tuple[Tensor, ...]) -> torch.dtype:
     """The element type of the weights, which a conversion of the graph changes."""
-    return next((tensor.dtype for tensor in parameters if tensor.is_floating_point()), types[0].dtype)
+    return next(tensor.dtype for tensor in parameters if tensor.is_floating_point())
 
 
 def _rows(
     ops: tuple[Operator, ...], types: tuple[TensorType, ...], count: int, reads: Tensor, *parameters: Tensor
 ) -> Tensor:
     """The rows of the composed map, by the adjoint of one-hot rows, `[results, reads]`."""
-    gradient = torch.eye(count, dtype=_number(types, parameters), device=reads.device)
+    gradient = torch.eye(count, dtype=_number(parameters), device=reads.device)
     for op, type_ in zip(reversed(_rebuilt(ops, parameters)), reversed(types), strict=True):
         gradient = op.adjoint(gradient, (type_,))[0]
     return gradient.flatten(1).index_select(1, reads)
@@ -261,7 +263,7 @@ def _rows(
 
 def _constant(ops: tuple[Operator, ...], types: tuple[TensorType, ...], *parameters: Tensor) -> Tensor:
     """The composed map at zero, `[results]`."""
-    result = torch.zeros((1, *types[0].shape), dtype=_number(types, parameters), device=parameters[0].device)
+    result = torch.zeros((1, *types[0].shape), dtype=_number(parameters), device=parameters[0].device)
     for op in _rebuilt(ops, parameters):
         result = op.evaluate(result)
     return result[0]

@@ -9,6 +9,8 @@ every example of the batch: there it is `s x + t`. Per activation
   constant: `gather(pad(concat(relu(gather(x, U)), gather(x, A))))`, plus the constants where they are not zero.
   Channels of which nothing is left are taken out whole first.
 
+Windows of a maximum pooling whose winner is certain become selections (see `winners`).
+
 Only operators that every analysis and backend has are used. Bounds that lie within rounding of a breakpoint decide as
 they stand: what that can change is rounding.
 """
@@ -17,21 +19,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from irverify.ir.graph import Graph, GraphBuilder, Node, without_dead_values
-from irverify.ir.ops import Concat, Constant, Elementwise, Gather, Operator, Pad, Reshape, ScaleShift
+from irverify.ir.graph import Graph, GraphBuilder, without_dead_values
+from irverify.ir.ops import Concat, Constant, Elementwise, Gather, MaxPool, Operator, Pad, Reshape, ScaleShift
 from irverify.passes.compact import compacted
 from irverify.passes.stability import stability
+from irverify.passes.stand_ins import OPEN, UNSTABLE, StandIn, places_among
+from irverify.passes.winners import Selection, Winners, winners
 from irverify.pipeline.base import Rewrite
 from irverify.pipeline.facts import Bounds, Stability
 from irverify.pipeline.state import State
 
-UNSTABLE, OPEN = "unstable", "open"
-"""What the unstable elements of an activation are called behind its name, before and after it: one value, flat, in
-order."""
+Certain: TypeAlias = "Tensor | Winners"
+"""What is certain of a node: the piece of each element, `[*shape]`, -1 where none is; the winners of windows."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +54,33 @@ class EliminateStable(Rewrite):
         return compacted(graph, reserved) if self.compact and graph is not state.graph else graph
 
     def carried(self, state: State, after: Graph) -> Mapping[str, Bounds]:
-        """Unstable elements keep the bounds of their activation's operand and result."""
+        """What stays undecided keeps the bounds of its activation's, or pooling's, operand and result."""
         found = {}
-        for name, piece in _certain(state).items():
-            open_ = (piece < 0).flatten()
-            for value, role in ((state.graph[name].inputs[0], UNSTABLE), (name, OPEN)):
+        for name, known in _certain(state).items():
+            if isinstance(known, Winners):
+                places = (known.contested().reshape(-1), known.open)
+            else:
+                places = ((known < 0).flatten().nonzero().flatten(),) * 2
+            values = (state.graph[name].inputs[0], name)
+            for value, role, chosen in zip(values, (UNSTABLE, OPEN), places, strict=True):
                 helper = f"{name}.{role}"
                 if helper in after and helper not in state.graph and value in state.bounds:
-                    known = state.bounds[value]
-                    lower, upper = (side.reshape(len(side), -1)[:, open_] for side in (known.lower, known.upper))
-                    found[helper] = Bounds(lower, upper, known.source)
+                    bounds = state.bounds[value]
+                    lower, upper = (side.reshape(len(side), -1)[:, chosen] for side in (bounds.lower, bounds.upper))
+                    found[helper] = Bounds(lower, upper, bounds.source)
         return found
 
 
-def _certain(state: State) -> dict[str, Tensor]:
-    """For each piecewise linear activation the piece that an element is on in every example, -1 where none is."""
-    certain = {}
+def _certain(state: State) -> dict[str, Certain]:
+    """What is certain in every example, of each piecewise linear activation and maximum pooling."""
+    certain: dict[str, Certain] = {}
     for node in state.graph:
         pieces = node.op.pieces() if isinstance(node.op, Elementwise) else None
         if pieces is not None:
             certain[node.name] = certain_pieces(stability(pieces, state.bounds_of(node.inputs[0])))
+        elif isinstance(node.op, MaxPool):
+            operand = state.graph[node.inputs[0]]
+            certain[node.name] = winners(node.op, operand.type, state.bounds_of(operand.name))
     return certain
 
 
@@ -79,22 +90,28 @@ def certain_pieces(labels: Stability) -> Tensor:
     return torch.where((labels.piece == first).all(0), first, -1)
 
 
-def eliminated(graph: Graph, certain: Mapping[str, Tensor], reserved: Collection[str] = ()) -> Graph:
-    """The graph in which the elements of an activation are on the pieces given, by the activation's name (-1: the
-    activation decides); itself where nothing is given. No new value has a `reserved` name."""
-    if not any(bool((piece >= 0).any()) for piece in certain.values()):
+def eliminated(graph: Graph, certain: Mapping[str, Certain], reserved: Collection[str] = ()) -> Graph:
+    """The graph in which elements of activations are on the pieces given, by the activation's name, and windows have
+    the winners given; itself where nothing is given. No new value has a `reserved` name."""
+    if not any(map(_says_something, certain.values())):
         return graph
     builder = GraphBuilder(graph.name)
     renamed: dict[str, str] = {}
     taken = {node.name for node in graph}.union(reserved)
     for node in graph:
         inputs = tuple(renamed[operand] for operand in node.inputs)
-        piece = certain.get(node.name)
-        if piece is None or not bool((piece >= 0).any()):
+        known = certain.get(node.name)
+        if known is None or not _says_something(known):
             renamed[node.name] = builder.add(node.op, *inputs, name=node.name, source=node.source)
+        elif isinstance(known, Winners):
+            renamed[node.name] = Selection(builder, node, taken).value(inputs[0], known)
         else:
-            renamed[node.name] = _Emission(builder, node, taken).value(inputs[0], piece)
+            renamed[node.name] = _Pieces(builder, node, taken).value(inputs[0], known)
     return without_dead_values(builder.graph([renamed[output] for output in graph.outputs], graph.origin))
+
+
+def _says_something(known: Certain) -> bool:
+    return known.any if isinstance(known, Winners) else bool((known >= 0).any())
 
 
 def lines(op: Elementwise, piece: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -111,13 +128,8 @@ def lines(op: Elementwise, piece: Tensor, dtype: torch.dtype) -> tuple[Tensor, T
     return slopes[chosen], intercepts[chosen]
 
 
-@dataclass(frozen=True)
-class _Emission:
-    """Adds what stands for one activation; only its last value has the activation's name."""
-
-    builder: GraphBuilder
-    node: Node
-    taken: set[str]
+class _Pieces(StandIn):
+    """What stands for one activation."""
 
     def value(self, operand: str, piece: Tensor) -> str:
         assert isinstance(self.node.op, Elementwise)
@@ -134,15 +146,15 @@ class _Emission:
         inner = self.add(Gather(channels, 0), operand, role="channels")
         inner = self._split(inner, piece[channels], slopes[channels], intercepts[channels], last=False)
         padded = self.add(Pad(((0, 1), *((0, 0),) * (rank - 1))), inner, role="padded")
-        return self._finish(Gather(_places(channels, len(empty)), 0), padded)
+        return self.finish(Gather(places_among(channels, len(empty)), 0), padded)
 
     def _affine(self, operand: str, slopes: Tensor, intercepts: Tensor) -> str:
         """`s x + t`, everywhere."""
         if not bool((slopes != 0).any()):
-            return self._finish(Constant(intercepts))
+            return self.finish(Constant(intercepts))
         scale = None if bool((slopes == 1).all()) else slopes
         shift = None if not bool((intercepts != 0).any()) else intercepts
-        return operand if scale is None and shift is None else self._finish(ScaleShift(scale, shift), operand)
+        return operand if scale is None and shift is None else self.finish(ScaleShift(scale, shift), operand)
 
     def _split(self, operand: str, piece: Tensor, slopes: Tensor, intercepts: Tensor, *, last: bool) -> str:
         """Some elements through the activation, some past it; `piece` is that of `operand`."""
@@ -151,7 +163,7 @@ class _Emission:
         open_, line = (piece < 0).flatten(), ((piece >= 0) & (slopes != 0)).flatten()
         through, past = open_.nonzero().flatten(), line.nonzero().flatten()
         if len(through) == count:
-            return self._finish(self.node.op, operand) if last else self.add(self.node.op, operand, role="whole")
+            return self.finish(self.node.op, operand) if last else self.add(self.node.op, operand, role="whole")
         parts = [self.add(self.node.op, self.add(Gather(through, 0), flat, role=UNSTABLE), role=OPEN)]
         if len(past):
             name = self.add(Gather(past, 0), flat, role="stable")
@@ -164,28 +176,9 @@ class _Emission:
         if len(places) < count:
             name = self.add(Pad(((0, 1),)), name, role="zero")
         shift = torch.where(piece >= 0, intercepts, 0.0)
-        ends: list[Operator] = [Gather(_places(places, count), 0)]
+        ends: list[Operator] = [Gather(places_among(places, count), 0)]
         ends += [] if len(shape) == 1 else [Reshape(shape)]
         ends += [ScaleShift(None, shift)] if bool((shift != 0).any()) else []
         for op in ends[:-1]:
             name = self.add(op, name, role="back")
-        return self._finish(ends[-1], name) if last else self.add(ends[-1], name, role="back")
-
-    def add(self, op: Operator, *inputs: str, role: str) -> str:
-        stem = f"{self.node.name}.{role}"
-        name, number = stem, 0
-        while name in self.taken:
-            number += 1
-            name = f"{stem}${number}"
-        self.taken.add(name)
-        return self.builder.add(op, *inputs, name=name, source=self.node.source)
-
-    def _finish(self, op: Operator, *inputs: str) -> str:
-        return self.builder.add(op, *inputs, name=self.node.name, source=self.node.source)
-
-
-def _places(chosen: Tensor, count: int) -> Tensor:
-    """Where each of `count` elements stands among those `chosen`; the place behind them for the others."""
-    places = chosen.new_full((count,), len(chosen))
-    places[chosen] = torch.arange(len(chosen), device=chosen.device)
-    return places
+        return self.finish(ends[-1], name) if last else self.add(ends[-1], name, role="back")

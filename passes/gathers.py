@@ -2,7 +2,8 @@
 
 1. of everything in order: gone; of a gather along the same axis: one;
 2. of a pad of which it takes nothing: gone; of a concat, where it takes the parts in order: a concat of gathers;
-3. of `linear` (last axis): a `linear` with those rows; of a `conv` in one group (channels): with those channels;
+3. of `linear` (last axis): a `linear` with those rows; of a `conv` (channels): with those channels, of as many from
+   each group, and of the groups that these are in;
 4. of an elementwise operator, `scale_shift`, `neg`, or a sum of values: that operator on the elements taken;
 5. of a flattened value, where it takes whole planes: the flattened gather of these; else it passes elementwise
    operators in front of the flattening;
@@ -15,6 +16,7 @@ Rules 3 to 5 hold where only gathers read the value, and between them no more el
 from __future__ import annotations
 
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -108,8 +110,8 @@ def _upwards(site: Site, axis: int, indices: Tensor) -> Replacement | None:
     op, source = maker.op, joined_source(maker, site.node)
     if isinstance(op, Linear) and axis == maker.type.rank - 1:
         return Replacement(_with_rows(op, indices), maker.inputs, source)
-    if isinstance(op, Conv) and axis == 0 and op.groups == 1:
-        return Replacement(_with_rows(op, indices), maker.inputs, source)
+    if isinstance(op, Conv) and axis == 0:
+        return _of_channels(site, op, indices)
     if isinstance(op, Reshape) and maker.type.rank == 1:
         return _through_flattening(site, indices)
     taken = elementwise_on(op, maker.type, axis, indices)
@@ -117,6 +119,21 @@ def _upwards(site: Site, axis: int, indices: Tensor) -> Replacement | None:
         return None
     names = [site.add(Gather(indices, axis), name, role=f"of{place}") for place, name in enumerate(maker.inputs)]
     return Replacement(taken, tuple(names), source)
+
+
+def _of_channels(site: Site, op: Conv, indices: Tensor) -> Replacement | None:
+    """Rule 3 for a convolution, the maker of this gather's operand."""
+    maker = site.maker()
+    source = joined_source(maker, site.node)
+    if op.groups == 1:
+        return Replacement(_with_rows(op, indices), maker.inputs, source)
+    groups, counts = (indices // (maker.type.shape[0] // op.groups)).unique_consecutive(return_counts=True)
+    if len(groups.unique()) < len(groups) or len(counts.unique()) > 1:
+        return None
+    width = site.type(maker.inputs[0]).shape[0] // op.groups
+    channels = (groups[:, None] * width + torch.arange(width, device=groups.device)).reshape(-1)
+    name = site.add(Gather(channels, 0), maker.inputs[0], role="groups")
+    return Replacement(_with_rows(op, indices).replace(groups=len(groups)), (name,), source)
 
 
 def elementwise_on(op: Operator, type_: TensorType, axis: int, indices: Tensor) -> Operator | None:
@@ -142,7 +159,10 @@ def _selected(axis: int, tensor: Tensor, indices: Tensor) -> Tensor:
     return tensor.index_select(axis, indices)
 
 
-def _with_rows(op: Linear | Conv, indices: Tensor) -> Linear | Conv:
+Layer = TypeVar("Layer", Linear, Conv)
+
+
+def _with_rows(op: Layer, indices: Tensor) -> Layer:
     bias = None if op.bias is None else Derived(partial(_selected, 0), op.bias, indices)
     return op.replace(weight=Derived(partial(_selected, 0), op.weight, indices), bias=bias)
 

@@ -20,7 +20,7 @@ from irverify.errors import UnsupportedError, UsageError
 from irverify.ir.graph import Graph, Node, rewrite
 from irverify.ir.ops import Conv, ConvTranspose, Elementwise, Linear
 from irverify.ir.ops.base import Pieces
-from irverify.ir.params import Derived, Param, value
+from irverify.ir.params import Derived, value
 from irverify.passes.change import Pair, largest, output_change
 from irverify.passes.eliminate_stable import eliminated
 from irverify.passes.tolerance import output_tolerances
@@ -30,6 +30,7 @@ from irverify.pipeline.manager import run
 from irverify.pipeline.state import DEFAULT_ANALYSIS, State
 
 Layer = Linear | Conv | ConvTranspose
+By = Literal["neuron", "channel"]
 EXAMPLES = 512
 """So many examples go through the network at once when activity is counted."""
 
@@ -39,21 +40,22 @@ class PruneWeights(Rewrite):
     """Small weights become exact zeros; changes the function by at most `output_change`.
 
     Weights with magnitude below `threshold` go, or the smallest ones up to the share `sparsity` of all (zeros that are
-    there count), of each layer or of the whole network. `only`: names of layers, with wildcards, joined by `+`. Biases
-    stay. The other weights stay live; a weight that is pruned stays zero.
+    there count): over each layer, the whole network, or each channel, which are rows of a matrix and of a convolution
+    what makes one channel. `only`: names of layers, with wildcards, joined by `+`. Biases stay. The other weights stay
+    live; a weight that is pruned stays zero.
     """
 
     name = "prune-weights"
     keeps_function = False
     threshold: float | None = None
     sparsity: float | None = None
-    over: Literal["layer", "network"] = "layer"
+    over: Literal["channel", "layer", "network"] = "layer"
     only: str | None = None
 
     def run(self, state: State) -> Graph:
         self._check()
         layers = {node.name: node.op for node in _chosen(state.graph, self.only) if isinstance(node.op, Layer)}
-        kept = _kept({name: op.weight for name, op in layers.items()}, self)
+        kept = _kept(layers, self)
 
         def pruned(op: Layer, name: str) -> Layer:
             return op.replace(weight=Derived(torch.mul, op.weight, kept[name].to(value(op.weight).dtype)))
@@ -94,14 +96,16 @@ def _chosen(graph: Graph, only: str | None) -> list[Node]:
     return [node for node in graph if any(fnmatch.fnmatchcase(node.name, word) for word in words)]
 
 
-def _kept(weights: Mapping[str, Param], how: PruneWeights) -> dict[str, Tensor]:
+def _kept(layers: Mapping[str, Layer], how: PruneWeights) -> dict[str, Tensor]:
     """Which entries of each weight stay."""
-    sizes = {name: value(weight).detach().abs() for name, weight in weights.items()}
+    sizes = {name: value(op.weight).detach().abs() for name, op in layers.items()}
     if how.threshold is not None:
         return {name: size >= how.threshold for name, size in sizes.items()}
     assert how.sparsity is not None
     if how.over == "layer":
         return {name: _largest(size.flatten(), how.sparsity).reshape(size.shape) for name, size in sizes.items()}
+    if how.over == "channel":
+        return {name: _largest_by_channel(layers[name], size, how.sparsity) for name, size in sizes.items()}
     if not sizes:
         return {}
     joined = _largest(torch.cat([size.flatten() for size in sizes.values()]), how.sparsity)
@@ -116,21 +120,34 @@ def _largest(sizes: Tensor, sparsity: float) -> Tensor:
     return kept
 
 
+def _largest_by_channel(op: Layer, size: Tensor, sparsity: float) -> Tensor:
+    """The same for what makes each output channel."""
+    if not isinstance(op, ConvTranspose):
+        return torch.stack([_largest(row.flatten(), sparsity).reshape(row.shape) for row in size])
+    groups = size.reshape(op.groups, -1, *size.shape[1:]).transpose(1, 2)  # [groups, out, in, *kernel]
+    kept = torch.stack([
+        torch.stack([_largest(row.flatten(), sparsity).reshape(row.shape) for row in group]) for group in groups
+    ])  # fmt: skip
+    return kept.transpose(1, 2).reshape(size.shape)
+
+
 @dataclass(frozen=True)
 class PruneRelus(Rewrite):
     """Neurons nearly always on one piece stay there; changes the function by at most `output_change`.
 
     An element of a piecewise linear activation that is on the same piece at all centres of the regions but a `share`
-    of them, at most, is put on it for good. `only`: names of activations, with wildcards, joined by `+`.
+    of them, at most, is put on it for good. `by` channel, all elements of a channel are counted together and go
+    together, so that the channel leaves a convolution. `only`: names of activations, with wildcards, joined by `+`.
     """
 
     name = "prune-relus"
     keeps_function = False
     share: float = 0.0
     only: str | None = None
+    by: Literal["neuron", "channel"] = "neuron"
 
     def run(self, state: State) -> Graph:
-        return eliminated(state.graph, self._pieces(state))
+        return eliminated(state.graph, self._pieces(state), state.retired)
 
     def report(self, state: State, after: Graph) -> Mapping[str, int | float]:
         pieces = self._pieces(state)
@@ -141,28 +158,32 @@ class PruneRelus(Rewrite):
     def _pieces(self, state: State) -> dict[str, Tensor]:
         centres = [region.center for region in state.given_regions(self.name)]
         given = {node.name: centre for node, centre in zip(state.graph.inputs, centres, strict=True)}
-        return usual_pieces(state.graph, given | dict(state.operands), self.share, self.only)
+        return usual_pieces(state.graph, given | dict(state.operands), self.share, self.only, self.by)
 
 
-def prune_relus(graph: Graph, data: Tensor | Sequence[Tensor], share: float = 0.0, only: str | None = None) -> Graph:
+def prune_relus(
+    graph: Graph, data: Tensor | Sequence[Tensor], share: float = 0.0, only: str | None = None, by: By = "neuron"
+) -> Graph:
     """The graph whose neurons that `data` leave on one piece, but for a `share` of it, are put on it for good.
 
     `data` are inputs `[count, *shape]`, one tensor for each input of the graph. Convolutions are pruned neuron by
-    neuron; what that frees, `compact` leaves out. Raises UsageError for a share outside [0, 0.5) and for no data.
+    neuron, or `by` channel; what that frees, `compact` leaves out. Raises UsageError for a share outside [0, 0.5) and
+    for no data.
     """
     parts = [data] if isinstance(data, Tensor) else list(data)
     if len(parts) != len(graph.inputs):
         raise UsageError(f"expected data for each of {len(graph.inputs)} inputs, got {len(parts)}", where="prune-relus")
     given = {node.name: part for node, part in zip(graph.inputs, parts, strict=True)}
-    return eliminated(graph, usual_pieces(graph, given, share, only))
+    return eliminated(graph, usual_pieces(graph, given, share, only, by))
 
 
 @torch.no_grad()
 def usual_pieces(
-    graph: Graph, data: Mapping[str, Tensor], share: float, only: str | None = None
+    graph: Graph, data: Mapping[str, Tensor], share: float, only: str | None = None, by: By = "neuron"
 ) -> dict[str, Tensor]:
     """For each piecewise linear activation the piece that an element is on, but for a `share` of the data at most,
-    `[*shape]`; -1 where there is none. `data`: inputs and operands `[count, *shape]` by name."""
+    `[*shape]`; -1 where there is none. `by` channel the piece that its elements are on, but for a `share` of these at
+    all data. `data`: inputs and operands `[count, *shape]` by name."""
     if not 0 <= share < 0.5:
         raise UsageError(f"expected a share in [0, 0.5), got {share}", where="prune-relus")
     chosen = {
@@ -179,7 +200,10 @@ def usual_pieces(
         for name, pieces in chosen.items():
             found = _visits(pieces, values[graph[name].inputs[0]])
             visits[name] = visits[name] + found if name in visits else found
-    return {name: _usual(counted, max(counts), share) for name, counted in visits.items()}
+    count = max(counts)
+    if by == "neuron":
+        return {name: _usual(counted, count, share) for name, counted in visits.items()}
+    return {name: _usual_of_channels(counted, count, share) for name, counted in visits.items()}
 
 
 def _visits(pieces: Pieces, x: Tensor) -> Tensor:
@@ -195,6 +219,15 @@ def _usual(visits: Tensor, count: int, share: float) -> Tensor:
     """The piece that all of `count` examples but a `share` are on; -1 where there is none."""
     usual = count - visits <= share * count
     return torch.where(usual.any(0), usual.int().argmax(0), -1).to(torch.int8)
+
+
+def _usual_of_channels(visits: Tensor, count: int, share: float) -> Tensor:
+    """The same, for all elements of a channel together, in the shape of the elements."""
+    if visits.ndim <= 2:  # an element is a channel
+        return _usual(visits, count, share)
+    plane = visits[0, 0].numel()
+    whole = _usual(visits.flatten(2).sum(2), count * plane, share)
+    return whole.reshape(-1, *(1,) * (visits.ndim - 2)).expand(visits.shape[1:])
 
 
 def _change(state: State, after: Graph, pieces: Mapping[str, Tensor]) -> dict[str, float]:

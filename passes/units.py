@@ -1,7 +1,8 @@
 """Neurons that say nothing of their own, between two layers: `layer -> elementwise operators -> reader`.
 
-A unit is a row of a `linear` or an output channel of a `conv` in one group. Units with the same weights and bias are
-merged, and their readers' weights added; a unit without weights is a constant and goes into the reader's bias.
+A unit is a row of a `linear` or an output channel of a `conv`, and pooling may stand between. Units with the same
+weights and bias (and group) are merged, and their readers' weights added; a unit without weights is a constant and goes
+into the reader's bias.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from irverify.ir.graph import Node
-from irverify.ir.ops import Conv, Elementwise, Linear, MaxPool, Operator, Reshape, Spec
+from irverify.ir.ops import AveragePool, Conv, Elementwise, Gather, Linear, MaxPool, Operator, Reshape, Spec
+from irverify.ir.ops.conv import Pairs
 from irverify.ir.params import Derived, Param, value
 from irverify.passes.columns import Reader, reader_of
 from irverify.passes.rewriting import Replacement, Site, joined_source
@@ -62,7 +64,7 @@ def _chain(site: Site) -> _Chain | None:
     name, span = site.inputs[0], 1
     while site.sole_use(name):
         node = site.node_of(name)
-        if isinstance(node.op, Elementwise | MaxPool):
+        if isinstance(node.op, Elementwise | MaxPool | AveragePool):
             between.insert(0, node)
         elif isinstance(node.op, Reshape) and node.type.rank == 1 and span == 1:
             shape = site.type(node.inputs[0]).shape
@@ -79,9 +81,9 @@ def _chain(site: Site) -> _Chain | None:
 def _fits(site: Site, layer: Node, between: list[Node]) -> bool:
     """Whether the units of a layer are what the reader tells apart."""
     flattened = any(isinstance(node.op, Reshape) for node in between)
-    if isinstance(layer.op, Conv) and layer.op.groups == 1:
+    if isinstance(layer.op, Conv):
         return flattened != isinstance(site.op, Conv)
-    pooled = any(isinstance(node.op, MaxPool) for node in between)
+    pooled = any(isinstance(node.op, MaxPool | AveragePool) for node in between)
     return isinstance(layer.op, Linear) and isinstance(site.op, Linear | Spec) and not flattened and not pooled
 
 
@@ -91,11 +93,13 @@ def _sorted(chain: _Chain, reader: Reader) -> tuple[Tensor, Tensor, Tensor]:
     matrix = value(chain.weight).detach().flatten(1)
     bias = matrix.new_zeros(len(matrix)) if chain.bias is None else value(chain.bias).detach()
     constant = (matrix == 0).all(1)
-    if isinstance(reader, Conv) and any(amount > 0 for pair in reader.padding for amount in pair):
+    if isinstance(reader, Conv) and _pads(reader.padding):
         # What is padded is 0, and not the constant.
         constant = constant & (_after(_operators(chain), bias) == 0)
+    if any(isinstance(node.op, AveragePool) and _pads(node.op.counted) for node in chain.between):
+        constant = torch.zeros_like(constant)
     constant = constant & bool((~constant).any())
-    _, group = torch.unique(torch.cat([matrix, bias[:, None]], 1), dim=0, return_inverse=True)
+    _, group = torch.unique(_signatures(chain, matrix, bias), dim=0, return_inverse=True)
     places = torch.arange(len(matrix), device=matrix.device)
     first = places.new_full((len(matrix),), len(matrix)).scatter_reduce(0, group, places, "amin")[group]
     kept = places[(first == places) & ~constant]
@@ -104,13 +108,28 @@ def _sorted(chain: _Chain, reader: Reader) -> tuple[Tensor, Tensor, Tensor]:
     return places[constant], kept, torch.where(constant, -1, number[first])
 
 
+def _pads(padding: Pairs) -> bool:
+    return any(amount > 0 for pair in padding for amount in pair)
+
+
+def _signatures(chain: _Chain, matrix: Tensor, bias: Tensor) -> Tensor:
+    """Rows that are alike where units are."""
+    groups = chain.layer.op.groups if isinstance(chain.layer.op, Conv) else 1
+    group = torch.arange(len(matrix), device=matrix.device) // (len(matrix) // groups)
+    return torch.cat([matrix, bias[:, None], group[:, None].to(matrix.dtype)], 1)
+
+
 def _smaller(site: Site, chain: _Chain, kept: Tensor) -> str:
     """The chain for the units that stay."""
     layer = chain.layer.op
     assert isinstance(layer, Linear | Conv)
-    bias = None if layer.bias is None else Derived(_rows, layer.bias, kept)
-    op: Operator = layer.replace(weight=Derived(_rows, layer.weight, kept), bias=bias)
-    name = site.add(op, *chain.layer.inputs, role="units")
+    op: Operator
+    if isinstance(layer, Conv) and layer.groups > 1:
+        name = site.add(Gather(kept, 0), chain.layer.name, role="units")  # the groups are another rule's matter
+    else:
+        bias = None if layer.bias is None else Derived(_rows, layer.bias, kept)
+        op = layer.replace(weight=Derived(_rows, layer.weight, kept), bias=bias)
+        name = site.add(op, *chain.layer.inputs, role="units")
     for node in chain.between:
         op = Reshape((len(kept) * chain.span,)) if isinstance(node.op, Reshape) else node.op
         name = site.add(op, name, role="units")

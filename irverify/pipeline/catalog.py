@@ -126,7 +126,7 @@ CATALOG: dict[str, Entry] = _table(
         (
             Option("threshold", "float", None, optional=True),
             Option("sparsity", "float", None, optional=True),
-            Option("over", "str", "layer", ("layer", "network")),
+            Option("over", "str", "layer", ("channel", "layer", "network")),
             Option("only", "str", None, optional=True),
         ),
         changes=True,
@@ -136,7 +136,11 @@ CATALOG: dict[str, Entry] = _table(
         "rewrite",
         "irverify.passes.prune:PruneRelus",
         "Neurons nearly always on one piece stay there; changes the function by at most `output_change`.",
-        (Option("share", "float", 0.0), Option("only", "str", None, optional=True)),
+        (
+            Option("share", "float", 0.0),
+            Option("only", "str", None, optional=True),
+            Option("by", "str", "neuron", ("neuron", "channel")),
+        ),
         changes=True,
     ),
     Entry(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from irverify.ir.check import check, same_function
 from irverify.ir.graph import Graph, convert, rewrite
-from irverify.ir.ops import Conv, Linear, Relu
+from irverify.ir.ops import AveragePool, Conv, Linear, Relu
 from irverify.ir.params import Derived, value
 from irverify.ir.text import parse_graph
 from irverify.pipeline import optimize
@@ -128,6 +128,70 @@ def test_a_constant_channel_in_front_of_padding_stays() -> None:
     )
 
 
+def test_dead_channels_of_a_depthwise_convolution() -> None:
+    """Nobody reads channel 1, and so nobody its group and the channel of the first convolution that this reads."""
+    assert_rewrites(
+        NAME,
+        """
+        %x: f32[1,2,2] = input()
+        %a: f32[3,2,2] = conv(%x) {weight=tensor([[[[1.0]]], [[[2.0]]], [[[3.0]]]])}
+        %r: f32[3,2,2] = relu(%a)
+        %d: f32[3,2,2] = conv(%r) {weight=tensor([[[[4.0]]], [[[5.0]]], [[[6.0]]]]), bias=tensor([7.0, 8.0, 9.0]), \
+groups=3}
+        %s: f32[3,2,2] = relu(%d)
+        %y: f32[1,2,2] = conv(%s) {weight=tensor([[[[1.0]], [[0.0]], [[2.0]]]])}
+        return %y
+        """,
+        """
+        %x: f32[1,2,2] = input()
+        %y.read.of0.groups.of0: f32[2,2,2] = conv(%x) {weight=tensor([[[[1.0]]], [[[3.0]]]])}
+        %y.read.of0.groups: f32[2,2,2] = relu(%y.read.of0.groups.of0)
+        %y.read.of0: f32[2,2,2] = conv(%y.read.of0.groups) {weight=tensor([[[[4.0]]], [[[6.0]]]]), \
+bias=tensor([7.0, 9.0]), groups=2}
+        %y.read: f32[2,2,2] = relu(%y.read.of0)
+        %y: f32[1,2,2] = conv(%y.read) {weight=tensor([[[[1.0]], [[2.0]]]])}
+        return %y
+        """,
+    )
+
+
+def test_units_of_other_groups_are_other_units() -> None:
+    """Rows 0 and 1 are equal but read different channels; 2 and 3 are one unit; 4 and 5 are the constant 3."""
+    text = """
+        %x: f32[3,1,1] = input()
+        %a: f32[6,1,1] = conv(%x) {weight=tensor([[[[1.0]]], [[[2.0]]], [[[1.0]]], [[[1.0]]], [[[0.0]]], [[[0.0]]]]), \
+bias=tensor([0.0, 0.0, 0.0, 0.0, 3.0, 3.0]), groups=3}
+        %r: f32[6,1,1] = relu(%a)
+        %y: f32[1,1,1] = conv(%r) {weight=tensor([[[[1.0]], [[1.0]], [[10.0]], [[100.0]], [[5.0]], [[7.0]]]]), \
+bias=tensor([1.0])}
+        return %y
+        """
+    graph = parse_graph(f'graph "g" {{{text}}}')
+    after = optimize(graph, NAME, check=True)
+    layer = after["y"].op
+    assert isinstance(layer, Conv) and layer.bias is not None
+    assert value(layer.weight).flatten().tolist() == [1.0, 1.0, 110.0]
+    assert value(layer.bias).tolist() == [37.0]
+
+
+def test_pooling_stands_between_units_and_their_reader() -> None:
+    """Channels 0 and 1 are one; 2 is a constant, which its mean over counted padding is not."""
+    text = """graph "g" {{
+        %x: f32[1,1,4] = input()
+        %a: f32[3,1,4] = conv(%x) {{weight=tensor([[[[1.0]]], [[[1.0]]], [[[0.0]]]]), bias=tensor([0.0, 0.0, 3.0])}}
+        %p: f32[3,1,2] = average_pool(%a) {{kernel=(1, 3), stride=(1, 3), padding=((0, 0), (1, 1)), \
+counted=((0, 0), ({0}, {0})), dilation=(1, 1)}}
+        %r: f32[3,1,2] = relu(%p)
+        %f: f32[6] = reshape(%r) {{shape=(6,)}}
+        %y: f32[1] = linear(%f) {{weight=tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])}}
+        return %y
+    }}"""
+    for counted, channels in ((0, 1), (1, 2)):
+        after = optimize(parse_graph(text.format(counted)), NAME, check=True)
+        pools = [node.type.shape for node in after if isinstance(node.op, AveragePool)]
+        assert pools == [(channels, 1, 2)]
+
+
 def test_few_elements_of_a_convolution_are_a_linear_of_what_they_read() -> None:
     """Elements 1 and 2 of the result read elements 1 to 3 of the operand: 6 multiplications instead of 8."""
     assert_rewrites(
@@ -174,15 +238,23 @@ counted=((0, 0), (0, 0)), dilation=(1, 1)}
 def test_a_dense_map_follows_a_conversion() -> None:
     text = """graph "g" {
     %x: f32[1,2,5] = input()
-    %c: f32[1,1,4] = conv(%x) {weight=tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), bias=tensor([3.0])}
+    %c: f32[1,1,4] = {MAP}
     %f: f32[4] = reshape(%c) {shape=(4,)}
     %y: f32[2] = gather(%f) {indices=tensor([1, 2], i64), axis=0}
     return %y
     }"""
-    after = convert(optimize(parse_graph(text), NAME), torch.float64)
-    assert any(isinstance(node.op, Linear) for node in after)
-    x = torch.arange(10.0, dtype=torch.float64).reshape(1, 1, 2, 5)
-    assert torch.equal(after.evaluate(x), convert(parse_graph(text), torch.float64).evaluate(x))  # type: ignore[arg-type]
+    maps = (
+        "conv(%x) {weight=tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), bias=tensor([3.0])}",
+        "average_pool(%x) {kernel=(2, 2), stride=(2, 1), padding=((0, 0), (0, 0)), counted=((0, 0), (0, 0)), "
+        "dilation=(1, 1)}",
+    )
+    for made in maps:
+        graph = parse_graph(text.replace("{MAP}", made))
+        after = convert(optimize(graph, NAME), torch.float64)
+        assert any(isinstance(node.op, Linear) for node in after)
+        check(after)
+        x = torch.arange(10.0, dtype=torch.float64).reshape(1, 1, 2, 5)
+        assert torch.equal(after.evaluate(x), convert(graph, torch.float64).evaluate(x))  # type: ignore[arg-type]
 
 
 def test_what_is_past_a_concatenation_composes() -> None:

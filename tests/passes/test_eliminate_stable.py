@@ -11,18 +11,34 @@ from irverify.backends.milp import formulate
 from irverify.errors import GraphError, UsageError
 from irverify.ir.check import check, deviation
 from irverify.ir.graph import Graph, GraphBuilder
-from irverify.ir.ops import Clip, Conv, LeakyRelu, Linear, Relu, Reshape
+from irverify.ir.ops import Add, Clip, Conv, LeakyRelu, Linear, MaxPool, Relu, Reshape
 from irverify.ir.params import value
 from irverify.ir.text import parse_graph
 from irverify.ir.types import TensorType
 from irverify.passes.eliminate_stable import EliminateStable
-from irverify.pipeline import Rewrite, State, optimize, run
+from irverify.passes.winners import winners
+from irverify.pipeline import Bounds, Rewrite, State, optimize, run
 from irverify.properties import robust
 from irverify.regions import Box, Linf
-from tests.random_graphs import AFFINE, EVERYTHING, PIECEWISE, Kind, boxes, conv, graphs, linear, points, reshape
+from tests.random_graphs import (
+    AFFINE,
+    EVERYTHING,
+    PIECEWISE,
+    Kind,
+    boxes,
+    conv,
+    elementwise,
+    graphs,
+    linear,
+    max_pool,
+    points,
+    reshape,
+)
 
 NAME = "eliminate-stable"
-KINDS: tuple[tuple[Kind, ...], ...] = (EVERYTHING, AFFINE + PIECEWISE * 3, (conv, linear, reshape, *PIECEWISE[:4]))
+KINDS: tuple[tuple[Kind, ...], ...] = (
+    EVERYTHING, AFFINE + PIECEWISE * 3, (conv, linear, reshape, *PIECEWISE[:4]), (conv, max_pool, elementwise(Relu())),
+)  # fmt: skip
 
 
 def dense(*layers: tuple[list[list[float]], list[float]], act: object = None) -> Graph:
@@ -107,6 +123,39 @@ def test_dead_channels_leave_the_convolution() -> None:
     assert all(shape[1] == 2 for shape in shapes[1:])
 
 
+def residual(groups: int) -> Graph:
+    """`relu(a(x) + b(relu(a(x))))`, a and b of four channels, and a linear layer."""
+    generator = torch.Generator().manual_seed(groups)
+
+    def tensor(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    builder = GraphBuilder("residual")
+    x = builder.input(TensorType((2, 4, 4), torch.float64))
+    bias = torch.tensor([20.0, -20.0, 0.0, 0.5], dtype=torch.float64)
+    a = builder.add(Conv(tensor(4, 2, 3, 3), bias, padding=((1, 1), (1, 1))), x)
+    inner = Conv(tensor(4, 4 // groups, 3, 3) / 4, tensor(4), padding=((1, 1), (1, 1)), groups=groups)
+    b = builder.add(inner, builder.add(Relu(), a))
+    r = builder.add(Relu(), builder.add(Add(), a, b), name="last")
+    flat = builder.add(Reshape((64,)), r)
+    return builder.graph([builder.add(Linear(tensor(2, 64)), flat)])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_residual_sums_and_groups(groups: int) -> None:
+    """Channel 0 of a is active and 1 inactive everywhere; the others are partly stable."""
+    graph = residual(groups)
+    centre = 0.2 * torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    region = Linf(centre, 0.05)
+    state = run(graph, f"ibp,crown,{NAME},ibp,crown,stability", region, check=True)
+    before = run(graph, "ibp,crown,stability", region)
+    unstable = [sum(labels.counts()[2] for labels in each.stability.values()) for each in (before, state)]
+    assert 0 < sum(activations(state.graph)) == unstable[0] < sum(activations(graph))
+    assert unstable[1] <= unstable[0]
+    for point in points(graph, (region,), count=4):
+        assert deviation(graph.evaluate(point["x"]), state.graph.evaluate(point["x"])) <= 1e-12  # type: ignore[arg-type]
+
+
 def test_no_new_value_has_the_name_of_one_that_is_gone() -> None:
     """What is known of a value by name outlives a run: a driver may hand it to the graph that it started from."""
     text = """graph "g" {
@@ -124,6 +173,61 @@ def test_no_new_value_has_the_name_of_one_that_is_gone() -> None:
         state = run(graph, pipeline, box([0.0], [1.0]))
         assert "y.read" not in state.graph
         assert "y.read" not in state.bounds
+
+
+def pooled(kernel: tuple[int, int], stride: tuple[int, int], padding: int = 0) -> Graph:
+    builder = GraphBuilder("pooled")
+    x = builder.input(TensorType((1, 1, 6), torch.float64))
+    pool = MaxPool(kernel, stride, ((0, 0), (padding, padding)), (1, 1))
+    return builder.graph([builder.add(pool, x, name="p")])
+
+
+def row(*entries: float) -> torch.Tensor:
+    return torch.tensor([[[entries]]], dtype=torch.float64)
+
+
+def test_windows_with_one_winner_are_selections() -> None:
+    """Elements 0, 3 and 4 win their windows: 1 is at most 0's least, 5 is beaten by 4."""
+    region = Box(row(2, 0, 0, 5, 1, -1), row(3, 2, 4, 6, 2, 1))
+    after = run(pooled((1, 2), (1, 2)), NAME, region, check=True).graph
+    assert [node.op.name for node in after] == ["input", "reshape", "gather", "reshape"]
+    assert after.evaluate(row(2.5, 1, 1, 5, 1, 0)).tolist() == [[[[2.5, 5.0, 1.0]]]]  # type: ignore[union-attr]
+
+
+def test_open_windows_keep_their_candidates_and_bounds() -> None:
+    """Windows (0, 1, 2) and (3, 4, 5), padding in front: 0 and 2 may win the first, 4 wins the second."""
+    region = Box(row(0, 0, 1, 0, 7, 0), row(2, 1, 3, 1, 8, 1))
+    state = run(pooled((1, 3), (1, 3)), f"ibp,{NAME}", region, check=True)
+    pools = [node for node in state.graph if isinstance(node.op, MaxPool)]
+    assert [node.op.kernel for node in pools if isinstance(node.op, MaxPool)] == [(1, 2)]
+    found = {role: state.bounds[f"p.{role}"] for role in ("unstable", "open")}
+    assert found["unstable"].lower.tolist() == [[0.0, 1.0]] and found["unstable"].upper.tolist() == [[2.0, 3.0]]
+    assert found["open"].lower.tolist() == [[1.0]] and found["open"].upper.tolist() == [[3.0]]
+    assert state.graph.evaluate(row(2, 0, 1, 0, 7, 0)).tolist() == [[[[2.0, 7.0]]]]  # type: ignore[union-attr]
+
+
+def test_a_winner_must_win_in_every_example() -> None:
+    lower, upper = torch.cat([row(2, 0), row(0, 2)]), torch.cat([row(3, 1), row(1, 3)])
+    graph = pooled((1, 2), (1, 2))
+    lower, upper = (torch.nn.functional.pad(side, (0, 4)) for side in (lower, upper))
+    state = run(graph, NAME, Box(lower, upper), check=True)
+    assert [node.op.kernel for node in state.graph if isinstance(node.op, MaxPool)] == [(1, 2)]
+
+
+def test_padding_never_wins() -> None:
+    """Negative elements, next to padding: the windows at the ends have two elements each."""
+    region = Box(row(-5, -9, -9, -9, -9, -5), row(-4, -8, -8, -8, -8, -4))
+    after = run(pooled((1, 3), (1, 3), 1), NAME, region, check=True).graph
+    assert after.evaluate(row(-4, -8, -9, -9, -8, -5)).tolist() == [[[[-4.0, -8.0]]]]  # type: ignore[union-attr]
+
+
+def test_bounds_that_say_nothing_exclude_no_candidate() -> None:
+    nothing = torch.full((1, 1, 1, 6), torch.nan, dtype=torch.float64)
+    for lower, upper in ((nothing, nothing), (row(*[-torch.inf] * 6), row(*[torch.inf] * 6))):
+        graph = pooled((1, 2), (1, 2))
+        pool = graph["p"].op
+        assert isinstance(pool, MaxPool)
+        assert winners(pool, graph.inputs[0].type, Bounds(lower, upper, "test")).counts.tolist() == [2, 2, 2]
 
 
 def test_it_needs_a_region() -> None:
@@ -152,7 +256,7 @@ def test_the_check_samples_inside_the_region() -> None:
         run(graph, step, box([-1.0], [1.0]), check=True)
 
 
-@pytest.mark.parametrize("kinds", KINDS, ids=["everything", "piecewise", "layers"])
+@pytest.mark.parametrize("kinds", KINDS, ids=["everything", "piecewise", "layers", "pooling"])
 @settings(max_examples=12)
 @given(data=st.data())
 def test_outputs_are_unchanged_on_the_region(kinds: tuple[Kind, ...], data: st.DataObject) -> None:

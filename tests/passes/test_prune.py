@@ -11,7 +11,7 @@ from torch import Tensor
 from irverify.backends.torch import BoundGraph
 from irverify.errors import UsageError
 from irverify.ir.graph import Graph, GraphBuilder
-from irverify.ir.ops import Conv, Linear, Relu
+from irverify.ir.ops import Conv, ConvTranspose, Linear, Relu
 from irverify.ir.params import value
 from irverify.ir.types import TensorType
 from irverify.passes.prune import EXAMPLES, PruneRelus, PruneWeights, prune_relus
@@ -149,13 +149,46 @@ def test_the_change_is_never_exceeded(data: st.DataObject) -> None:
     kinds = data.draw(st.sampled_from((EVERYTHING, (linear, conv) * 3 + PIECEWISE * 2)))
     graph = data.draw(graphs(kinds=kinds, max_nodes=10))
     regions = data.draw(boxes(graph))
-    steps = (PruneWeights(threshold=0.3), PruneWeights(sparsity=0.5, over="network"), PruneRelus(share=0.3))
+    steps = (
+        PruneWeights(threshold=0.3), PruneWeights(sparsity=0.5, over="network"), PruneRelus(share=0.3),
+        PruneWeights(sparsity=0.5, over="channel"), PruneRelus(share=0.4, by="channel"),
+    )  # fmt: skip
     state = run(graph, data.draw(st.sampled_from(steps)), regions)
     bound = float(state.timings[-1].statistics["output_change"])
     for point in points(graph, regions, count=3):
         before, now = graph.values(point), state.graph.values(point)
         for old, new in zip(graph.outputs, state.graph.outputs, strict=True):
             assert float((before[old] - now[new]).abs().max()) <= bound
+
+
+def test_channels_are_pruned_whole() -> None:
+    """Channel 0 is inactive but at one element of one of two inputs, 1 of 6; channel 1 is its opposite."""
+    builder = GraphBuilder("conv")
+    x = builder.input(TensorType((1, 1, 3), torch.float64))
+    a = builder.add(Conv(torch.tensor([[[[1.0]]], [[[-1.0]]]], dtype=torch.float64)), x)
+    r = builder.add(Relu(), a)
+    graph = builder.graph([builder.add(Conv(torch.ones(1, 2, 1, 1, dtype=torch.float64)), r)])
+    data = torch.tensor([[[[-1.0, -2.0, 3.0]]], [[[-1.0, -2.0, -3.0]]]], dtype=torch.float64)
+    assert prune_relus(graph, data, 0.1, by="channel") is graph
+    after = optimize(prune_relus(graph, data, 0.2, by="channel"), "compact")
+    assert not [node for node in after if isinstance(node.op, Relu)]
+    point = torch.tensor([[[[5.0, -6.0, 7.0]]]], dtype=torch.float64)
+    assert after.evaluate(point).tolist() == [[[[-5.0, 6.0, -7.0]]]]  # type: ignore[union-attr]
+    state = run(graph, "prune-relus{share=0.2,by=channel}", Box(data - 0.5, data + 0.5))
+    assert state.timings[-1].statistics["pruned"] == 6
+    assert change(state) == 7.0  # -x instead of |x|, where x is 3.5 at most
+
+
+def test_weights_of_each_channel() -> None:
+    """The smaller half of what makes each channel; the weight of a transposed convolution has inputs first."""
+    weight = torch.tensor([[1.0, 2.0], [30.0, 4.0]], dtype=torch.float64)
+    builder = GraphBuilder("channels")
+    x = builder.input(TensorType((2, 1, 1), torch.float64))
+    y = builder.add(Conv(weight.reshape(2, 2, 1, 1)), x)
+    z = builder.add(ConvTranspose(weight.reshape(2, 2, 1, 1), padding=((0, 0), (0, 0))), x)
+    after = optimize(builder.graph([y, z]), "prune-weights{sparsity=0.5,over=channel}")
+    kept = [value(node.op.weight) for node in after if isinstance(node.op, Conv | ConvTranspose)]
+    assert [weight.reshape(2, 2).tolist() for weight in kept] == [[[0.0, 2.0], [30.0, 0.0]], [[0.0, 0.0], [30.0, 4.0]]]
 
 
 def test_convolutions_are_pruned_neuron_by_neuron() -> None:
