@@ -52,15 +52,6 @@ def working(device: str) -> Iterator[Worker]:
         yield Worker(own, processes)
 
 
-def check_alone(what: str) -> None:
-    """UsageError where several processes would do what one does."""
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size != "1":
-        if os.environ.get("RANK", "0") != "0":
-            _mute()
-        raise UsageError(f"expected one process for {what}, got {size}", hint="torchrun is for runs without --stages")
-
-
 def _mute() -> None:
     sys.stdout.flush()
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process

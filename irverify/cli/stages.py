@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from irverify.cli.cascades import sweeps_of
 from irverify.cli.numbers import Numbers
 from irverify.cli.progress import Tally
+from irverify.cli.several import Worker
 from irverify.cli.streams import encode, note, write
 from irverify.cli.train import Wanted, about, draw, resumed_recipe, run
 from irverify.errors import UsageError
@@ -22,21 +23,24 @@ if TYPE_CHECKING:
 
 
 def train_stages(
-    wanted: Wanted, stages: int | None, folder: Path, resume: Path | None, device: str, as_json: bool
+    wanted: Wanted, stages: int | None, folder: Path, resume: Path | None, worker: Worker, as_json: bool
 ) -> None:
     """Trains the stages that are not complete, evaluates the cascade on the test images, and says what came of it."""
     if resume is None:
-        trainer = _begun(wanted, stages or 1, folder, device)
+        trainer = _begun(wanted, stages or 1, folder, worker)
     elif folder != resume:
         raise UsageError("a cascade goes on in its own folder", hint="leave --out out")
     else:
-        trainer = _resumed(wanted, stages, resume, device)
+        trainer = _resumed(wanted, stages, resume, worker)
     trainer.begin()
     for number, stage in trainer.trainers():
         note(f"stage {number} of {trainer.stages}: {len(stage.images.train)} images to train on")
         run(stage, known=stage.clock.step)
-        draw(stage)
+        if worker.speaks:
+            draw(stage)
         _complete(trainer, number, stage)
+    if not worker.speaks:
+        return
     if len(trainer.state.done) < trainer.stages:
         note(f"no image is left to train on after stage {len(trainer.state.done)}")
     cascade = trainer.cascade()
@@ -44,7 +48,7 @@ def train_stages(
     write(encode("train-cascade", _content(trainer, sweep)) if as_json else _text(trainer, sweep))
 
 
-def _begun(wanted: Wanted, stages: int, folder: Path, device: str) -> CascadeTrainer:
+def _begun(wanted: Wanted, stages: int, folder: Path, worker: Worker) -> CascadeTrainer:
     if wanted.data is None:
         raise UsageError("expected --data, such as --data digits")
     recipe = wanted.load(wanted.data)
@@ -54,10 +58,10 @@ def _begun(wanted: Wanted, stages: int, folder: Path, device: str) -> CascadeTra
     if (folder / FILE).exists() or (folder / CHECKPOINT).exists():
         hint = f"--resume {folder} goes on from there"
         raise UsageError("a run has left its state in this folder", where=str(folder), hint=hint)
-    return _trainer(recipe, wanted.data, wanted.part or "train", stages, folder, device)
+    return _trainer(recipe, wanted.data, wanted.part or "train", stages, folder, worker)
 
 
-def _resumed(wanted: Wanted, stages: int | None, folder: Path, device: str) -> CascadeTrainer:
+def _resumed(wanted: Wanted, stages: int | None, folder: Path, worker: Worker) -> CascadeTrainer:
     from irverify.train.cascade_state import cascade_folder, load_state
 
     place = cascade_folder(folder)
@@ -65,18 +69,19 @@ def _resumed(wanted: Wanted, stages: int | None, folder: Path, device: str) -> C
         raise UsageError("expected the folder of a cascade in training, found none", where=str(folder))
     state = load_state(place)
     recipe = resumed_recipe(wanted, state.recipe, state.data, str(place))
-    return _trainer(recipe, wanted.data or state.data, wanted.part or state.part, stages or state.stages, place, device)
+    return _trainer(recipe, wanted.data or state.data, wanted.part or state.part, stages or state.stages, place, worker)
 
 
-def _trainer(recipe: Recipe, data: str, part: Part, stages: int, folder: Path, device: str) -> CascadeTrainer:
+def _trainer(recipe: Recipe, data: str, part: Part, stages: int, folder: Path, worker: Worker) -> CascadeTrainer:
     from irverify.train.cascade import CascadeTrainer
     from irverify.train.checkpoint import Facts
     from irverify.train.images import load_images
+    from irverify.train.processes import ALONE
 
-    device = Numbers("float32", device).check_device()
+    device = Numbers("float32", worker.device).check_device()
     images = load_images(data, part, recipe.held_out, recipe.validation)
     facts = Facts(write_toml(recipe.table), data, part, images.fingerprint, epoch=0, step=0, about=about(recipe))
-    return CascadeTrainer(recipe, images, folder, facts, stages, device)
+    return CascadeTrainer(recipe, images, folder, facts, stages, device, worker.processes or ALONE)
 
 
 def _complete(trainer: CascadeTrainer, number: int, stage: Trainer) -> None:

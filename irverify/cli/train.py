@@ -14,7 +14,7 @@ from irverify.cli.numbers import Numbers
 from irverify.cli.options import SETS, Device, Json
 from irverify.cli.progress import Tally
 from irverify.cli.regions import part_of
-from irverify.cli.several import Worker, check_alone, working
+from irverify.cli.several import Worker, working
 from irverify.cli.streams import encode, note, write
 from irverify.errors import FileError, UsageError
 from irverify.train.recipe import Recipe, load_recipe, parse_recipe
@@ -109,13 +109,12 @@ def train(
     folder = out or resume
     if folder is None:
         raise UsageError("expected --out, a folder for the network, log and checkpoint")
-    if stages is not None or (resume is not None and _is_cascade(resume)):
-        from irverify.cli.stages import train_stages
-
-        check_alone("a cascade")
-        train_stages(wanted, stages, folder, resume, device, as_json)
-        return
     with working(device) as worker:
+        if stages is not None or (resume is not None and _is_cascade(resume)):
+            from irverify.cli.stages import train_stages
+
+            train_stages(wanted, stages, folder, resume, worker, as_json)
+            return
         if resume is None:
             trainer = _begun(wanted, folder, worker)
         else:

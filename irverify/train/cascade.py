@@ -27,6 +27,7 @@ from irverify.train.checkpoint import FILE as CHECKPOINT
 from irverify.train.checkpoint import Facts, load_checkpoint
 from irverify.train.export import PROGRAM, RECIPE, export
 from irverify.train.images import Images
+from irverify.train.processes import ALONE, OtherEnded, Processes
 from irverify.train.recipe import Recipe, parse_recipe
 from irverify.train.toml import write_toml
 from irverify.train.trainer import Moment, Trainer
@@ -40,8 +41,9 @@ class CascadeTrainer:
     """Trains up to `stages` networks by a recipe, each in its folder `stageN`, and makes one cascade of them.
 
     `facts` is what checkpoints say of the run. What is complete stays so: a trainer for the same run in the same folder
-    goes on where another one was stopped, and with more stages it adds to what is there. UsageError where the folder
-    holds another run, or already has more stages.
+    goes on where another one was stopped, and with more stages it adds to what is there. Of several `processes`, each
+    with such a trainer, the first one alone says what a stage certifies, and writes. UsageError where the folder holds
+    another run, or already has more stages.
     """
 
     recipe: Recipe
@@ -50,6 +52,7 @@ class CascadeTrainer:
     facts: Facts
     stages: int
     device: str = "cpu"
+    processes: Processes = ALONE
     state: State = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,9 +70,11 @@ class CascadeTrainer:
 
     def begin(self) -> None:
         """Notes in the folder what is to be done. FileError where it cannot be written."""
-        _make(self.folder)
-        save_state(self.folder, self.state)
-        write_whole(self.folder / RECIPE, self.facts.recipe.encode())
+        self.processes.meet()  # nothing is written before all have looked at what is there
+        if self.processes.first:
+            _make(self.folder)
+            save_state(self.folder, self.state)
+            write_whole(self.folder / RECIPE, self.facts.recipe.encode())
 
     def trainers(self) -> Iterator[tuple[int, Trainer]]:
         """The stages that are not complete, with what trains them; the caller runs each and then calls `complete`. Ends
@@ -95,7 +100,7 @@ class CascadeTrainer:
         )  # fmt: skip
         folder = self.folder / f"{STAGE}{number}"
         _make(folder)
-        trainer = Trainer(recipe, images, folder, facts, self.device)
+        trainer = Trainer(recipe, images, folder, facts, self.device, self.processes)
         if (folder / CHECKPOINT).is_file():
             trainer.resume(load_checkpoint(folder))
         return trainer
@@ -104,15 +109,25 @@ class CascadeTrainer:
         self, number: int, trainer: Trainer, watch: Callable[[list[Outcome]], None] = lambda outcomes: None
     ) -> None:
         """Exports the network of a stage, finds the images that it does not certify, and notes both. `watch` is called
-        with what is found of images."""
+        with what is found of images. Raises as `Trainer.run`."""
+        places = self.places(number)
+        try:
+            with self.processes.together():
+                rest = self.processes.told(self._left(number, trainer, watch) if self.processes.first else ())
+                done = StageDone(trainer.recipe.seed, len(places), rest)
+                self.state = replace(self.state, done=(*self.state.done, done))
+                if self.processes.first:
+                    save_state(self.folder, self.state)
+        except (OtherEnded, FileError) as error:
+            hint = f"stage {number} is trained: --resume {self.folder} goes on from there"
+            raise type(error)(error.message, where=error.where, hint=hint) from error
+
+    def _left(self, number: int, trainer: Trainer, watch: Callable[[list[Outcome]], None]) -> list[int]:
+        """The places of the images that a stage does not certify, after its network is written."""
         about = {name: str(said) for name, said in trainer.facts.about.items()}
         export(trainer.folder, trainer.network, trainer.example, trainer.facts.recipe, about)
-        places = self.places(number)
         kept = self._certified(number, watch)
-        rest = tuple(place for row, place in enumerate(places) if row not in kept)
-        done = StageDone(trainer.recipe.seed, len(places), rest)
-        self.state = replace(self.state, done=(*self.state.done, done))
-        save_state(self.folder, self.state)
+        return [place for row, place in enumerate(self.places(number)) if row not in kept]
 
     def _certified(self, number: int, watch: Callable[[list[Outcome]], None]) -> set[int]:
         """Which of the images that a stage is trained on have its own prediction certified."""
@@ -128,13 +143,14 @@ class CascadeTrainer:
         return kept
 
     def cascade(self) -> Cascade:
-        """The cascade of all stages that are complete, which is saved as `FILE` in the folder."""
+        """The cascade of all stages that are complete; the first process saves it as `FILE` in the folder."""
         graphs = tuple(load(self._program(number)) for number in range(1, len(self.state.done) + 1))
         recipe = self.recipe
         stages = [{"seed": done.seed, "images": done.images, "left": len(done.rest)} for done in self.state.done]
         about = {**self.facts.about, "stages": stages, "data": self.facts.data, "recipe text": self.facts.recipe}
         cascade = Cascade(graphs, recipe.eps.last, NORMS[recipe.norm], recipe.evaluation.certify, about)
-        save_cascade(cascade, self.folder / FILE)
+        if self.processes.first:
+            save_cascade(cascade, self.folder / FILE)
         return cascade
 
     def _program(self, number: int) -> Path:
@@ -146,12 +162,13 @@ def train_cascade(
 ) -> Cascade:
     """Trains all stages that are not complete, and returns the cascade, which is saved in the folder of the trainer.
     `watch` is called with the stage after every step. Raises as `Trainer.run`."""
-    trainer.begin()
-    for number, stage in trainer.trainers():
-        stage.watch = partial(watch, number)
-        stage.run()
-        trainer.complete(number, stage)
-    return trainer.cascade()
+    with trainer.processes.together():
+        trainer.begin()
+        for number, stage in trainer.trainers():
+            stage.watch = partial(watch, number)
+            stage.run()
+            trainer.complete(number, stage)
+        return trainer.cascade()
 
 
 def in_epochs(table: Mapping[str, object], steps_per_epoch: int) -> dict[str, object]:

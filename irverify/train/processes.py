@@ -92,6 +92,19 @@ class Processes:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
 
+    def told(self, numbers: Sequence[int]) -> tuple[int, ...]:
+        """The whole numbers that the first process has, in all of them; what the others give does not matter."""
+        if self.size == 1:
+            return tuple(numbers)
+        count = torch.tensor(len(numbers))
+        dist.broadcast(count, 0)
+        found = torch.zeros(int(count), dtype=torch.long)
+        if self.first:
+            found.copy_(torch.tensor(numbers, dtype=torch.long))
+        if len(found):
+            dist.broadcast(found, 0)
+        return tuple(found.tolist())
+
     def meet(self) -> None:
         """Waits until all processes are here."""
         if self.size > 1:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from irverify.data import DataSet, digits
+from irverify.train.cascade import CascadeTrainer
 from irverify.train.checkpoint import Facts
 from irverify.train.images import Images
 from irverify.train.processes import ALONE, Processes
@@ -33,6 +34,12 @@ def small_images() -> Images:
         return whole.select(range(count))
 
     return Images(part(digits("train"), 200), part(digits("test"), 50))
+
+
+def small_cascade(folder: Path, recipe: Recipe, stages: int, processes: Processes = ALONE) -> CascadeTrainer:
+    images = small_images()
+    facts = Facts(write_toml(recipe.table), "digits", "train", images.fingerprint, 0, 0, about={"recipe": "small"})
+    return CascadeTrainer(recipe, images, folder, facts, stages, processes=processes)
 
 
 def small_trainer(folder: Path, recipe: Recipe | None = None, processes: Processes = ALONE) -> Trainer:

@@ -16,12 +16,10 @@ from irverify.errors import FileError, UsageError
 from irverify.train.cascade import FILE, CascadeTrainer, in_epochs, train_cascade
 from irverify.train.cascade_state import FILE as STATE
 from irverify.train.cascade_state import cascade_folder, load_state
-from irverify.train.checkpoint import Facts
 from irverify.train.images import Images
 from irverify.train.recipe import Recipe, parse_recipe
-from irverify.train.toml import write_toml
 from irverify.train.trainer import Moment
-from tests.train.recipes import small_images, table
+from tests.train.recipes import small_cascade, small_images, table
 
 EPS = 0.004
 
@@ -32,9 +30,7 @@ def recipe(eps: float = EPS, seed: int = 3) -> Recipe:
 
 
 def trainer(folder: Path, stages: int, chosen: Recipe | None = None) -> CascadeTrainer:
-    how, images = chosen or recipe(), small_images()
-    facts = Facts(write_toml(how.table), "digits", "train", images.fingerprint, 0, 0, about={"recipe": "small"})
-    return CascadeTrainer(how, images, folder, facts, stages)
+    return small_cascade(folder, chosen or recipe(), stages)
 
 
 def networks(cascade: Cascade) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import socket
@@ -10,13 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed as dist
 
+from irverify.certify import load_cascade
 from irverify.errors import TrainingError, UsageError
+from irverify.ir.params import value
+from irverify.train.cascade import FILE as CASCADE
+from irverify.train.cascade import train_cascade
+from irverify.train.cascade_state import load_state
 from irverify.train.checkpoint import FILE, load_checkpoint
 from irverify.train.processes import ALONE, OtherEnded, Processes, joined
 from irverify.train.recipe import Recipe, parse_recipe
-from tests.train.recipes import small_trainer, table
+from tests.processes import run_two, together
+from tests.train.recipes import small_cascade, small_trainer, table
 
 RUNS: dict[str, tuple[str, dict[str, object]]] = {
     "normalised": (
@@ -45,6 +49,11 @@ def recipe(name: str) -> Recipe:
     }
     tables = {"training": training, "optimiser": {"name": "sgd", "rate": 0.02}, "pruning": pruning}
     return parse_recipe({**table(terms, network), **tables})
+
+
+def cascade_recipe() -> Recipe:
+    small = table(epochs=1)
+    return parse_recipe({**small, "training": {"eps": 0.004, "epochs": 1, "batch": 67, "seed": 3}})
 
 
 def test_shares_of_a_batch() -> None:
@@ -78,6 +87,9 @@ def _train(rank: int, port: int, place: str) -> None:
         trainer = small_trainer(Path(place, name), recipe(name), processes)
         trainer.resume(load_checkpoint(Path(place, name)))
         trainer.run()
+    cascade = small_cascade(Path(place, "cascade"), cascade_recipe(), 2, processes)
+    train_cascade(cascade)
+    Path(place, f"left {rank}").write_text(repr(cascade.state.done))
     try:
         with processes.together():
             if rank == 1:
@@ -90,7 +102,7 @@ def _train(rank: int, port: int, place: str) -> None:
     os._exit(0)  # the tear-down of process groups can wait for ever, and is not what is tested
 
 
-@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo")
+@together
 def test_two_processes_go_on_with_the_run_of_one(tmp_path: Path) -> None:
     expected = {}
     for name in RUNS:
@@ -102,13 +114,8 @@ def test_two_processes_go_on_with_the_run_of_one(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_train, args=(rank, port, str(tmp_path))) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-        process.kill()
+    cascade = train_cascade(small_cascade(tmp_path / "alone cascade", cascade_recipe(), 2))
+    run_two(_train, port, str(tmp_path), seconds=240)
     assert (tmp_path / "message").read_text() == "process 1 of 2: here: no room"
     for name in RUNS:
         found = load_checkpoint(tmp_path / name)
@@ -119,6 +126,13 @@ def test_two_processes_go_on_with_the_run_of_one(tmp_path: Path) -> None:
         assert any(key.endswith("piece") for key in found.weights)
         for key, tensor in found.weights.items():
             torch.testing.assert_close(tensor, expected[name].weights[key], rtol=1e-3, atol=1e-5)
+    done = load_state(tmp_path / "alone cascade").done
+    assert 0 < len(done[0].rest) < 200
+    assert [(tmp_path / f"left {rank}").read_text() for rank in range(2)] == [repr(done)] * 2
+    assert load_state(tmp_path / "cascade").done == done
+    for mine, theirs in zip(cascade.stages, load_cascade(tmp_path / "cascade" / CASCADE).stages, strict=True):
+        for key, parameter in mine.parameters().items():
+            torch.testing.assert_close(value(theirs.parameters()[key]), value(parameter), rtol=1e-3, atol=1e-5)
 
 
 def _copy(now: bool, folder: Path, copy: Path) -> None:

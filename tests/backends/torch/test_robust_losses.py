@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +17,7 @@ import irverify as iv
 from irverify.backends.torch.bound_graph import BoundGraph
 from irverify.backends.torch.losses import crown_ibp, ibp
 from irverify.errors import UsageError
+from tests.processes import run_two, together
 
 
 def two_layers() -> tuple[nn.Sequential, Tensor, Tensor]:
@@ -127,15 +127,9 @@ def _keep_gradients(rank: int, folder: str) -> None:
     os._exit(0)  # the tear-down of process groups can wait for ever, and is not what is tested
 
 
-@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo")
+@together
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_keep_gradients, args=(rank, str(tmp_path))) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        process.kill()
+    run_two(_keep_gradients, str(tmp_path), seconds=120)
     gradients: list[Tensor] = torch.load(tmp_path / "0")
     module, x, y = two_layers()
     found = BoundGraph(module, x[:1], "crown-ibp")(x, 0.1, y)
