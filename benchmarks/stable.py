@@ -69,7 +69,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=100, help="images to look for open ones in")
     parser.add_argument("--instances", help="a VNN-COMP benchmark, instead of images")
     parser.add_argument("--query", default="", help="only instances whose query has this in its name")
-    parser.add_argument("--questions", type=int, default=4, help="so many open ones")
+    parser.add_argument("--every", action="store_true", help="instances that crown decides, too")
+    parser.add_argument("--questions", type=int, default=4, help="so many of them")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds for one program")
     parser.add_argument("--solver", choices=("scip", "highs"), default="highs")
     parser.add_argument("--json", action="store_true")
@@ -93,7 +94,7 @@ def asked(arguments: argparse.Namespace) -> Iterator[Question]:
     else:
         graph = convert(iv.compile(case.file(arguments.data)), torch.float64)
         folder = arguments.data / "vnncomp" / arguments.instances
-        yield from of_instances(graph, folder, Path(case.network).name, arguments.query)
+        yield from of_instances(graph, folder, Path(case.network).name, arguments.query, arguments.every)
 
 
 def of_images(problem: Problem) -> list[Question]:
@@ -109,9 +110,9 @@ def of_images(problem: Problem) -> list[Question]:
     return found
 
 
-def of_instances(graph: Graph, folder: Path, network: str, part: str) -> list[Question]:
-    """The instances of one network whose query's name has `part`, that crown leaves open, those with the fewest
-    unstable neurons first; each with one region."""
+def of_instances(graph: Graph, folder: Path, network: str, part: str, every: bool = False) -> list[Question]:
+    """The instances of one network whose query's name has `part`, that crown leaves open (or `every` one), those with
+    the fewest unstable neurons first; each with one region."""
     found = []
     for instance in instances(folder, None, "1.0"):
         if instance.network.endswith(network) and part in instance.query:
@@ -119,7 +120,7 @@ def of_instances(graph: Graph, folder: Path, network: str, part: str) -> list[Qu
             shapes = ([node.type.shape for node in graph.inputs], [graph[name].type.shape for name in graph.outputs])
             (case,) = query.fitted(*shapes).cases
             lower, state = row_state(graph, case.regions, case.prop, f"{REWRITES},crown,stability")
-            if not bool((lower > 0).all()):
+            if every or not bool((lower > 0).all()):
                 unstable = sum(labels.counts()[2] for labels in state.stability.values())
                 found.append((unstable, Question(Path(instance.query).name, graph, tuple(case.regions), case.prop)))
     return [question for _, question in sorted(found, key=lambda pair: pair[0])]

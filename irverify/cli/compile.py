@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -69,6 +70,10 @@ def compile_model(
     clip: Clip = None,
     first: First = None,
     index: Index = None,
+    solving: Annotated[
+        float | None,
+        typer.Option("--solve", metavar="SECONDS", help="With --stats: solve both programs, for at most so long each."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Import a model, run passes over it, and print the result or write it to a file.
@@ -78,12 +83,15 @@ def compile_model(
     on these regions only.
 
     --stats shows how large the network is for a verifier before and after: parameters, nonzeros, neurons, unstable
-    neurons, the mixed-integer encoding of the first region, and accuracy at the regions' centres.
+    neurons, the mixed-integer program of the first region, with --solve also the time until its answer is known, and
+    accuracy at the regions' centres.
     """
     check_model(model)
     _check_moments(passes, {"--print-before": before, "--print-after": after})
     if output is not None and output.suffix not in OUTPUT_SUFFIXES:
         raise UsageError(f"expected --output to end in {' or '.join(OUTPUT_SUFFIXES)}, got {str(output)!r}")
+    if solving is not None and not (stats and 0 < solving < math.inf):
+        raise UsageError(f"expected --solve to be a positive number of seconds, with --stats, got {solving}")
     if property_file is not None:
         check_file(property_file)
     perturbed = perturbation(data, eps, norm, clip, first, index)
@@ -107,7 +115,7 @@ def compile_model(
         _save(state.graph, output, device, {"holds": ON_REGIONS} if local else {})
         if local:
             note(f"warning: what is in {output} equals the model {ON_REGIONS}")
-    sizes = _sizes(source, state.graph, known, passes) if stats else None
+    sizes = _sizes((source, state.graph), known, passes, solving) if stats else None
     if as_json:
         write(encode("compile", _content(source, state, texts, output) | _sizes_content(sizes)))
         return
@@ -166,14 +174,19 @@ def _timing_table(state: State) -> str:
     return timing_table(state.timings)
 
 
-def _sizes(source: Graph, graph: Graph, known: Situation | None, passes: str) -> tuple[Size, Size]:
+def _sizes(
+    graphs: tuple[Graph, Graph], known: Situation | None, passes: str, limit: float | None
+) -> tuple[Size, Size]:
     """Before and after, over the same regions and by the analyses of the pipeline."""
     from irverify.pipeline.text import parse_pipeline
     from irverify.report import sizes
 
     analyses = sizes.analyses_of([str(step) for step in parse_pipeline(passes)])
-    where = sizes.Situation() if known is None else sizes.Situation(known.regions, known.labels, analyses)
-    return sizes.size_of(source, where), sizes.size_of(graph, where)
+    where = sizes.Situation()
+    if known is not None:
+        where = sizes.Situation(known.regions, known.labels, analyses, known.prop, limit)
+    before, after = graphs
+    return sizes.size_of(before, where), sizes.size_of(after, where)
 
 
 def _size_table(sizes: tuple[Size, Size] | None) -> list[str]:

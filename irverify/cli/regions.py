@@ -37,11 +37,12 @@ class Perturbation:
 @dataclass(frozen=True)
 class Situation:
     """What analyses hold for: a batch of regions (float64, one for each input of the model), and the rows `C y + d` of
-    the specification, `[batch, rows, out]` and `[batch, rows]`; None where rows read inputs too; and the labels of the
-    images, `[batch]`, where there are any."""
+    the specification, `[batch, rows, out]` and `[batch, rows]`; None where rows read inputs too; what is asked of the
+    first region; and the labels of the images, `[batch]`, where there are any."""
 
     regions: tuple[Region, ...]
     spec: tuple[Tensor, Tensor] | None
+    prop: Property
     labels: Tensor | None = None
 
 
@@ -89,10 +90,12 @@ def _of_images(graph: Graph, wanted: Perturbation) -> Situation:
     """Balls around the wanted images, and the margins of their labels."""
     import torch
 
+    from irverify.properties import robust
+
     question = question_of(graph, wanted)
     images = question.take(indices_of(wanted, len(question.images), usual=1))
     labels = torch.as_tensor(images.labels)
-    return Situation((question.region(images),), question.rows(images.labels), labels)
+    return Situation((question.region(images),), question.rows(images.labels), robust(int(labels[0])), labels)
 
 
 def question_of(graph: Graph, wanted: Perturbation) -> Question:
@@ -126,7 +129,7 @@ def _of_property(graph: Graph, file: str) -> Situation:
         Box(torch.cat([lower for lower, _ in parts]), torch.cat([upper for _, upper in parts]))
         for parts in zip(*boxes, strict=True)
     )
-    return Situation(joined, _rows(graph, [case.prop for case in cases]))
+    return Situation(joined, _rows(graph, [case.prop for case in cases]), cases[0].prop)
 
 
 def _rows(graph: Graph, props: Sequence[Property]) -> tuple[Tensor, Tensor] | None:

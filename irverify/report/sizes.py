@@ -5,33 +5,42 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from irverify.backends.milp import Formulation, MilpModel, SolveOptions, formulate, solve
 from irverify.backends.milp.encoding import Encoding
-from irverify.errors import UnsupportedError
+from irverify.errors import PropertyError, UnsupportedError
 from irverify.ir.graph import Graph, convert
 from irverify.ir.ops import Elementwise
 from irverify.ir.params import value
 from irverify.pipeline.catalog import find
 from irverify.pipeline.manager import run
 from irverify.pipeline.state import State
+from irverify.properties import Property
 from irverify.regions import Region
 from irverify.report.tables import number, table
+
+Margin = Literal["positive", "not positive", "open"]
 
 
 @dataclass(frozen=True)
 class Program:
-    """The mixed-integer encoding of a network over one region, without a property: rows, columns, how many of these
-    are binary, nonzero entries, and the seconds that it took to build."""
+    """The mixed-integer program of a network over one region, whose smallest margin of a property it asks for, where
+    there is one: rows, columns, how many of these are binary, nonzero entries, and the seconds that it took to build.
+    Where it was solved, until the margin's sign was known or the time was up, also the seconds that this took, and
+    `margin`: positive, not positive, or open. Nothing is replayed: it is no verdict."""
 
     rows: int
     columns: int
     binaries: int
     nonzeros: int
     seconds: float
+    solving: float | None = None
+    margin: Margin | None = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,15 @@ class Size:
 
 @dataclass(frozen=True)
 class Situation:
-    """What sizes are measured over: regions, one for each input, labels `[batch]` of their centres, and the analyses
-    that give the bounds, as a pipeline text."""
+    """What sizes are measured over: regions, one for each input, labels `[batch]` of their centres, the analyses that
+    give the bounds, as a pipeline text, what is asked of the first region, and for how many seconds the solver may look
+    for the answer (None: it is not asked)."""
 
     regions: tuple[Region, ...] | None = None
     labels: Tensor | None = None
     analyses: str = "ibp"
+    prop: Property | None = None
+    limit: float | None = None
 
 
 def size_of(graph: Graph, situation: Situation) -> Size:
@@ -75,7 +87,7 @@ def size_of(graph: Graph, situation: Situation) -> Size:
     state = run(convert(graph, torch.float64), f"{situation.analyses},stability", situation.regions)
     unstable = {name: labels.counts()[2] / state.batch for name, labels in state.stability.items()}
     accuracy = None if situation.labels is None else _accuracy(state, situation.labels)
-    return Size(plain.parameters, plain.nonzeros, plain.neurons, unstable, _program(state), accuracy)
+    return Size(plain.parameters, plain.nonzeros, plain.neurons, unstable, _program(state, situation), accuracy)
 
 
 def _accuracy(state: State, labels: Tensor) -> float:
@@ -86,17 +98,35 @@ def _accuracy(state: State, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels.to(logits.device)).double().mean())
 
 
-def _program(state: State) -> Program | None:
+def _program(state: State, situation: Situation) -> Program | None:
     started = time.perf_counter()
-    regions = [region.select(0) for region in state.regions or ()]
+    regions = tuple(region.select([0]) for region in state.regions or ())
     bounds = {name: (found.lower[0], found.upper[0]) for name, found in state.bounds.items()}
     try:
-        encoding = Encoding(state.graph, regions, bounds)
+        if situation.prop is not None:
+            return _asked(formulate(state.graph, regions, situation.prop, bounds), started, situation.limit)
+        encoding = Encoding(state.graph, [region.select(0) for region in regions], bounds)
         for node in encoding.pending():
             encoding.add(node)
-    except UnsupportedError:
+    except (UnsupportedError, PropertyError):  # no exact encoding, or nothing to ask
         return None
-    model = encoding.builder.build()
+    return _measured(encoding.builder.build(), started)
+
+
+def _asked(formulation: Formulation, started: float, limit: float | None) -> Program:
+    program = formulation.program()
+    built = _measured(program.model, started)
+    if limit is None:
+        return built
+    started = time.perf_counter()
+    solution = solve(program.model, "highs", SolveOptions(time_limit=limit, sign_only=True))
+    seconds = time.perf_counter() - started
+    reached = solution.objective is not None and solution.objective <= 0
+    margin: Margin = "positive" if program.refuted(solution) else "not positive" if reached else "open"
+    return replace(built, solving=seconds, margin=margin)
+
+
+def _measured(model: MilpModel, started: float) -> Program:
     rows, columns = model.size
     return Program(rows, columns, int(model.integer.sum()), model.rows.nnz, time.perf_counter() - started)
 
@@ -110,19 +140,30 @@ def size_table(before: Size, after: Size) -> str:
     for layer in dict.fromkeys(name for side in sides for name in _layers(side)):
         rows.append((f"unstable in %{layer}", *(_number(_layers(side).get(layer)) for side in sides)))
     if any(side.program is not None for side in sides):
-        for word in ("rows", "columns", "binaries", "nonzeros", "seconds"):
-            cells = [_number(None if side.program is None else getattr(side.program, word)) for side in sides]
-            rows.append((f"MILP {word}", *cells))
+        rows += [(f"MILP {label}", *(_cell(side.program, name) for side in sides)) for label, name in PROGRAM.items()]
+        rows = [row for row in rows if row[1:] != ("", "")]
     if any(side.accuracy is not None for side in sides):
         rows.append(("accuracy", *(_number(side.accuracy) for side in sides)))
     return table(("", "before", "after"), rows, ("before", "after")).render()
+
+
+PROGRAM = {
+    "rows": "rows", "columns": "columns", "binaries": "binaries", "nonzeros": "nonzeros", "seconds to build": "seconds",
+    "seconds to solve": "solving", "smallest margin": "margin",
+}  # fmt: skip
+"""How a table calls the fields of a program."""
+
+
+def _cell(program: Program | None, name: str) -> str:
+    found = None if program is None else getattr(program, name)
+    return found if isinstance(found, str) else "" if found is None else _number(found)
 
 
 def _layers(size: Size) -> dict[str, float]:
     """Unstable neurons by the activation of the model that they belong to."""
     result: dict[str, float] = {}
     for name, count in (size.unstable or {}).items():
-        layer = re.sub(r"\.(open|whole)(\$\d+)?$", "", name)
+        layer = re.sub(r"(\.(open|whole)(\$\d+)?)+$", "", name)
         result[layer] = result.get(layer, 0.0) + count
     return result
 

@@ -60,6 +60,24 @@ def test_stats_compare_sizes(irverify: Irverify) -> None:
     assert all(word in ran.out for word in ("MILP columns", "nonzeros", "accuracy", "unstable in %"))
 
 
+def test_stats_solve_the_programs(irverify: Irverify) -> None:
+    said = irverify("compile", DIGITS_NETWORK, *REGIONS, "--stats", "--solve", "60", "--json").json
+    programs = [said[side]["program"] for side in ("before", "after")]
+    assert [program["margin"] for program in programs] == ["positive", "positive"]
+    assert all(program["solving"] > 0 for program in programs)
+    ran = irverify("compile", DIGITS_NETWORK, "--solve", "60")
+    assert (ran.code, ran.out) == (1, "")
+    assert "--stats" in ran.err
+
+
+def test_stats_ask_what_a_property_asks(irverify: Irverify, models: Path) -> None:
+    arguments = (models / "relu.onnx", models / "unsat.vnnlib", "--passes", "ibp,eliminate-stable")
+    ran = irverify("compile", *arguments, "--stats", "--solve", "60")
+    assert ran.code == 0
+    (line,) = (line for line in ran.out.splitlines() if line.startswith("MILP smallest margin"))
+    assert line.split()[-2:] == ["positive", "positive"]
+
+
 def test_stats_without_regions_count_what_there_is(irverify: Irverify) -> None:
     said = irverify("compile", DIGITS_NETWORK, "--stats", "--passes", "prune-weights{sparsity=0.5}", "--json").json
     assert said["after"]["nonzeros"] < said["before"]["nonzeros"] == said["before"]["parameters"]
