@@ -272,18 +272,22 @@ def test_outputs_are_unchanged_on_the_region(kinds: tuple[Kind, ...], data: st.D
         assert all(deviation(before[old], now[new]) <= 1e-9 for old, new in pairs)
 
 
+@pytest.mark.parametrize("after", ["", ",crown,ibp"], ids=["carried", "computed"])
 @settings(max_examples=10)
 @given(data=st.data())
-def test_bounds_hold_afterwards(data: st.DataObject) -> None:
-    """Bounds from before survive by name, and those of analyses of the rewritten graph hold as well."""
-    graph = data.draw(graphs(kinds=AFFINE + PIECEWISE * 2, max_nodes=10))
+def test_bounds_hold_afterwards(after: str, data: st.DataObject) -> None:
+    """Bounds from before survive by name or are carried over, and those of analyses of the rewritten graph hold."""
+    kinds = data.draw(st.sampled_from((AFFINE + PIECEWISE * 2, (conv, max_pool, elementwise(Relu())))))
+    graph = data.draw(graphs(kinds=kinds, max_nodes=10))
     regions = data.draw(boxes(graph))
-    state = run(graph, f"ibp,{NAME},crown,ibp", regions)
+    state = run(graph, f"ibp,crown,{NAME}{after}", regions)
     for point in points(graph, regions, count=2):
-        for old, new in zip(graph.outputs, state.graph.outputs, strict=True):
-            found, bounds = graph.values(point)[old], state.bounds[new]
-            slack = 1e-8 * max(1.0, float(found.abs().max()))
-            assert bool((bounds.lower - slack <= found).all() and (found <= bounds.upper + slack).all())
+        values = state.graph.values(point) | {
+            new: graph.values(point)[old] for old, new in zip(graph.outputs, state.graph.outputs, strict=True)
+        }
+        for name, bounds in state.bounds.items():
+            slack = 1e-8 * max(1.0, float(values[name].abs().max()))
+            assert bool((bounds.lower - slack <= values[name]).all() and (values[name] <= bounds.upper + slack).all())
 
 
 @pytest.mark.parametrize("seed", range(2))
