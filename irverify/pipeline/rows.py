@@ -55,7 +55,13 @@ def estimates(
 def margin_rows(graph: Graph, regions: Sequence[Region], labels: Tensor | Sequence[int] | int) -> SpecRows:
     """The rows `logit_y - logit_j` of each example, `[batch, classes, classes]`, and their zeros; labels checked."""
     classes = sum(graph[name].type.size for name in graph.outputs)
-    targets = torch.as_tensor(labels, dtype=torch.long).reshape(-1).to(regions[0].device)
+    try:
+        given = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        raise PropertyError(f"expected labels, got {labels!r}", hint="whole numbers, one for each example") from None
+    if given.numel() and (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool):
+        raise PropertyError(f"expected whole numbers as labels, got {given.dtype}")
+    targets = given.long().reshape(-1).to(regions[0].device)
     if targets.shape[0] not in (1, regions[0].batch):
         raise PropertyError(f"expected a label for each of {regions[0].batch} examples, got {targets.shape[0]}")
     listed = targets.tolist()

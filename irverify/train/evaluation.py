@@ -82,9 +82,11 @@ class Evaluator:
         return sum(outcome.status == "certified" for outcome in outcomes) / len(outcomes)
 
     def _right(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Where all logits are finite and that of the label is above the others; a tie counts as wrong."""
         with torch.no_grad():
-            predicted: Tensor = self.module(x).argmax(1).cpu()
-        return predicted == labels
+            logits: Tensor = self.module(x).cpu()
+        as_large = logits >= logits.gather(1, labels.unsqueeze(1))
+        return (as_large.sum(1) == 1) & logits.isfinite().all(1)
 
     def _survivors(self, images: DataSet) -> int:
         steps = self.recipe.evaluation.attack_steps

@@ -122,6 +122,8 @@ class Trainer:
                     self.rows.append(self._epoch(epoch))
                     if self.processes.first:
                         self._keep(epoch + 1)
+                if self.processes.first and self.rows:  # where a run was stopped after its last checkpoint
+                    write_log(self.folder, self.rows)
         except (OtherEnded, FileError) as error:
             raise type(error)(error.message, where=error.where, hint=self._way_on()) from error
 

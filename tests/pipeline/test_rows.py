@@ -89,11 +89,13 @@ def test_the_rewritten_graph_goes_with_the_graph() -> None:
         ([0, 1, 2], "expected a label for each of 2 examples, got 3"),
         ([0, 3], r"expected labels in \[0, 3\), got \[0, 3\]"),
         (-1, r"expected labels in \[0, 3\)"),
+        ([0.5, 1.0], "expected whole numbers as labels, got torch.float"),
+        (None, "expected labels, got None"),
     ],
 )
-def test_labels_that_do_not_fit(labels: list[int] | int, message: str) -> None:
+def test_labels_that_do_not_fit(labels: object, message: str) -> None:
     with pytest.raises(PropertyError, match=message):
-        margins(GRAPH, REGION, labels)
+        margins(GRAPH, REGION, labels)  # type: ignore[arg-type]
 
 
 def test_a_method_that_bounds_nothing_is_refused() -> None:

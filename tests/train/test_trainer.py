@@ -205,6 +205,16 @@ def test_what_cannot_be_written_for_tensorboard_stops_as_well(tmp_path: Path, mo
     assert (load_checkpoint(tmp_path).facts.epoch, trainer.kept) == (1, 1)
 
 
+def test_a_run_stopped_after_its_last_checkpoint_gets_its_log(tmp_path: Path) -> None:
+    small_trainer(tmp_path, parse_recipe(table(epochs=1))).run()
+    written = (tmp_path / "log.csv").read_text()
+    (tmp_path / "log.csv").unlink()
+    again = small_trainer(tmp_path, parse_recipe(table(epochs=1)))
+    again.resume(load_checkpoint(tmp_path))
+    again.run()
+    assert (tmp_path / "log.csv").read_text() == written
+
+
 def test_only_the_same_run_goes_on(tmp_path: Path) -> None:
     small_trainer(tmp_path, parse_recipe(table(epochs=1))).run()
     with pytest.raises(UsageError, match="the recipe is not that of the checkpoint"):
