@@ -73,8 +73,8 @@ def output_change(pair: Pair) -> tuple[Bounds, ...]:
 
 def largest(change: tuple[Bounds, ...]) -> float:
     """The largest magnitude of any output's change; infinite where there is no bound."""
-    sides = [side.abs().nan_to_num(nan=torch.inf) for bounds in change for side in (bounds.lower, bounds.upper)]
-    return max((float(side.max()) for side in sides if side.numel()), default=0.0)
+    sides = [side.abs() for bounds in change for side in (bounds.lower, bounds.upper) if side.numel()]
+    return max((float(side.nan_to_num(nan=torch.inf, posinf=torch.inf).max()) for side in sides), default=0.0)
 
 
 def _change(pair: Pair, node: Node, changes: Mapping[str, Interval]) -> Interval:

@@ -14,8 +14,9 @@ from irverify.ir.graph import Graph, GraphBuilder
 from irverify.ir.ops import Conv, ConvTranspose, Linear, Relu
 from irverify.ir.params import value
 from irverify.ir.types import TensorType
+from irverify.passes.change import largest
 from irverify.passes.prune import EXAMPLES, PruneRelus, PruneWeights, prune_relus
-from irverify.pipeline import Pass, State, margins, optimize, run
+from irverify.pipeline import Bounds, Pass, State, margins, optimize, run
 from irverify.regions import Box
 from tests.random_graphs import EVERYTHING, PIECEWISE, boxes, conv, graphs, linear, points
 
@@ -68,6 +69,12 @@ def test_the_change_by_hand() -> None:
     # Over [5, 6] it is in [0.5, 1], and both weights go: relu(-2) * 0 instead of -0.5 (0.5 x - 2).
     state = run(network(), "prune-weights{threshold=0.6}", box(5.0, 6.0))
     assert change(state) == 0.5
+
+
+@pytest.mark.parametrize("end", [torch.inf, torch.nan])
+def test_a_change_without_bound_is_infinite(end: float) -> None:
+    ends = torch.tensor([[0.5, end]])
+    assert largest((Bounds(-ends, ends, "change"),)) == torch.inf
 
 
 def test_relus_by_hand() -> None:
