@@ -58,13 +58,17 @@ def prune_weights(
 
     Weights are those of linear layers and convolutions, without biases; `only`: names of layers, with wildcards. What
     was pruned before stays pruned. `keep` keeps it so in training. UsageError where no layer fits, or a weight is not
-    finite.
+    finite or no parameter (but computed of others, as by weight normalisation).
     """
     _check_weights(threshold, sparsity, over)
     layers = _chosen(dict(_layers(module)), only, "linear layers or convolutions")
     for name, layer in layers.items():
+        place = name or type(layer).__name__
+        if "weight" not in dict(layer.named_parameters(recurse=False)):
+            hint = "torch.nn.utils.parametrize.remove_parametrizations, say, makes it one"
+            raise UsageError("expected weights that are a parameter of the layer", where=place, hint=hint)
         if not bool(layer.weight.isfinite().all()):
-            raise UsageError("expected finite weights", where=name or type(layer).__name__)
+            raise UsageError("expected finite weights", where=place)
     sizes = {name: _masked(layer).abs() for name, layer in layers.items()}
     if threshold is not None:
         left = {name: size >= threshold for name, size in sizes.items()}
@@ -126,14 +130,19 @@ class Activity:
 def activity(module: nn.Module, inputs: Tensor) -> Activity:
     """Runs the module, as it is evaluated, on `inputs` `[count, *shape]`, and counts how often its ReLUs are active.
 
-    ReLUs are modules of their own, `nn.ReLU`. UsageError for one that is called at several places.
+    ReLUs are modules of their own, `nn.ReLU`. UsageError for one that is called at several places, for no inputs, and
+    for pre-activations that are NaN.
     """
+    if not len(inputs):
+        raise UsageError("expected at least one input to count activity on, got none")
     parts = dict(_relus(module))
     counts: dict[str, Tensor] = {}
     calls = dict.fromkeys(parts, 0)
 
     def watched(name: str) -> Any:
         def count(part: nn.Module, given: tuple[Tensor, ...]) -> None:
+            if bool(given[0].isnan().any()):
+                raise UsageError("expected pre-activations that are numbers, got NaN", where=name)
             active = (given[0] > 0).sum(0)
             counts[name] = counts[name] + active if name in counts else active
             calls[name] += 1

@@ -277,3 +277,19 @@ def test_bounds_and_losses_take_masked_networks() -> None:
         near = (x + 0.05 * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
         logits = module(near).detach()
         assert bool((logits.gather(1, y[:, None]) - logits >= margins - 1e-4).all())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"), [(torch.zeros(0, 2), "at least one"), (torch.tensor([[torch.nan, 1.0]]), "NaN")]
+)
+def test_activity_of_nothing_or_of_what_is_no_number(inputs: Tensor, message: str) -> None:
+    module = small()
+    with pytest.raises(UsageError, match=message):
+        masks.prune_relus(module, inputs)
+    assert type(module[1]) is nn.ReLU
+
+
+def test_weights_that_are_computed_of_others_cannot_be_masked() -> None:
+    module = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)))
+    with pytest.raises(UsageError, match="a parameter of the layer"):
+        masks.prune_weights(module, sparsity=0.5)
