@@ -91,8 +91,12 @@ def _declared(graph: Graph, node: Node) -> onnx.ValueInfoProto:
 def _output(graph: Graph, writer: Writer, name: str, number: int) -> onnx.ValueInfoProto:
     """The output under its own name, or a numbered one where that is taken by an input or another output."""
     node = graph[graph.outputs[number]]
-    taken = {value.name for value in (*graph.inputs, *graph.operands)} | set(graph.outputs[:number])
-    wanted = f"{node.name}.{number}" if node.name in taken else node.name
+    given = {value.name for value in (*graph.inputs, *graph.operands)}
+    wanted = node.name
+    if node.name in given or node.name in graph.outputs[:number]:
+        wanted = f"{node.name}.{number}"
+        while wanted in graph:  # as no value is called, so that no output has its name
+            wanted = f"{wanted}.{number}"
     batched = graph.has_batch_axis
     if batched:
         writer.node("Identity", name, result=wanted)

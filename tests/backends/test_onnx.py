@@ -69,6 +69,16 @@ def test_an_input_without_a_batch_axis_and_an_output_that_is_an_input() -> None:
     assert [output.tolist() for output in found] == [[0.0, 2.0], [-1.0, 2.0], [0.0, 2.0]]
 
 
+def test_an_output_that_is_an_input_takes_no_name_of_another() -> None:
+    builder = GraphBuilder("g")
+    x = builder.input(TensorType((2,)), name="x")
+    y = builder.add(Relu(), x, name="x.0")
+    graph = builder.graph([x, y, y])
+    assert [output.name for output in to_onnx(graph).graph.output] == ["x.0.0", "x.0", "x.0.2"]
+    found = executed(graph, {"x": torch.tensor([[-1.0, 2.0]])})
+    assert [output.tolist() for output in found] == [[[-1.0, 2.0]], [[0.0, 2.0]], [[0.0, 2.0]]]
+
+
 def test_a_slope_that_no_attribute_holds() -> None:
     builder = GraphBuilder("g")
     x = builder.input(TensorType((2,), torch.float64))
