@@ -97,6 +97,8 @@ class _Bent(torch.autograd.Function):
 
 def _summed(columns: Tensor) -> Tensor:
     """The sum over axis 1 of `[batch, k, *shape]`, as a product: on a CPU several times faster."""
+    if columns.ndim == 2:
+        return columns.sum(1)
     order = [axis for axis in descending(columns) if axis > 1]
     flat = columns.permute(0, 1, *order).flatten(2)
     total = (flat.new_ones(1, columns.shape[1]) @ flat).squeeze(1)

@@ -193,7 +193,7 @@ def test_estimates_are_differentiable(last: str) -> None:
     assert float((gradient * direction).sum()) == pytest.approx((found[0] - found[1]) / (2 * step), rel=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(6,), (3, 2, 4)])
+@pytest.mark.parametrize("shape", [(), (6,), (3, 2, 4)])
 @pytest.mark.parametrize("last", [False, True])
 def test_gradients_of_bent_columns(shape: tuple[int, ...], last: bool) -> None:
     """Values and gradients written by hand are those of PyTorch, in either order in memory."""
