@@ -145,7 +145,7 @@ def draw_shares(found: Sequence[dict[str, Any]], path: Path) -> None:
     at = [100 * entry["share"] for entry in found]
     lines = [Line(name, at, [100 * entry[key] for entry in found]) for key, name in (("test", "test"), ("pgd", "PGD"))]
     gone = Line("pruned", at, [entry["pruned"] for entry in found])
-    panels = [("Accuracy without fine-tuning", "images (%)", lines), ("Pruned ReLUs", "of all", [gone])]
+    panels = [("Accuracy without fine-tuning", "images (%)", lines), ("Pruned ReLUs", "elements", [gone])]
     _draw(path, "pruned where (in)active on at most this share of images (%)", panels)
 
 
@@ -163,7 +163,8 @@ def _draw(path: Path, below: str, panels: Sequence[tuple[str, str, Sequence[Line
         axes.set_title(title, fontsize=10)
         axes.set_xlabel(below)
         axes.set_ylabel(beside)
-        axes.set_ylim(bottom=0 if min(min(line.y) for line in lines) < 50 else None)
+        if not beside.endswith("(%)"):
+            axes.set_ylim(bottom=0)
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors=GREY)
