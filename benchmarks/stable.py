@@ -139,7 +139,8 @@ def measured(question: Question, way: str, solver: Literal["scip", "highs"], lim
     reached = solution.objective is not None and solution.objective <= 0
     answer = "verified" if program.refuted(solution) else "violated" if reached else "open"
     size = program.statistics
-    return Run(question.name, way, build, seconds, *(getattr(size, name) for name in SIZES), answer)
+    sizes = (size.rows, size.columns, size.binaries, size.nonzeros)
+    return Run(question.name, way, build, seconds, *sizes, answer)
 
 
 def table(runs: Sequence[Run]) -> str:

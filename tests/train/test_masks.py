@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
@@ -138,6 +140,23 @@ def test_masked_relu_by_hand() -> None:
     assert list(part.state_dict()) == ["piece"]
     with pytest.raises(ShapeError, match=r"expected inputs \[batch, 2, 3\], got \[2, 3\]"):
         part(x[0])
+
+
+@given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=3), kinds=st.sets(st.integers(-1, 1), min_size=1),
+       seed=st.integers(0, 99))  # fmt: skip
+def test_masked_relu_is_one_of_three_functions_at_each_element(shape: list[int], kinds: set[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.tensor(sorted(kinds), dtype=torch.int8)
+    piece = chosen[torch.randint(len(chosen), shape, generator=generator)]
+    x = torch.randn((3, *shape), generator=generator, requires_grad=True)
+    other = x.detach().clone().requires_grad_()
+    expected = torch.where(piece == 1, other, torch.where(piece == 0, 0 * other, relu(other)))
+    found = MaskedReLU(piece)(x)
+    assert torch.equal(found, expected)
+    weights = torch.randn(x.shape, generator=generator)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert torch.equal(x.grad, other.grad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.4])
