@@ -78,6 +78,7 @@ class BoundGraph(nn.Module):
         self._source: Graph | None = source if isinstance(source, Graph) else None
         self._example = example
         self.module: nn.Module = Holder(source) if isinstance(source, Graph) else source
+        self._parts = tuple(self.module.modules())
         with _evaluating(self.module):
             graph = compile_graph(source, example)
         if graph.operands or not graph.inputs:
@@ -116,8 +117,9 @@ class BoundGraph(nn.Module):
         `x` is in the module's own layout (a tuple for several inputs); `eps` a number, or a tensor with as many axes as
         x; `labels` `[batch]`, or None: the network's own predictions. With `clean` False `logits` are left out, which
         saves a forward pass; with `track` False running statistics stay as they are. Raises RegionError, PropertyError,
-        ShapeError or UsageError for what does not fit.
+        ShapeError or UsageError for what does not fit, and UsageError where parts of the module are others than before.
         """
+        self._check_parts()
         check_modes(self.module, self._norms)
         box = box_around(self._graph, x, eps, clip, self._leaves.dtype(self._graph.inputs[0].type.dtype))
         trained = frozenset(name for name, norm in self._norms.items() if norm.training)
@@ -132,6 +134,15 @@ class BoundGraph(nn.Module):
         for name, (mean, variance) in found.statistics.items() if track else ():
             update(self._norms[name], mean, variance, self._graph[name].type.size * box.clean[0].shape[0] // len(mean))
         return Bounded(found.logits, found.margins, found.interval, found.backward, dict(found.bounds))
+
+    def _check_parts(self) -> None:
+        """The graph is that of the parts that there were: pruning of ReLUs, for one, puts others in their place."""
+        now = tuple(self.module.modules())
+        if len(now) != len(self._parts) or any(part is not known for part, known in zip(now, self._parts, strict=True)):
+            raise UsageError(
+                "expected a module of the same parts as when the bound graph was made, got others",
+                where=type(self.module).__name__, hint="make another bound graph of the module",
+            )  # fmt: skip
 
     def _found(self, box: Box, labels: Tensor, variant: Variant) -> Found:
         if not self._special:

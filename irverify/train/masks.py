@@ -7,7 +7,7 @@ For a module of one's own, in any loop:
     masks.keep(module, optimiser)               # from here on no step of the optimiser undoes it
 
 Masks are buffers of the module and part of its `state_dict`; `load` gives them to a module that was not pruned. A graph
-or bound graph that was made of the module before its ReLUs were pruned is one of the old network.
+that was made of the module before its ReLUs were pruned is one of the old network; a bound graph says so.
 """
 
 from __future__ import annotations
@@ -203,7 +203,11 @@ def _prune_relu(module: nn.Module, name: str, part: nn.Module, piece: Tensor) ->
     if isinstance(part, MaskedReLU):
         if part.piece.shape != piece.shape:
             raise ShapeError(f"expected activity {list(part.piece.shape)}, got {list(piece.shape)}", where=name)
-        part.settle(torch.where(part.piece < 0, piece, part.piece))
+        merged = torch.where(part.piece < 0, piece, part.piece)
+        if part is module:
+            part.settle(merged)
+        elif not torch.equal(merged, part.piece):
+            _replace(module, part, MaskedReLU(merged))  # another part, so that what was made with it can tell
     elif bool((piece >= 0).any()):
         _replace(module, part, MaskedReLU(piece))
 

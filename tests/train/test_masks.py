@@ -312,3 +312,18 @@ def test_weights_that_are_computed_of_others_cannot_be_masked() -> None:
     module = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)))
     with pytest.raises(UsageError, match="a parameter of the layer"):
         masks.prune_weights(module, sparsity=0.5)
+
+
+def test_a_bound_graph_of_the_network_before_is_refused() -> None:
+    module, inputs = small(), torch.tensor([[1.0, 0.0], [1.0, 1.0], [-1.0, 0.0]])
+    labels = torch.zeros(3, dtype=torch.long)
+    bounded = iv.BoundGraph(module, inputs[:1])
+    masks.prune_weights(module, 0.1)
+    assert torch.equal(bounded(inputs, 0.0, labels).logits, module(inputs))
+    for share in (0.3, 0.4):  # one in three goes with the second one
+        masks.prune_relus(module, inputs, share)
+        if share == 0.4:
+            with pytest.raises(UsageError, match="the same parts"):
+                bounded(inputs, 0.0, labels)
+        bounded = iv.BoundGraph(module, inputs[:1])
+        assert torch.equal(bounded(inputs, 0.0, labels).logits, module(inputs))
