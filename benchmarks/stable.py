@@ -5,8 +5,8 @@
 
 A question is an image of a case and its radius, or an instance of a VNN-COMP benchmark. For each the plain way, the
 same once more as a control, and the one with the rewrite take turns. Building is everything from the imported network
-to the program: rewrites, bounds, rows. Solving is SCIP or HiGHS in a process of its own, until the sign of the smallest
-margin is known.
+to the program: rewrites, bounds, rows. Solving is SCIP or HiGHS in a process of its own, from the centre of the region,
+until the sign of the smallest margin is known.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def measured(question: Question, way: str, solver: Literal["scip", "highs"], lim
     program = formulate(state.graph, question.regions, question.prop, bounds).program()
     build = time.perf_counter() - begun
     begun = time.perf_counter()
-    solution = solve(program.model, solver, SolveOptions(time_limit=limit, sign_only=True))
+    hint = program.hint([region.center[0] for region in question.regions])
+    solution = solve(program.model, solver, SolveOptions(time_limit=limit, sign_only=True), hint=hint)
     seconds = time.perf_counter() - begun
     reached = solution.objective is not None and solution.objective <= 0
     answer = "verified" if program.refuted(solution) else "violated" if reached else "open"

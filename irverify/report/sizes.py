@@ -104,7 +104,8 @@ def _program(state: State, situation: Situation) -> Program | None:
     bounds = {name: (found.lower[0], found.upper[0]) for name, found in state.bounds.items()}
     try:
         if situation.prop is not None:
-            return _asked(formulate(state.graph, regions, situation.prop, bounds), started, situation.limit)
+            formulation = formulate(state.graph, regions, situation.prop, bounds)
+            return _asked(formulation, started, situation.limit, [region.center[0] for region in regions])
         encoding = Encoding(state.graph, [region.select(0) for region in regions], bounds)
         for node in encoding.pending():
             encoding.add(node)
@@ -113,13 +114,14 @@ def _program(state: State, situation: Situation) -> Program | None:
     return _measured(encoding.builder.build(), started)
 
 
-def _asked(formulation: Formulation, started: float, limit: float | None) -> Program:
+def _asked(formulation: Formulation, started: float, limit: float | None, centres: Sequence[Tensor]) -> Program:
     program = formulation.program()
     built = _measured(program.model, started)
     if limit is None:
         return built
     started = time.perf_counter()
-    solution = solve(program.model, "highs", SolveOptions(time_limit=limit, sign_only=True))
+    options = SolveOptions(time_limit=limit, sign_only=True)
+    solution = solve(program.model, "highs", options, hint=program.hint(centres))
     seconds = time.perf_counter() - started
     reached = solution.objective is not None and solution.objective <= 0
     margin: Margin = "positive" if program.refuted(solution) else "not positive" if reached else "open"
