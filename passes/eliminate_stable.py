@@ -17,7 +17,7 @@ they stand: what that can change is rounding.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -57,18 +57,26 @@ class EliminateStable(Rewrite):
         """What stays undecided keeps the bounds of its activation's, or pooling's, operand and result."""
         found = {}
         for name, known in _certain(state).items():
-            if isinstance(known, Winners):
-                places = (known.contested().reshape(-1), known.open)
-            else:
-                places = ((known < 0).flatten().nonzero().flatten(),) * 2
-            values = (state.graph[name].inputs[0], name)
-            for value, role, chosen in zip(values, (UNSTABLE, OPEN), places, strict=True):
+            (operand,) = state.graph[name].inputs
+            for role, value, chosen in _undecided(known, operand, name):
                 helper = f"{name}.{role}"
                 if helper in after and helper not in state.graph and value in state.bounds:
                     bounds = state.bounds[value]
                     lower, upper = (side.reshape(len(side), -1)[:, chosen] for side in (bounds.lower, bounds.upper))
                     found[helper] = Bounds(lower, upper, bounds.source)
         return found
+
+
+def _undecided(known: Certain, operand: str, result: str) -> Iterator[tuple[str, str, Tensor]]:
+    """The values that stand for what stays undecided: their roles, and of what value they are which flat elements."""
+    if isinstance(known, Winners):
+        for windows, places in known.contests:
+            yield f"{UNSTABLE}{places.shape[1]}", operand, places.reshape(-1)
+            yield f"{OPEN}{places.shape[1]}", result, windows
+    else:
+        chosen = (known < 0).flatten().nonzero().flatten()
+        yield UNSTABLE, operand, chosen
+        yield OPEN, result, chosen
 
 
 def _certain(state: State) -> dict[str, Certain]:

@@ -34,13 +34,13 @@ class Winners:
         return bool((self.counts == 1).any())
 
     @property
-    def open(self) -> Tensor:
-        """The windows with several candidates."""
-        return (self.counts > 1).nonzero().flatten()
-
-    def contested(self) -> Tensor:
-        """The candidates of the open windows, `[open windows, most]`."""
-        return self.places[self.open][:, : int(self.counts.max())]
+    def contests(self) -> list[tuple[Tensor, Tensor]]:
+        """The windows with several candidates, `[windows]`, and these, `[windows, candidates]`; as many in each."""
+        found = []
+        for count in self.counts[self.counts > 1].unique().tolist():
+            windows = (self.counts == count).nonzero().flatten()
+            found.append((windows, self.places[windows, :count]))
+        return found
 
 
 def winners(op: MaxPool, operand: TensorType, bounds: Bounds) -> Winners:
@@ -82,22 +82,22 @@ class Selection(StandIn):
     """What stands for one maximum pooling."""
 
     def value(self, operand: str, known: Winners) -> str:
-        rank, open_ = self.builder.type(operand).rank, known.open
+        rank, contests = self.builder.type(operand).rank, known.contests
         flat = self.add(Reshape((self.builder.type(operand).size,)), operand, role="flat") if rank > 1 else operand
         settled = (known.counts == 1).nonzero().flatten()
-        if not len(open_):
+        if not contests:
             name = self.add(Gather(known.places[:, 0], 0), flat, role="winners")
             return self.finish(Reshape(self.node.type.shape), name)
         chosen = self.add(Gather(known.places[settled, 0], 0), flat, role="winners")
-        both = self.add(Concat(0), self._contest(flat, known), chosen, role="parts")
-        order = places_among(torch.cat([open_, settled]), len(known.counts))
+        maxima = [self._maxima(flat, places) for _, places in contests]
+        both = self.add(Concat(0), *maxima, chosen, role="parts")
+        order = places_among(torch.cat([*(windows for windows, _ in contests), settled]), len(known.counts))
         return self.finish(Reshape(self.node.type.shape), self.add(Gather(order, 0), both, role="back"))
 
-    def _contest(self, flat: str, known: Winners) -> str:
-        """The maxima of the open windows."""
-        contested = known.contested()
-        count, most = contested.shape
-        name = self.add(Gather(contested.reshape(-1), 0), flat, role=UNSTABLE)
-        name = self.add(Reshape((1, count, most)), name, role="windows")
-        pooling = MaxPool((1, most), (1, most), ((0, 0), (0, 0)), (1, 1))
-        return self.add(Reshape((count,)), self.add(pooling, name, role="maxima"), role=OPEN)
+    def _maxima(self, flat: str, places: Tensor) -> str:
+        """The maxima of windows with as many candidates; called after their number."""
+        windows, count = places.shape
+        name = self.add(Gather(places.reshape(-1), 0), flat, role=f"{UNSTABLE}{count}")
+        name = self.add(Reshape((1, windows, count)), name, role="windows")
+        pooling = MaxPool((1, count), (1, count), ((0, 0), (0, 0)), (1, 1))
+        return self.add(Reshape((windows,)), self.add(pooling, name, role="maxima"), role=f"{OPEN}{count}")

@@ -18,6 +18,7 @@ from irverify.ir.types import TensorType
 from irverify.passes.eliminate_stable import EliminateStable
 from irverify.passes.winners import winners
 from irverify.pipeline import Bounds, Rewrite, State, optimize, run
+from irverify.properties import linear as at_least_zero
 from irverify.properties import robust
 from irverify.regions import Box, Linf
 from tests.random_graphs import (
@@ -200,9 +201,9 @@ def test_open_windows_keep_their_candidates_and_bounds() -> None:
     state = run(pooled((1, 3), (1, 3)), f"ibp,{NAME}", region, check=True)
     pools = [node for node in state.graph if isinstance(node.op, MaxPool)]
     assert [node.op.kernel for node in pools if isinstance(node.op, MaxPool)] == [(1, 2)]
-    found = {role: state.bounds[f"p.{role}"] for role in ("unstable", "open")}
-    assert found["unstable"].lower.tolist() == [[0.0, 1.0]] and found["unstable"].upper.tolist() == [[2.0, 3.0]]
-    assert found["open"].lower.tolist() == [[1.0]] and found["open"].upper.tolist() == [[3.0]]
+    found = {role: state.bounds[f"p.{role}"] for role in ("unstable2", "open2")}
+    assert found["unstable2"].lower.tolist() == [[0.0, 1.0]] and found["unstable2"].upper.tolist() == [[2.0, 3.0]]
+    assert found["open2"].lower.tolist() == [[1.0]] and found["open2"].upper.tolist() == [[3.0]]
     assert state.graph.evaluate(row(2, 0, 1, 0, 7, 0)).tolist() == [[[[2.0, 7.0]]]]  # type: ignore[union-attr]
 
 
@@ -212,6 +213,24 @@ def test_a_winner_must_win_in_every_example() -> None:
     lower, upper = (torch.nn.functional.pad(side, (0, 4)) for side in (lower, upper))
     state = run(graph, NAME, Box(lower, upper), check=True)
     assert [node.op.kernel for node in state.graph if isinstance(node.op, MaxPool)] == [(1, 2)]
+
+
+def test_windows_with_more_candidates_are_apart() -> None:
+    """Two candidates, three, and one: no element stands twice in a window, which would cost a binary."""
+    region = Box(row(0, 0, -5, 0, 0, 0), row(1, 1, -4, 1, 1, 1))
+    graph = pooled((1, 3), (1, 3))
+    state = run(graph, f"ibp,{NAME}", region, check=True)
+    assert state.graph is graph  # nothing is certain
+    wide = GraphBuilder("wide")
+    x = wide.input(TensorType((1, 1, 9), torch.float64))
+    graph = wide.graph([wide.add(MaxPool((1, 3), (1, 3), ((0, 0), (0, 0)), (1, 1)), x, name="p")])
+    region = Box(row(0, 0, -5, 0, 0, 0, 7, 0, 0), row(1, 1, -4, 1, 1, 1, 8, 1, 1))
+    state = run(graph, f"ibp,{NAME}", region, check=True)
+    kernels = [node.op.kernel for node in state.graph if isinstance(node.op, MaxPool)]
+    assert kernels == [(1, 2), (1, 3)]
+    prop = at_least_zero([[1.0, 1.0, 1.0]], [0.0])
+    before, after = (formulate(each, region, prop).statistics for each in (graph, state.graph))
+    assert after.binaries <= before.binaries
 
 
 def test_padding_never_wins() -> None:
