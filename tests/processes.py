@@ -8,8 +8,11 @@ from collections.abc import Callable
 import pytest
 from torch import distributed as dist
 
-together = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo")
-"""For tests that need gloo."""
+_POSSIBLE = (
+    dist.is_available() and dist.is_gloo_available() and "forkserver" in multiprocessing.get_all_start_methods()
+)  # fmt: skip
+together = pytest.mark.skipif(not _POSSIBLE, reason="this torch has no gloo, or this system no forkserver")
+"""For tests that need several processes."""
 
 
 def run_two(target: Callable[..., None], *arguments: object, seconds: float) -> None:
