@@ -23,6 +23,7 @@ from irverify.ir.ops.base import Pieces
 from irverify.ir.params import Derived, value
 from irverify.passes.change import Pair, largest, output_change
 from irverify.passes.eliminate_stable import eliminated
+from irverify.passes.magnitudes import all_but_smallest, large
 from irverify.passes.tolerance import output_tolerances
 from irverify.pipeline.base import Rewrite
 from irverify.pipeline.facts import Bounds
@@ -99,36 +100,18 @@ def _chosen(graph: Graph, only: str | None) -> list[Node]:
 def _kept(layers: Mapping[str, Layer], how: PruneWeights) -> dict[str, Tensor]:
     """Which entries of each weight stay."""
     sizes = {name: value(op.weight).detach().abs() for name, op in layers.items()}
-    if how.threshold is not None:
-        return {name: size >= how.threshold for name, size in sizes.items()}
-    assert how.sparsity is not None
-    if how.over == "layer":
-        return {name: _largest(size.flatten(), how.sparsity).reshape(size.shape) for name, size in sizes.items()}
-    if how.over == "channel":
+    if how.over == "channel" and how.sparsity is not None:
         return {name: _largest_by_channel(layers[name], size, how.sparsity) for name, size in sizes.items()}
-    if not sizes:
-        return {}
-    joined = _largest(torch.cat([size.flatten() for size in sizes.values()]), how.sparsity)
-    parts = joined.split([size.numel() for size in sizes.values()])
-    return {name: part.reshape(size.shape) for (name, size), part in zip(sizes.items(), parts, strict=True)}
-
-
-def _largest(sizes: Tensor, sparsity: float) -> Tensor:
-    """All but the `sparsity` share of smallest entries, rounded down."""
-    kept = torch.ones_like(sizes, dtype=torch.bool)
-    kept[sizes.argsort(stable=True)[: int(sparsity * sizes.numel())]] = False
-    return kept
+    return large(sizes, how.threshold, how.sparsity or 0.0, together=how.over == "network")
 
 
 def _largest_by_channel(op: Layer, size: Tensor, sparsity: float) -> Tensor:
-    """The same for what makes each output channel."""
+    """The largest of what makes each output channel."""
     if not isinstance(op, ConvTranspose):
-        return torch.stack([_largest(row.flatten(), sparsity).reshape(row.shape) for row in size])
+        return torch.stack([all_but_smallest(row, sparsity) for row in size])
     groups = size.reshape(op.groups, -1, *size.shape[1:]).transpose(1, 2)  # [groups, out, in, *kernel]
-    kept = torch.stack([
-        torch.stack([_largest(row.flatten(), sparsity).reshape(row.shape) for row in group]) for group in groups
-    ])  # fmt: skip
-    return kept.transpose(1, 2).reshape(size.shape)
+    stays = torch.stack([torch.stack([all_but_smallest(row, sparsity) for row in group]) for group in groups])
+    return stays.transpose(1, 2).reshape(size.shape)
 
 
 @dataclass(frozen=True)

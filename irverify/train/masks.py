@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from irverify.errors import ShapeError, UsageError
+from irverify.passes.magnitudes import large
 from irverify.train.masked_relu import PIECE, MaskedReLU
 
 MASK = "weight_mask"
@@ -70,10 +71,7 @@ def prune_weights(
         if not bool(layer.weight.isfinite().all()):
             raise UsageError("expected finite weights", where=place)
     sizes = {name: _masked(layer).abs() for name, layer in layers.items()}
-    if threshold is not None:
-        left = {name: size >= threshold for name, size in sizes.items()}
-    else:
-        left = _largest(sizes, sparsity or 0.0, over)
+    left = large(sizes, threshold, sparsity or 0.0, together=over == "network")
     for name, layer in layers.items():
         mask = left[name] & getattr(layer, MASK, torch.ones_like(left[name]))
         layer.register_buffer(MASK, mask)
@@ -96,21 +94,6 @@ def _masked(layer: Layer) -> Tensor:
     """The weights without those that are pruned already."""
     weight = layer.weight.detach()
     return weight.masked_fill(~getattr(layer, MASK), 0.0) if hasattr(layer, MASK) else weight
-
-
-def _largest(sizes: Mapping[str, Tensor], share: float, over: str) -> dict[str, Tensor]:
-    """All but the `share` of smallest entries, rounded down, of each tensor or of all together."""
-    if over == "layer":
-        return {name: _all_but(size.flatten(), share).reshape(size.shape) for name, size in sizes.items()}
-    joined = _all_but(torch.cat([size.flatten() for size in sizes.values()]), share)
-    parts = joined.split([size.numel() for size in sizes.values()])
-    return {name: part.reshape(size.shape) for (name, size), part in zip(sizes.items(), parts, strict=True)}
-
-
-def _all_but(sizes: Tensor, share: float) -> Tensor:
-    left = torch.ones_like(sizes, dtype=torch.bool)
-    left[sizes.argsort(stable=True)[: int(share * sizes.numel())]] = False
-    return left
 
 
 @dataclass(frozen=True)
