@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -35,7 +34,8 @@ main()
 def test_passes_starts_without_torch() -> None:
     text = """
 import atexit, sys
-atexit.register(lambda: print({"torch", "numpy", "onnx"} & set(sys.modules), file=sys.stderr))
+slow = {"torch", "numpy", "onnx", "onnxruntime", "ortools", "scipy", "matplotlib"}
+atexit.register(lambda: print(slow & set(sys.modules), file=sys.stderr))
 sys.argv = ["irverify", "passes"]
 from irverify.cli import main
 main()
@@ -112,15 +112,3 @@ def test_a_full_disk() -> None:
         )
     assert done.returncode == 1
     assert done.stderr == b"irverify: error: No space left on device\n"
-
-
-def test_start_is_quick() -> None:
-    """`irverify passes` takes 0.2 s of processor time (which does not depend on what else the machine is doing)."""
-    assert min(_processor_seconds() for _ in range(3)) < 0.5
-
-
-def _processor_seconds() -> float:
-    before = os.times()
-    subprocess.run([sys.executable, "-m", "irverify.cli", "passes"], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
-    after = os.times()
-    return after.children_user - before.children_user + after.children_system - before.children_system
