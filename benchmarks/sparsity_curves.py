@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 import irverify as iv
-from benchmarks.methods import HELD_OUT, Row, clean, resistant, trained
-from benchmarks.sparsity import EPOCHS, Question, decided, held_out, measured
+from benchmarks.methods import HELD_OUT, clean, resistant, trained
+from benchmarks.sparsity import EPOCHS, Question, decided, held_out, measured, method
 from irverify.ir.program import write_whole
 from irverify.report.curves import COLOURS, DASHES, GREY
 from irverify.train import masks
@@ -84,10 +84,9 @@ def main() -> None:
 def _of_weight(weight: float, question: Question, arguments: argparse.Namespace) -> dict[str, Any]:
     """What `benchmarks.sparsity` measures, for one weight of RS loss."""
     name = f"rs-{weight:g}" if weight else "adversarial-l1"
-    entries: dict[str, object] = {"terms": {"rs": {"weight": weight}}} if weight else {}
-    method = Row(name, "rs" if weight else name, arguments.epochs, entries=entries)
+    how = method("rs", arguments.epochs, {"rs": {"weight": weight}}) if weight else method(name, arguments.epochs)
     folder = arguments.out / name
-    trained(method, question.eps, arguments.data, folder)
+    trained(how, question.eps, arguments.data, folder)
     return measured(folder, question) | (decided(folder, question) if question.images else {})
 
 
@@ -98,7 +97,7 @@ def _of_shares(shares: Sequence[float], question: Question, arguments: argparse.
     known: dict[str, dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     missing = [share for share in shares if f"{share:g}" not in known]
     if missing:
-        trained(Row("adversarial", "adversarial", arguments.epochs), question.eps, arguments.data, folder)
+        trained(method("adversarial", arguments.epochs), question.eps, arguments.data, folder)
         images = torch.from_numpy(load_images(arguments.data, "test", HELD_OUT).train.images)
         activity = masks.activity(_module(folder), images)
     for share in missing:
