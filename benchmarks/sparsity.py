@@ -3,10 +3,10 @@
     python -m benchmarks.sparsity --data mnist:DIR --out runs [--rows adversarial,pruned-rs] [--images 20]
 
 Each row adds a step to the one before. It is trained by `irverify train` (its recipe's short variant, for so many
-epochs, with more l1) on 8,000 of the 10,000 test images of MNIST, and measured on the other 2,000: test and PGD accuracy, unstable
-ReLUs of the first ones by crown and by intervals, and what the whole driver proves of the first ones within a limit for
-each. What is trained, measured or decided stays in the folder and is not done again; `benchmarks.sparsity_curves` draws
-from there.
+epochs, with more l1) on 8,000 of the 10,000 test images of MNIST, and measured on the other 2,000: test and PGD
+accuracy, unstable ReLUs of the first ones by crown and by intervals, and what the whole driver proves of the first ones
+within a limit for each. What is trained, measured or decided stays in the folder and is not done again;
+`benchmarks.sparsity_curves` draws from there.
 """
 
 from __future__ import annotations
