@@ -32,30 +32,30 @@ def half_relu(center: Tensor, gap: Tensor, choice: Choice) -> tuple[Tensor, Tens
     return found
 
 
-def _cut(center: Tensor, gap: Tensor) -> Tensor:
-    """t."""
-    half = torch.lerp(center, gap, 0.5).clamp_(min=0)
-    return torch.minimum(half, gap, out=half)
+def _cut(half: Tensor, gap: Tensor) -> Tensor:
+    """t, from `(z_nom + v) / 2`."""
+    return torch.clamp(half, half.new_zeros(()).expand_as(half), gap)
 
 
 class _Zero(Function):
-    """Eq. 8. t and `relu(z_nom)` are both 0 where the ReLU is inactive, and t is below the other where it is active,
-    also where v is 0."""
+    """Eq. 8. `(z_nom + v) / 2` is positive but where the ReLU is inactive, and above t where it is active, also where v
+    is 0."""
 
     @staticmethod
     def forward(ctx: Any, center: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            result, found = center.relu(), _cut(center, gap)
-        ctx.save_for_backward(result, found)
+            result, half = center.relu(), torch.lerp(center, gap, 0.5)
+            found = _cut(half, gap)
+        ctx.save_for_backward(result, half, found)
         return result, found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes 1/2 and 1/2 in z_nom and v where the ReLU is unstable, 0 and 1 where it is active."""
-        result, found = ctx.saved_tensors
+        result, half, found = ctx.saved_tensors
         outer, inner = (stored_as(result, gradient) for gradient in gradients)
-        moving, active = passed(inner, result + found, 0), passed(inner, result - found, 0)
+        moving, active = passed(inner, half, 0), passed(inner, half - found, 0)
         by_gap = torch.lerp(moving, active, 0.5, out=active)
         return passed(outer, result, 0).add_(moving).sub_(by_gap), by_gap
 
@@ -67,7 +67,7 @@ class _Parallel(Function):
     def forward(ctx: Any, center: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             width = gap.clamp(min=TINY)
-            result, slope = center.relu(), _cut(center, width).div_(width)
+            result, slope = center.relu(), _cut(torch.lerp(center, width, 0.5), width).div_(width)
             found = torch.rsub(slope, 2).mul_(slope).mul_(gap)
         ctx.save_for_backward(result, slope)
         return result, found

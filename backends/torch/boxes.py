@@ -18,9 +18,7 @@ Clip: TypeAlias = tuple[Any, Any] | None
 """The valid range `(lo, hi)` of inputs, numbers or tensors that broadcast; None: no input is ruled out."""
 
 
-def box_around(
-    graph: Graph, x: Tensor | Sequence[Tensor], eps: float | Tensor, clip: Clip, dtype: torch.dtype
-) -> Box:
+def box_around(graph: Graph, x: Tensor | Sequence[Tensor], eps: float | Tensor, clip: Clip, dtype: torch.dtype) -> Box:
     """The boxes `[x - eps, x + eps]`, met with `clip`, in this element type.
 
     Raises ShapeError or UsageError for inputs that do not fit the graph, RegionError for eps or clip that make no box.
@@ -31,7 +29,7 @@ def box_around(
     batched = graph.batched([part.to(dtype) for part in given])
     clean = tuple(batched[node.name] for node in graph.inputs)
     check_examples(clean[0], graph)
-    pairs = [_ends(part, radius(eps, part), clip) for part in clean]
+    pairs = [ends(part, radius(eps, part), clip) for part in clean]
     return Box(clean, tuple(lower for lower, _ in pairs), tuple(upper for _, upper in pairs))
 
 
@@ -97,13 +95,16 @@ def limits(clip: Clip, x: Tensor) -> tuple[Tensor, Tensor]:
         raise RegionError(f"expected clip that broadcasts to {list(x.shape)}, got {got}") from None
 
 
-def _ends(x: Tensor, eps: float | Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
+def ends(x: Tensor, eps: float | Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
+    """The box `[x - eps, x + eps]`, met with `clip`, for a radius that was checked. Raises RegionError where it is
+    empty, or not finite."""
     lower, upper = x - eps, x + eps
-    if clip is None:
-        return lower, upper
-    low, high = limits(clip, x)
-    lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
-    if not _holds(lower <= upper):
+    if clip is not None:
+        low, high = limits(clip, x)
+        lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
+    if not (torch.compiler.is_compiling() or bool((upper - lower).amin() >= 0)):
+        if not bool(torch.isfinite(x).all()):
+            raise RegionError("expected finite inputs, got NaN or infinity")
         hint = "inputs lie further than eps outside clip, or clip is crossed"
         raise RegionError("the region of an example is empty, or not a number", hint=hint)
     return lower, upper

@@ -8,16 +8,15 @@ become `2 mu = l + u` and `2 r = u - l`, with half the weight in the next affine
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import fx, nn
-from torch.nn import functional
+from torch import fx
 
 from irverify.backends.torch import steps
-from irverify.backends.torch.code import Code
-from irverify.ir.graph import Graph, Node
+from irverify.backends.torch.writing import Writer
+from irverify.ir.graph import Node
 from irverify.ir.ops import (
     Add,
     BatchNorm,
@@ -35,9 +34,7 @@ from irverify.ir.ops import (
     Spec,
     Sub,
 )
-from irverify.ir.ops.conv import CONV, pad_spatial
-from irverify.ir.ops.memory import channels_last, reshaped
-from irverify.ir.params import Param, value
+from irverify.ir.ops.memory import reshaped
 
 
 @dataclass
@@ -52,49 +49,22 @@ class Span:
 
 
 @dataclass
-class Emission:
-    """What has been written so far. `trained` are the batch normalisations that take the statistics of the batch."""
+class Emission(Writer):
+    """Concrete values and intervals that have been written so far. `trained` are the batch normalisations that take the
+    statistics of the batch."""
 
-    graph: Graph
-    trained: frozenset[str]
-    code: Code = field(default_factory=Code)
-    parameters: list[Param] = field(default_factory=list)
+    trained: frozenset[str] = frozenset()
     values: dict[str, fx.Node] = field(default_factory=dict)
     spans: dict[str, Span] = field(default_factory=dict)
     statistics: dict[str, tuple[fx.Node, fx.Node]] = field(default_factory=dict)
-    _places: dict[int, fx.Node] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._given = self.code.given("parameters")
-        self.clean = [self.code.given(f"clean_{index}") for index in range(len(self.graph.inputs))]
-        self.lower = [self.code.given(f"lower_{index}") for index in range(len(self.graph.inputs))]
-        self.upper = [self.code.given(f"upper_{index}") for index in range(len(self.graph.inputs))]
+        super().__post_init__()
+        inputs = range(len(self.graph.inputs))
+        self.clean = [self.code.given(f"clean_{index}") for index in inputs]
+        self.lower = [self.code.given(f"lower_{index}") for index in inputs]
+        self.upper = [self.code.given(f"upper_{index}") for index in inputs]
         self.labels = self.code.given("labels")
-
-    def call(self, function: Callable[..., object], *arguments: object, **options: object) -> fx.Node:
-        return self.code.call(function, *arguments, **options)
-
-    def once(self, function: Callable[..., object], *arguments: object) -> fx.Node:
-        return self.code.once(function, *arguments)
-
-    def step(self, module: nn.Module, node: Node, *arguments: object) -> fx.Node:
-        """A call of a step that has the node's parameters as its first argument."""
-        return self.code.module(module, tuple(map(self.parameter, node.op.parameters().values())), *arguments)
-
-    def parameter(self, parameter: Param) -> fx.Node:
-        if id(parameter) not in self._places:
-            self._places[id(parameter)] = self.call(operator.getitem, self._given, len(self.parameters))
-            self.parameters.append(parameter)
-        return self._places[id(parameter)]
-
-    def optional(self, parameter: Param | None) -> fx.Node | None:
-        return None if parameter is None else self.parameter(parameter)
-
-    def magnitude(self, weight: fx.Node) -> fx.Node:
-        return self.once(torch.abs, weight)
-
-    def half(self, weight: fx.Node) -> fx.Node:
-        return self.once(operator.mul, weight, 0.5)
 
     # Intervals
 
@@ -119,9 +89,7 @@ class Emission:
         span = self.spans[name]
         if span.center is not None and span.radius is not None:
             return span.center, span.radius, weight, self.magnitude(weight)
-        found = self.once(steps.weighed, *self.ends(name), weight)
-        center, radius, signed, absolute = (self.once(operator.getitem, found, index) for index in range(4))
-        return center, radius, signed, absolute
+        return self.weighed_ends(*self.ends(name), weight)
 
     # Both walks
 
@@ -161,7 +129,7 @@ class Emission:
         if type(op) is Add and len(operands) == 2:
             return self.call(operator.add, *operands)
         if isinstance(op, Linear | Conv):
-            return self.affine(op, operands[0], self.parameter(op.weight), self.optional(op.bias))
+            return self.affine(node, self.values[self.operand(node)], self.weight(node), self.optional(op.bias))
         return self.step(steps.ValueStep(node), node, *operands)
 
     def _span(self, node: Node) -> Span:
@@ -172,11 +140,10 @@ class Emission:
         if isinstance(op, Identity):
             return spans[0]
         if isinstance(op, Linear | Conv):
-            weight = self.parameter(op.weight)
-            center, radius, signed, absolute = self.weighed(node.inputs[0], weight)
+            center, radius, signed, absolute = self.weighed(self.operand(node), self.weight(node))
             return Span(
-                center=self.affine(op, center, signed, self.optional(op.bias)),
-                radius=self.affine(op, radius, absolute, None),
+                center=self.affine(node, center, signed, self.optional(op.bias)),
+                radius=self.affine(node, radius, absolute, None),
             )
         if isinstance(op, BatchNorm):
             scale, shift = self.normalisation(node)
@@ -209,19 +176,6 @@ class Emission:
         lower, upper = (self.call(operator.getitem, found, index) for index in range(2))
         return Span(lower, upper)
 
-    def affine(self, op: Linear | Conv, x: fx.Node, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
-        if isinstance(op, Linear):
-            return self.call(functional.linear, x, weight, bias)
-        symmetric = all(before == after >= 0 for before, after in op.padding)
-        padding = tuple(before for before, _ in op.padding) if symmetric else 0
-        operand = self.once(channels_last, x if symmetric else self.call(pad_spatial, x, op.padding))
-        convolve = CONV[value(op.weight).ndim - 2]
-        return self.call(convolve, operand, weight, bias, op.stride, padding, op.dilation, op.groups)
-
     def normalisation(self, node: Node) -> tuple[fx.Node, fx.Node]:
         """Factor and constant of each channel: from the clean batch, or from the running statistics."""
-        op = node.op
-        assert isinstance(op, BatchNorm)
-        mean, variance = self.statistics.get(node.name) or (self.parameter(op.mean), self.parameter(op.variance))
-        scale = self.once(steps.channel_scale, variance, self.optional(op.weight), op.epsilon)
-        return scale, self.once(steps.channel_shift, mean, scale, self.optional(op.bias))
+        return self.channels(node, self.statistics.get(node.name))

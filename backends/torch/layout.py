@@ -47,3 +47,8 @@ class Layout:
 def columns(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The weight `[out, size]` of a layer that reads flattened values, its columns in the order of their layout."""
     return Layout.of(shape, weight).columns(weight)
+
+
+def flat(values: Tensor) -> Tensor:
+    """Values `[batch, *shape]` as `[batch, size]`, in that order; a view of what has the channels last."""
+    return Layout.of(tuple(values.shape[1:]), values).flat(values)

@@ -63,7 +63,7 @@ class Program:
         IBP.resolve(graph)
         if variant.method == "crown-ibp":
             RELAXATIONS.resolve(graph)
-        emission = Emission(graph, variant.trained)
+        emission = Emission(graph, trained=variant.trained)
         emission.write_values()
         emission.write_spans()
         spec = graph[graph.outputs[0]]

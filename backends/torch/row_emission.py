@@ -162,7 +162,7 @@ class Backward:
         before = self._alone(node)
         if before is not None and isinstance(before.op, Reshape):
             node, shape = before, emission.graph[before.inputs[0]].type.shape
-        return node, Product(shape), emission.call(columns, weight, shape), bias
+        return node, Product(shape), emission.once(columns, weight, shape), bias
 
     def _alone(self, reader: Node) -> Node | None:
         """What makes the value that a node reads, where nobody else reads it and it is not constant."""

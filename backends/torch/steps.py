@@ -27,7 +27,7 @@ class ValueStep(nn.Module):
         self._node = node
 
     def forward(self, parameters: Sequence[Tensor], *operands: Tensor) -> Tensor:
-        return _bound(self._node, parameters).op.evaluate(*operands)
+        return bound(self._node, parameters).op.evaluate(*operands)
 
 
 class AdjointStep(nn.Module):
@@ -38,7 +38,7 @@ class AdjointStep(nn.Module):
         self._node, self._operand = node, operand
 
     def forward(self, parameters: Sequence[Tensor], rows: Tensor) -> Tensor:
-        op = _bound(self._node, parameters).op
+        op = bound(self._node, parameters).op
         assert isinstance(op, LinearOp)
         return op.adjoint(rows, (self._operand,))[0]
 
@@ -55,7 +55,7 @@ class IntervalStep(nn.Module):
         """`ends` are the lower and upper end of each operand in turn."""
         assert self._rule is not None  # checked for the whole graph before
         operands = map(Interval, ends[::2], ends[1::2])
-        lower, upper = self._rule(_bound(self._node, parameters), *operands)
+        lower, upper = self._rule(bound(self._node, parameters), *operands)
         return lower, upper
 
 
@@ -72,13 +72,13 @@ class RowStep(nn.Module):
         assert self._rule is not None
         operands = [Interval(lower, upper) for lower, upper in zip(ends[::2], ends[1::2], strict=True)]
         count = rows.shape[0] // operands[0].lower.shape[0]
-        relaxed = self._rule(_bound(self._node, parameters), operands, "adaptive")
+        relaxed = self._rule(bound(self._node, parameters), operands, "adaptive")
         parts, constant = relaxed.through(rows, lambda tensor: tensor.repeat_interleave(count, 0))
         missing = (rows.new_zeros(rows.shape[0], *operand.lower.shape[1:]) for operand in operands[len(parts) :])
         return (*parts, *missing, constant)
 
 
-def _bound(node: Node, parameters: Sequence[Tensor]) -> Node:
+def bound(node: Node, parameters: Sequence[Tensor]) -> Node:
     """The node with the parameters of this step."""
     op = node.op.replace(**dict(zip(node.op.parameters(), parameters, strict=True)))
     return Node(node.name, op, node.inputs, node.type, node.source)

@@ -102,6 +102,15 @@ def test_valid_range_and_norm(name: str) -> None:
             BALLS[name](graph, X, labels, 0.1, norm=norm)
 
 
+@pytest.mark.parametrize("name", BALLS)
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_inputs_that_are_not_finite(name: str, wrong: float) -> None:
+    graph, x = iv.compile(network(), X[:1]), X.clone()
+    x[1, 0] = wrong
+    with pytest.raises(RegionError, match=r"finite|not a number"):
+        BALLS[name](graph, x, torch.tensor([0, 2]), 0.1)
+
+
 def test_options() -> None:
     graph, labels = iv.compile(network(), X[:1]), torch.tensor([0, 2])
     nan = float("nan")
