@@ -25,12 +25,11 @@ import numpy as np
 import torch
 
 import irverify as iv
-from irverify.attacks import Pgd, Target, attack
+from irverify.attacks import Pgd, keeps_label
 from irverify.certify import ByAnalysis, Question, Settings
 from irverify.data import DataSet
 from irverify.ir.graph import Graph
 from irverify.ir.program import load
-from irverify.properties import robust
 from irverify.train.images import load_images
 from irverify.train.toml import merged, write_toml
 
@@ -160,17 +159,13 @@ def clean(graph: Graph, test: DataSet) -> list[int]:
 
 def resistant(graph: Graph, test: DataSet, right: Sequence[int], eps: float) -> list[int]:
     """Those of them for which projected gradient descent of 40 steps finds no adversarial input."""
-    columns, classes = graph.inputs[0].type.size, graph[graph.outputs[0]].type.size
     found = []
     for start in range(0, len(right), 100):
         some = list(right[start : start + 100])
         region = iv.Linf(torch.from_numpy(test.images[some]), eps, clip=test.valid_range)
-        targets = [
-            Target([region.select([place])], robust(int(test.labels[image])).bind(columns, classes), lambda x: True)
-            for place, image in enumerate(some)
-        ]
-        runs = attack(graph, targets, Pgd(40, 1, 2.5 / 40, 1.0, untargeted=True))
-        found += [image for image, run in zip(some, runs, strict=True) if run.candidate is None]
+        labels = torch.from_numpy(test.labels[some])
+        kept = keeps_label(graph, [region], labels, Pgd(40, 1, 2.5 / 40, 1.0, untargeted=True))
+        found += [image for image, stays in zip(some, kept.tolist(), strict=True) if stays]
     return found
 
 

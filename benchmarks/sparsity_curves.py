@@ -5,18 +5,18 @@
 Figure 2: the weight of RS loss against unstable ReLUs of each layer and the seconds of exact verification; networks are
 those of the recipe rs, without pruning, so that nothing else differs. Figure 3: the share of images up to which ReLUs
 are pruned against test and PGD accuracy, on the network of the recipe adversarial, without fine-tuning. The folder is
-that of `benchmarks.sparsity`: what is there is not done again.
+that of `benchmarks.sparsity`: what is there is not done again. `irverify compile --stats --picture` draws such curves
+of any networks; here ReLUs are counted on the images of training, and accuracies are those on others.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +25,7 @@ from torch import nn
 import irverify as iv
 from benchmarks.methods import HELD_OUT, clean, resistant, trained
 from benchmarks.sparsity import EPOCHS, Question, decided, held_out, measured, method
-from irverify.ir.program import write_whole
-from irverify.report.curves import COLOURS, DASHES, GREY
+from irverify.report.lines import Line, Panel, draw_panels
 from irverify.train import masks
 from irverify.train.checkpoint import load_checkpoint
 from irverify.train.images import load_images
@@ -34,20 +33,9 @@ from irverify.train.networks import network
 from irverify.train.recipe import parse_recipe
 from irverify.train.toml import parse_toml
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 WEIGHTS = "0,1.2e-4,2e-4,5e-4"
 SHARES = "0,0.02,0.05,0.1,0.15,0.2,0.25,0.3,0.35,0.4"
 RS_PICTURE, RELU_PICTURE = "rs_weight.png", "relu_pruning.png"
-
-
-class Line(NamedTuple):
-    """A curve."""
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
 
 
 def main() -> None:
@@ -132,11 +120,11 @@ def draw_weights(found: Sequence[dict[str, Any]], path: Path) -> None:
     layers = [list(column) for column in zip(*(entry["layers"] for entry in found), strict=True)]
     counts = [Line(f"layer {number}", at, column) for number, column in enumerate(layers, 1)]
     counts.append(Line("all", at, [entry["crown"] for entry in found]))
-    panels = [("Unstable ReLUs (crown)", "mean over images", counts)]
+    panels = [Panel("Unstable ReLUs (crown)", "mean over images", tuple(counts))]
     if all("seconds" in entry for entry in found):
         timed = Line(f"limit {found[0]['timeout']:g} s", at, [entry["seconds"] for entry in found])
-        panels.append(("Exact verification", "mean seconds an image", [timed]))
-    _draw(path, "weight of RS loss", panels)
+        panels.append(Panel("Exact verification", "mean seconds an image", (timed,)))
+    draw_panels(path, "weight of RS loss", panels)
 
 
 def draw_shares(found: Sequence[dict[str, Any]], path: Path) -> None:
@@ -144,33 +132,11 @@ def draw_shares(found: Sequence[dict[str, Any]], path: Path) -> None:
     at = [100 * entry["share"] for entry in found]
     lines = [Line(name, at, [100 * entry[key] for entry in found]) for key, name in (("test", "test"), ("pgd", "PGD"))]
     gone = Line("pruned", at, [entry["pruned"] for entry in found])
-    panels = [("Accuracy without fine-tuning", "images (%)", lines), ("Pruned ReLUs", "elements", [gone])]
-    _draw(path, "pruned where (in)active on at most this share of images (%)", panels)
-
-
-def _draw(path: Path, below: str, panels: Sequence[tuple[str, str, Sequence[Line]]]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2 * len(panels), 3.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    places: list[Axes] = figure.subplots(1, len(panels), squeeze=False).flatten().tolist()
-    for axes, (title, beside, lines) in zip(places, panels, strict=True):
-        for number, line in enumerate(lines):
-            axes.plot(line.x, line.y, color=COLOURS[number], linestyle=DASHES[number % len(DASHES)], marker="o",
-                      markersize=3, linewidth=1.6, label=line.name)  # fmt: skip
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel(below)
-        axes.set_ylabel(beside)
-        if not beside.endswith("(%)"):
-            axes.set_ylim(bottom=0)
-        axes.grid(color="#dddddd", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(colors=GREY)
-        axes.legend(fontsize=8, frameon=False)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": "irverify"})
-    write_whole(path, content.getvalue())
+    panels = [
+        Panel("Accuracy without fine-tuning", "images (%)", tuple(lines), close=True),
+        Panel("Pruned ReLUs", "elements", (gone,)),
+    ]
+    draw_panels(path, "pruned where (in)active on at most this share of images (%)", panels)
 
 
 def tables(by_weight: Sequence[dict[str, Any]], by_share: Sequence[dict[str, Any]]) -> str:

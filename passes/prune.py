@@ -53,8 +53,16 @@ class PruneWeights(Rewrite):
     over: Literal["channel", "layer", "network"] = "layer"
     only: str | None = None
 
+    def __post_init__(self) -> None:
+        where = f"pass {self.name}"
+        if self.threshold is not None and not 0 <= self.threshold < math.inf:
+            raise UsageError(f"expected a finite threshold >= 0, got {self.threshold}", where=where)
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
+            raise UsageError(f"expected a sparsity in [0, 1), got {self.sparsity}", where=where)
+
     def run(self, state: State) -> Graph:
-        self._check()
+        if (self.threshold is None) == (self.sparsity is None):
+            raise UsageError("expected threshold or sparsity, one of them", where=f"pass {self.name}")
         layers = {node.name: node.op for node in _chosen(state.graph, self.only) if isinstance(node.op, Layer)}
         kept = _kept(layers, self)
 
@@ -75,15 +83,6 @@ class PruneWeights(Rewrite):
             weights = [value(node.op.weight) for node in graph if isinstance(node.op, Layer)]
             counts[word] = sum(int((weight == 0).sum()) for weight in weights)
         return counts | _change(state, after, {})
-
-    def _check(self) -> None:
-        where = f"pass {self.name}"
-        if (self.threshold is None) == (self.sparsity is None):
-            raise UsageError("expected threshold or sparsity, one of them", where=where)
-        if self.threshold is not None and not 0 <= self.threshold < math.inf:
-            raise UsageError(f"expected a finite threshold >= 0, got {self.threshold}", where=where)
-        if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            raise UsageError(f"expected a sparsity in [0, 1), got {self.sparsity}", where=where)
 
 
 def _chosen(graph: Graph, only: str | None) -> list[Node]:
@@ -129,6 +128,9 @@ class PruneRelus(Rewrite):
     only: str | None = None
     by: Literal["neuron", "channel"] = "neuron"
 
+    def __post_init__(self) -> None:
+        _check_share(self.share)
+
     def run(self, state: State) -> Graph:
         return eliminated(state.graph, self._pieces(state), state.retired)
 
@@ -142,6 +144,11 @@ class PruneRelus(Rewrite):
         centres = [region.center for region in state.given_regions(self.name)]
         given = {node.name: centre for node, centre in zip(state.graph.inputs, centres, strict=True)}
         return usual_pieces(state.graph, given | dict(state.operands), self.share, self.only, self.by)
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share < 0.5:
+        raise UsageError(f"expected a share in [0, 0.5), got {share}", where="prune-relus")
 
 
 def prune_relus(
@@ -167,8 +174,7 @@ def usual_pieces(
     """For each piecewise linear activation the piece that an element is on, but for a `share` of the data at most,
     `[*shape]`; -1 where there is none. `by` channel the piece that its elements are on, but for a `share` of these at
     all data. `data`: inputs and operands `[count, *shape]` by name."""
-    if not 0 <= share < 0.5:
-        raise UsageError(f"expected a share in [0, 0.5), got {share}", where="prune-relus")
+    _check_share(share)
     chosen = {
         node.name: pieces
         for node in _chosen(graph, only)

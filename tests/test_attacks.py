@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import irverify as iv
-from irverify.attacks import Candidate, Pgd, Target, attack, pgd, protocol
+from irverify.attacks import Candidate, Pgd, Target, attack, keeps_label, pgd, protocol
 from irverify.data import DIGITS_NETWORK, digits
 from irverify.errors import UsageError
 from irverify.frontends.compile import compile as compile_source
@@ -98,3 +98,16 @@ def test_protocols_of_the_papers(name: str, steps: int, restarts: int) -> None:
 def test_an_unknown_protocol_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="pgd-40"):
         protocol("pgd-7")
+
+
+def test_labels_are_kept_where_no_other_logit_gets_as_large() -> None:
+    """y = (x, 1 - x) with x in [c - 0.1, c + 0.1]: label 0 is kept above x = 0.5, by label 1 below."""
+    model = nn.Linear(1, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        model.bias.copy_(torch.tensor([0.0, 1.0]))
+    graph = iv.compile(model, torch.zeros(1, 1))
+    region = iv.Linf(torch.tensor([[0.7], [0.55], [0.3], [0.3]]), 0.1)
+    kept = keeps_label(graph, [region], torch.tensor([0, 0, 0, 1]), protocol("pgd-40"))
+    assert kept.tolist() == [True, False, False, True]
+    assert keeps_label(graph, [region], torch.tensor([], dtype=torch.long), Pgd()).shape == (0,)

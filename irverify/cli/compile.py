@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from irverify.cli.curves import Over, Wanted, answer_curve
 from irverify.cli.loading import check_file, check_model, load_model
 from irverify.cli.numbers import Numbers
 from irverify.cli.options import (
+    Along,
+    Also,
+    At,
     Clip,
     Data,
     Device,
@@ -23,17 +26,18 @@ from irverify.cli.options import (
     Norm,
     Output,
     Passes,
+    Picture,
     PropertyFile,
-)  # fmt: skip
+    Vary,
+)
 from irverify.cli.regions import perturbation, situation
+from irverify.cli.sizing import before_and_after, check_limit, size_texts, sizes_content
 from irverify.cli.streams import encode, note, write, write_file
 from irverify.errors import UsageError
 
 if TYPE_CHECKING:
-    from irverify.cli.regions import Situation
     from irverify.ir.graph import Graph
     from irverify.pipeline import Pass, State
-    from irverify.report.sizes import Size
 
 OUTPUT_SUFFIXES = (".safetensors", ".onnx", ".dot")
 USUAL = "canonicalize,fold-batchnorm,fuse-linear"
@@ -74,6 +78,11 @@ def compile_model(
         float | None,
         typer.Option("--solve", metavar="SECONDS", help="With --stats: solve both programs, for at most so long each."),
     ] = None,
+    vary: Vary = None,
+    also: Also = None,
+    at: At = None,
+    along: Along = None,
+    picture: Picture = None,
     as_json: Json = False,
 ) -> None:
     """Import a model, run passes over it, and print the result or write it to a file.
@@ -85,17 +94,23 @@ def compile_model(
     --stats shows how large the network is for a verifier before and after: parameters, nonzeros, neurons, unstable
     neurons, the mixed-integer program of the first region, with --solve also the time until its answer is known, and
     accuracy at the regions' centres.
+
+    With --vary or --also it compares several networks in place of that, which stand on a curve, by PGD accuracy and by
+    the programs of all regions as well; --picture draws it.
     """
     check_model(model)
     _check_moments(passes, {"--print-before": before, "--print-after": after})
-    if output is not None and output.suffix not in OUTPUT_SUFFIXES:
-        raise UsageError(f"expected --output to end in {' or '.join(OUTPUT_SUFFIXES)}, got {str(output)!r}")
-    if solving is not None and not (stats and 0 < solving < math.inf):
-        raise UsageError(f"expected --solve to be a positive number of seconds, with --stats, got {solving}")
+    _check_output(output)
+    check_limit(solving, stats)
     if property_file is not None:
         check_file(property_file)
     perturbed = perturbation(data, eps, norm, clip, first, index)
     numbers = Numbers(dtype, device, memory)
+    wanted = Wanted(vary or (), also or (), at, along, picture)
+    if wanted.check(stats):
+        _refuse_one_result({"-o": output, "--print": show, "--print-before": before, "--print-after": after})
+        answer_curve(wanted, model, passes, Over(property_file, perturbed, numbers, check, solving), as_json)
+        return
 
     source = numbers.placed(load_model(model))
     known = situation(source, property_file, perturbed)
@@ -115,15 +130,28 @@ def compile_model(
         _save(state.graph, output, device, {"holds": ON_REGIONS} if local else {})
         if local:
             note(f"warning: what is in {output} equals the model {ON_REGIONS}")
-    sizes = _sizes((source, state.graph), known, passes, solving) if stats else None
+    sizes = before_and_after((source, state.graph), known, passes, solving) if stats else None
     if as_json:
-        write(encode("compile", _content(source, state, texts, output) | _sizes_content(sizes)))
+        write(encode("compile", _content(source, state, texts, output) | sizes_content(sizes)))
         return
-    shown = [*texts, *([_timing_table(state)] if stats else []), *(_size_table(sizes))]
+    shown = [*texts, *([_timing_table(state)] if stats else []), *(size_texts(sizes))]
     for text in shown or [_summary(source, state.graph)]:
         write(text)
     if output is not None:
         note(f"wrote {output}")
+
+
+def _check_output(output: Path | None) -> None:
+    if output is not None and output.suffix not in OUTPUT_SUFFIXES:
+        raise UsageError(f"expected --output to end in {' or '.join(OUTPUT_SUFFIXES)}, got {str(output)!r}")
+
+
+def _refuse_one_result(given: dict[str, object]) -> None:
+    """Raises where something is asked for that only one network has."""
+    asked = [flag for flag, value in given.items() if value]
+    if asked:
+        hint = "compile the network that you choose by itself"
+        raise UsageError(f"--vary and --also make several networks, {', '.join(asked)} needs one", hint=hint)
 
 
 def _check_moments(passes: str, wanted: dict[str, str | None]) -> None:
@@ -172,33 +200,6 @@ def _timing_table(state: State) -> str:
     from irverify.report.layers import timing_table
 
     return timing_table(state.timings)
-
-
-def _sizes(
-    graphs: tuple[Graph, Graph], known: Situation | None, passes: str, limit: float | None
-) -> tuple[Size, Size]:
-    """Before and after, over the same regions and by the analyses of the pipeline."""
-    from irverify.pipeline.text import parse_pipeline
-    from irverify.report import sizes
-
-    analyses = sizes.analyses_of([str(step) for step in parse_pipeline(passes)])
-    where = sizes.Situation()
-    if known is not None:
-        where = sizes.Situation(known.regions, known.labels, analyses, known.prop, limit)
-    before, after = graphs
-    return sizes.size_of(before, where), sizes.size_of(after, where)
-
-
-def _size_table(sizes: tuple[Size, Size] | None) -> list[str]:
-    from irverify.report.sizes import size_table
-
-    return [] if sizes is None else [size_table(*sizes)]
-
-
-def _sizes_content(sizes: tuple[Size, Size] | None) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return {} if sizes is None else {"before": asdict(sizes[0]), "after": asdict(sizes[1])}
 
 
 def _content(source: Graph, state: State, texts: list[str], output: Path | None) -> dict[str, object]:

@@ -55,3 +55,22 @@ Memory = Annotated[
 Batch = Annotated[
     int | None, typer.Option("--batch", metavar="B", help="Images at a time; without it, as many as fit.", min=1)
 ]
+
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--vary", metavar="PASS.OPTION=V1,V2,...", help="With --stats: run the pipeline for each value of this option."
+    ),
+]
+Also = Annotated[
+    list[str] | None,
+    typer.Option("--also", metavar="X=MODEL", help="With --stats: measure this network too, at X on a curve; repeat."),
+]
+At = Annotated[
+    float | None, typer.Option("--at", metavar="X", help="With --also: where MODEL itself stands; without it, at 0.")
+]
+Along = Annotated[str | None, typer.Option("--along", metavar="TEXT", help="What a curve is along, in words.")]
+Picture = Annotated[
+    Path | None,
+    typer.Option("--picture", metavar="FILE", help="Draw the curve of --vary or --also: .png, .svg or .pdf."),
+]

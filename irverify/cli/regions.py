@@ -37,12 +37,12 @@ class Perturbation:
 @dataclass(frozen=True)
 class Situation:
     """What analyses hold for: a batch of regions (float64, one for each input of the model), and the rows `C y + d` of
-    the specification, `[batch, rows, out]` and `[batch, rows]`; None where rows read inputs too; what is asked of the
-    first region; and the labels of the images, `[batch]`, where there are any."""
+    the specification, `[batch, rows, out]` and `[batch, rows]`; None where rows read inputs too; what is asked of each
+    region; and the labels of the images, `[batch]`, where there are any."""
 
     regions: tuple[Region, ...]
     spec: tuple[Tensor, Tensor] | None
-    prop: Property
+    props: tuple[Property, ...]
     labels: Tensor | None = None
 
 
@@ -95,7 +95,8 @@ def _of_images(graph: Graph, wanted: Perturbation) -> Situation:
     question = question_of(graph, wanted)
     images = question.take(indices_of(wanted, len(question.images), usual=1))
     labels = torch.as_tensor(images.labels)
-    return Situation((question.region(images),), question.rows(images.labels), robust(int(labels[0])), labels)
+    props = tuple(robust(label) for label in labels.tolist())
+    return Situation((question.region(images),), question.rows(images.labels), props, labels)
 
 
 def question_of(graph: Graph, wanted: Perturbation) -> Question:
@@ -129,7 +130,8 @@ def _of_property(graph: Graph, file: str) -> Situation:
         Box(torch.cat([lower for lower, _ in parts]), torch.cat([upper for _, upper in parts]))
         for parts in zip(*boxes, strict=True)
     )
-    return Situation(joined, _rows(graph, [case.prop for case in cases]), cases[0].prop)
+    props = tuple(case.prop for case in cases)
+    return Situation(joined, _rows(graph, props), props)
 
 
 def _rows(graph: Graph, props: Sequence[Property]) -> tuple[Tensor, Tensor] | None:

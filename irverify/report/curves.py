@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from irverify.ir.program import write_whole
+from irverify.report.lines import GREY, Line, dress, new_figure, plot, write_figure
 from irverify.train.checkpoint import Row
 from irverify.train.recipe import Recipe
 
@@ -15,21 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FILE = "curves.png"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Those of Okabe and Ito, which people tell apart whatever colours they see."""
-DASHES = ("-", "--", "-.", ":")
-GREY = "#666666"
-MARKED = 30
-"""So many points and fewer are marked."""
 MEASURED = (("clean", "clean accuracy"), ("PGD", "PGD accuracy"), ("certified", "certified accuracy"))
-
-
-class Line(NamedTuple):
-    """A curve: its name, epochs, values."""
-
-    name: str
-    epochs: Sequence[float]
-    values: Sequence[float]
 
 
 def draw_curves(folder: Path, recipe: Recipe, rows: Sequence[Row]) -> Path:
@@ -38,11 +23,7 @@ def draw_curves(folder: Path, recipe: Recipe, rows: Sequence[Row]) -> Path:
     Accuracies are those on test images, losses means over the training images of an epoch (each term times its weight
     at the end of the epoch), radii in raw input units. No display is needed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 6.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 6.4, dpi=150)
     panels = figure.subplots(2, 2, sharex=True).flatten().tolist()
     for panel, draw in zip(panels, (_accuracies, _loss, _radius, _schedules), strict=True):
         draw(panel, recipe, rows)
@@ -50,17 +31,13 @@ def draw_curves(folder: Path, recipe: Recipe, rows: Sequence[Row]) -> Path:
             panel.axvline(epoch, color=GREY, linestyle=":", linewidth=0.8, label=None if number else "pruning")
         if panel.lines:
             panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)  # beside the curves
-        panel.grid(color="#dddddd", linewidth=0.6)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
+        dress(panel)
     for panel in panels[2:]:
         panel.set_xlabel("epoch")
         panel.set_xlim(0, max([1, *(int(row["epoch"] or 0) for row in rows)]) * 1.02)
         panel.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(f"{recipe.network} trained by {recipe.name}", fontsize=12)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": "irverify"})
-    write_whole(folder / FILE, content.getvalue())
+    write_figure(figure, folder / FILE)
     return folder / FILE
 
 
@@ -71,7 +48,7 @@ def pruned_after(rows: Sequence[Row]) -> list[float]:
 
 def _accuracies(axes: Axes, recipe: Recipe, rows: Sequence[Row]) -> None:
     lines = [_column(rows, column, name, 100.0) for name, column in MEASURED]
-    _plot(axes, [line._replace(name=f"{line.name}, {line.values[-1]:.1f} % at last") for line in lines if line.values])
+    plot(axes, [line._replace(name=f"{line.name}, {line.y[-1]:.1f} % at last") for line in lines if line.y])
     axes.set_title(f"Accuracy; PGD and certified ({recipe.evaluation.certify}) at eps {recipe.test_eps:g}", fontsize=10)
     axes.set_ylabel("test images (%)")
     axes.set_ylim(0, 102)
@@ -79,18 +56,18 @@ def _accuracies(axes: Axes, recipe: Recipe, rows: Sequence[Row]) -> None:
 
 def _loss(axes: Axes, recipe: Recipe, rows: Sequence[Row]) -> None:
     terms = [
-        Line(term.name if term.weight.last == 1 else f"{term.name} x weight", line.epochs, line.values)
+        Line(term.name if term.weight.last == 1 else f"{term.name} x weight", line.x, line.y)
         for term in recipe.terms
-        if (line := _weighted(rows, term.name, term.weight.last)).values
+        if (line := _weighted(rows, term.name, term.weight.last)).y
     ]
     whole = _column(rows, "loss", "whole loss")
-    _plot(axes, terms if len(terms) == 1 and terms[0].values == whole.values else [whole, *terms])
+    plot(axes, terms if len(terms) == 1 and terms[0].y == whole.y else [whole, *terms])
     axes.set_title("Training loss", fontsize=10)
     axes.set_ylabel("mean over an epoch")
 
 
 def _radius(axes: Axes, recipe: Recipe, rows: Sequence[Row]) -> None:
-    _plot(axes, [_column(rows, "eps", "in training")])
+    plot(axes, [_column(rows, "eps", "in training")])
     axes.axhline(recipe.test_eps, color=GREY, linestyle=":", linewidth=1.2, label=f"tested at {recipe.test_eps:g}")
     norm = {"inf": "l-infinity", "2": "l2", "1": "l1"}[recipe.norm]
     axes.set_title("Radius of the perturbation", fontsize=10)
@@ -104,27 +81,13 @@ def _schedules(axes: Axes, recipe: Recipe, rows: Sequence[Row]) -> None:
     lines = []
     for name, column in (("learning rate", "rate"), *((name, name) for name in names)):
         line = _column(rows, column, name)
-        largest = max(line.values, default=0.0)
+        largest = max(line.y, default=0.0)
         if largest > 0:
-            lines.append(Line(f"{name}, up to {largest:.3g}", line.epochs, [value / largest for value in line.values]))
-    _plot(axes, lines)
+            lines.append(Line(f"{name}, up to {largest:.3g}", line.x, [value / largest for value in line.y]))
+    plot(axes, lines)
     axes.set_title("Schedules", fontsize=10)
     axes.set_ylabel("share of the largest value")
     axes.set_ylim(0, 1.04)
-
-
-def _plot(axes: Axes, lines: Sequence[Line]) -> None:
-    for number, line in enumerate(lines):
-        axes.plot(
-            line.epochs,
-            line.values,
-            color=COLOURS[number % len(COLOURS)],
-            linestyle=DASHES[number % len(DASHES)],
-            linewidth=1.6,
-            marker="o" if len(line.values) <= MARKED else None,
-            markersize=3,
-            label=line.name,
-        )
 
 
 def _column(rows: Sequence[Row], column: str, name: str, scale: float = 1.0) -> Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from irverify.backends.milp import Formulation, MilpModel, SolveOptions, formulate, solve
+from irverify.backends.milp import Formulation, MilpModel, SolveOptions, Worker, formulate, solve
 from irverify.backends.milp.encoding import Encoding
 from irverify.errors import PropertyError, UnsupportedError
 from irverify.ir.graph import Graph, convert
@@ -61,52 +62,67 @@ class Size:
 @dataclass(frozen=True)
 class Situation:
     """What sizes are measured over: regions, one for each input, labels `[batch]` of their centres, the analyses that
-    give the bounds, as a pipeline text, what is asked of the first region, and for how many seconds the solver may look
-    for the answer (None: it is not asked)."""
+    give the bounds, as a pipeline text, what is asked of each region (of none where there is nothing), and for how many
+    seconds the solver may look for an answer (None: it is not asked)."""
 
     regions: tuple[Region, ...] | None = None
     labels: Tensor | None = None
     analyses: str = "ibp"
-    prop: Property | None = None
+    props: tuple[Property, ...] = ()
     limit: float | None = None
 
 
 def size_of(graph: Graph, situation: Situation) -> Size:
     """The size of a network; what needs regions is None where there are none."""
+    if situation.regions is None:
+        return counted(graph)
+    state = analysed(graph, situation)
+    return size_over(state, counted(graph), situation.labels, program_of(state, situation))
+
+
+def counted(graph: Graph) -> Size:
+    """What a size has without regions."""
     tensors = {id(parameter): value(parameter).detach() for parameter in graph.parameters().values()}
     weights = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
     activations = [node for node in graph if isinstance(node.op, Elementwise) and node.op.pieces() is not None]
-    plain = Size(
+    return Size(
         sum(weight.numel() for weight in weights),
         sum(int((weight != 0).sum()) for weight in weights),
         sum(node.type.size for node in activations),
     )
-    if situation.regions is None:
-        return plain
+
+
+def analysed(graph: Graph, situation: Situation) -> State:
+    """The bounds and the stability of a network over the regions of a situation that has some."""
     # In double precision: the encoding takes bounds for contradictory that cross by more than its rounding.
-    state = run(convert(graph, torch.float64), f"{situation.analyses},stability", situation.regions)
-    unstable = {name: labels.counts()[2] / state.batch for name, labels in state.stability.items()}
-    accuracy = None if situation.labels is None else _accuracy(state, situation.labels)
-    return Size(plain.parameters, plain.nonzeros, plain.neurons, unstable, _program(state, situation), accuracy)
+    return run(convert(graph, torch.float64), f"{situation.analyses},stability", situation.regions)
 
 
-def _accuracy(state: State, labels: Tensor) -> float:
-    centres = {
-        node.name: region.center for node, region in zip(state.graph.inputs, state.regions or (), strict=True)
-    }
+def size_over(state: State, plain: Size, labels: Tensor | None, program: Program | None) -> Size:
+    """The size of a network that is analysed; `plain` is what is counted without regions."""
+    unstable = {name: pieces.counts()[2] / state.batch for name, pieces in state.stability.items()}
+    accuracy = None if labels is None else float(right(state, labels).double().mean())
+    return replace(plain, unstable=unstable, program=program, accuracy=accuracy)
+
+
+def right(state: State, labels: Tensor) -> Tensor:
+    """Which of the regions' centres are classified as labelled, `[batch]`."""
+    centres = {node.name: region.center for node, region in zip(state.graph.inputs, state.regions or (), strict=True)}
     logits = state.graph.values(centres)[state.graph.outputs[0]].flatten(1)
-    return float((logits.argmax(1) == labels.to(logits.device)).double().mean())
+    return logits.argmax(1) == labels.to(logits.device)
 
 
-def _program(state: State, situation: Situation) -> Program | None:
+def program_of(state: State, situation: Situation, place: int = 0, worker: Worker | None = None) -> Program | None:
+    """The program of one example of the batch, solved where the situation has a limit for that, by `worker` or a
+    process of its own; None where there is no exact encoding."""
     started = time.perf_counter()
-    regions = tuple(region.select([0]) for region in state.regions or ())
-    bounds = {name: (found.lower[0], found.upper[0]) for name, found in state.bounds.items()}
+    regions = tuple(region.select([place]) for region in state.regions or ())
+    bounds = {name: (found.lower[place], found.upper[place]) for name, found in state.bounds.items()}
     try:
-        if situation.prop is not None:
-            formulation = formulate(state.graph, regions, situation.prop, bounds)
-            return _asked(formulation, started, situation.limit, [region.center[0] for region in regions])
-        encoding = Encoding(state.graph, [region.select(0) for region in regions], bounds)
+        if situation.props:
+            formulation = formulate(state.graph, regions, situation.props[place], bounds)
+            return _asked(formulation, started, situation.limit, [region.center[0] for region in regions], worker)
+        encoding = Encoding(state.graph, regions, bounds)
         for node in encoding.pending():
             encoding.add(node)
     except (UnsupportedError, PropertyError):  # no exact encoding, or nothing to ask
@@ -114,14 +130,16 @@ def _program(state: State, situation: Situation) -> Program | None:
     return _measured(encoding.builder.build(), started)
 
 
-def _asked(formulation: Formulation, started: float, limit: float | None, centres: Sequence[Tensor]) -> Program:
+def _asked(
+    formulation: Formulation, started: float, limit: float | None, centres: Sequence[Tensor], worker: Worker | None
+) -> Program:
     program = formulation.program()
     built = _measured(program.model, started)
     if limit is None:
         return built
     started = time.perf_counter()
     options = SolveOptions(time_limit=limit, sign_only=True)
-    solution = solve(program.model, "highs", options, hint=program.hint(centres))
+    solution = solve(program.model, "highs", options, hint=program.hint(centres), worker=worker)
     seconds = time.perf_counter() - started
     reached = solution.objective is not None and solution.objective <= 0
     margin: Margin = "positive" if program.refuted(solution) else "not positive" if reached else "open"
@@ -139,13 +157,13 @@ def size_table(before: Size, after: Size) -> str:
     rows: list[tuple[str, ...]] = [
         (word, *(str(getattr(side, word)) for side in sides)) for word in ("parameters", "nonzeros", "neurons")
     ]
-    for layer in dict.fromkeys(name for side in sides for name in _layers(side)):
-        rows.append((f"unstable in %{layer}", *(_number(_layers(side).get(layer)) for side in sides)))
+    for layer in dict.fromkeys(name for side in sides for name in by_activation(side)):
+        rows.append((f"unstable in %{layer}", *(plain_number(by_activation(side).get(layer)) for side in sides)))
     if any(side.program is not None for side in sides):
         rows += [(f"MILP {label}", *(_cell(side.program, name) for side in sides)) for label, name in PROGRAM.items()]
         rows = [row for row in rows if row[1:] != ("", "")]
     if any(side.accuracy is not None for side in sides):
-        rows.append(("accuracy", *(_number(side.accuracy) for side in sides)))
+        rows.append(("accuracy", *(plain_number(side.accuracy) for side in sides)))
     return table(("", "before", "after"), rows, ("before", "after")).render()
 
 
@@ -158,10 +176,10 @@ PROGRAM = {
 
 def _cell(program: Program | None, name: str) -> str:
     found = None if program is None else getattr(program, name)
-    return found if isinstance(found, str) else "" if found is None else _number(found)
+    return found if isinstance(found, str) else "" if found is None else plain_number(found)
 
 
-def _layers(size: Size) -> dict[str, float]:
+def by_activation(size: Size) -> dict[str, float]:
     """Unstable neurons by the activation of the model that they belong to."""
     result: dict[str, float] = {}
     for name, count in (size.unstable or {}).items():
@@ -170,8 +188,10 @@ def _layers(size: Size) -> dict[str, float]:
     return result
 
 
-def _number(count: float | None) -> str:
-    return number(count) if count is None or count != int(count) else str(int(count))
+def plain_number(count: float | None) -> str:
+    """A count, which may be a mean, in few characters."""
+    whole = count is not None and math.isfinite(count) and count == int(count)
+    return str(int(count)) if whole and count is not None else number(count)
 
 
 def analyses_of(steps: Sequence[str]) -> str:

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from irverify.attacks import Pgd, Target, attack
+from irverify.attacks import Pgd, keeps_label
 from irverify.certify import ByAnalysis, Question, Settings
 from irverify.certify.question import BALLS
 from irverify.data import DataSet
 from irverify.ir.graph import Graph
-from irverify.properties import robust
 from irverify.regions import Region
 from irverify.train.recipe import Recipe
 
@@ -93,13 +92,7 @@ class Evaluator:
         how = Pgd(steps, 1, min(1.0, 2.5 / steps), 1.0, seed=self.recipe.seed, untargeted=True)
         pixels = self._inputs(images)
         region: Region = BALLS[self.question.norm](pixels, self.recipe.test_eps, clip=images.valid_range)
-        columns, classes = self.graph.inputs[0].type.size, self.question.classes
-        targets = [
-            Target([region.select(place)], robust(int(label)).bind(columns, classes), lambda candidate: True)
-            for place, label in enumerate(images.labels)
-        ]
-        found = attack(self.graph, targets, how)
-        return sum(result.candidate is None for result in found)
+        return int(keeps_label(self.graph, [region], torch.from_numpy(images.labels), how).sum())
 
     def _inputs(self, images: DataSet) -> Tensor:
         shape = self.graph.inputs[0].type.shape
