@@ -76,7 +76,7 @@ def compile_model(
     index: Index = None,
     solving: Annotated[
         float | None,
-        typer.Option("--solve", metavar="SECONDS", help="With --stats: solve both programs, for at most so long each."),
+        typer.Option("--solve", metavar="SECONDS", help="With --stats: solve the programs, for at most so long each."),
     ] = None,
     vary: Vary = None,
     also: Also = None,

@@ -89,6 +89,7 @@ def _panels(points: Sequence[Point], at: Sequence[float]) -> list[Panel]:
 
     solving = f"until the margin's sign is known, limit {points[0].limit or 0:g} s"
     left = [float(point.size.neurons) for point in points]
+    gone = [float(point.pruned) if _pruned(points) else None for point in points]
     weights = [float(point.size.nonzeros) for point in points]
     panels = [
         panel("Unstable neurons", _over(points), *(line(name, counts) for name, counts in _by_layer(points).items()),
@@ -98,8 +99,7 @@ def _panels(points: Sequence[Point], at: Sequence[float]) -> list[Panel]:
         panel("Accuracy", "inputs (%)", line("clean", [_percent(point.size.accuracy) for point in points]),
               line(f"PGD ({ATTACK})", [_percent(point.resistant) for point in points]),
               line("margin positive", [_percent(_proved(point)) for point in points]), close=True),
-        panel("Neurons", "elements", line("left", left), line("pruned", [float(point.pruned) for point in points]))
-        if _pruned(points) else None,
+        panel("Neurons", "elements", line("left", left), line("pruned", gone)) if len(set(left)) > 1 else None,
         panel("Nonzero parameters", "entries", line("left", weights))
         if max(weights) - min(weights) > VISIBLE * max(weights) else None,
     ]  # fmt: skip

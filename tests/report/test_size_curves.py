@@ -100,3 +100,12 @@ def test_many_activations_are_only_summed(monkeypatch: pytest.MonkeyPatch) -> No
     deep = replace(FIRST, size=replace(FIRST.size, unstable={f"r{place}": 1.0 for place in range(7)}))
     panels, _ = drawn(monkeypatch, deep)
     assert [line.name for line in panels["Unstable neurons"].lines] == ["all"]
+
+
+def test_neurons_that_nobody_prunes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of several sizes."""
+    small = Point(1.0, "a.onnx", 7, Size(10, 9, 7))
+    panels, _ = drawn(monkeypatch, small, Point(2.0, "b.onnx", 70, Size(100, 90, 70)))
+    assert [line.name for line in panels["Neurons"].lines] == ["left"]
+    alike, _ = drawn(monkeypatch, replace(small, imported=9), replace(small, x=2.0, imported=9))
+    assert "Neurons" not in alike
