@@ -274,8 +274,9 @@ def draw(trainer: Trainer) -> list[str]:
 def _summary(trainer: Trainer) -> str:
     row, recipe = trainer.rows[-1], trainer.recipe
     first = min(recipe.evaluation.first, len(trainer.images.test))
+    pruned = ", ".join(f"{row[name]:.0f} {name}" for name in ("pruned weights", "pruned ReLUs") if row.get(name))
     return (
-        f"{recipe.network} trained by {recipe.name}; {_accuracies(row)}\n"
+        f"{recipe.network} trained by {recipe.name}; {_accuracies(row)}{pruned and f'; {pruned}'}\n"
         f"PGD with {recipe.evaluation.attack_steps} steps and certified by {recipe.evaluation.certify} at eps "
         f"{recipe.test_eps:g} on {first} test images\n{trainer.folder}: model.onnx, model.safetensors, recipe.toml, "
         "log.csv, curves.png"

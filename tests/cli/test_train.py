@@ -57,6 +57,14 @@ def test_resume(trained: Path, irverify: Irverify, tmp_path: Path, config: Path)
     assert "the recipe is not that of the checkpoint" in ran.err
 
 
+def test_says_what_was_pruned(config: Path, irverify: Irverify, tmp_path: Path) -> None:
+    file = tmp_path / "pruned.toml"
+    file.write_text(f'{config.read_text()}\n[pruning.small]\nprune = "weights"\nsparsity = 0.5\nat = 1\n')
+    ran = irverify("train", "--config", file, "--data", "digits", "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    assert re.search(r"accuracy [\d.]+%; \d+ pruned weights$", ran.out, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
