@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from irverify.ir.ops import Add, Conv, Elementwise, Input, Neg, Operator, Reshape, Sub
+from irverify.ir.ops import Add, Conv, Elementwise, Gather, Input, Neg, Operator, Reshape, Sub
+from irverify.ir.ops.base import normalize_axis
+from irverify.ir.params import value
 from irverify.ir.types import TensorType
 from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide, unowned
 from irverify.passes.windows import kernels, receptive, worthwhile
@@ -26,9 +29,9 @@ def before_convolution(op: Conv, operand: TensorType, form: Form) -> Form:
     return Dense(op.adjoint(form.dense(), (operand,))[0], form.owner) if before is None else Patches(before)
 
 
-def row_size(op: Operator, shapes: Sequence[tuple[int, ...]], form: Form) -> tuple[int, bool]:
+def row_size(op: Operator | None, shapes: Sequence[tuple[int, ...]], form: Form) -> tuple[int, bool]:
     """How many coefficients a row of this form takes behind an operator whose operands have these shapes, and whether
-    it is over whole planes then."""
+    it is over whole planes then. None stands for an elementwise function."""
     largest = max(map(math.prod, shapes))
     if isinstance(form, Units | Patches) and len(shapes[0]) > 1:
         if isinstance(op, Conv):
@@ -36,9 +39,11 @@ def row_size(op: Operator, shapes: Sequence[tuple[int, ...]], form: Form) -> tup
             extents = receptive(op, window)
             if worthwhile(extents, shapes[0][1:]):
                 return shapes[0][0] * math.prod(extents), False
-        elif isinstance(op, Elementwise | Add | Sub | Neg | Input):
+        elif op is None or isinstance(op, Elementwise | Add | Sub | Neg | Input):
             return math.prod(form.coefficients.shape[1:]) if isinstance(form, Patches) else shapes[0][0], False
-    return (1, False) if isinstance(form, Units) and isinstance(op, Add | Reshape) else (largest, True)
+        elif isinstance(op, Gather) and isinstance(form, Patches) and _of_channels(op, shapes[0]):
+            return shapes[0][0] * math.prod(form.windows.window), False
+    return (1, False) if isinstance(form, Units) and isinstance(op, Add | Gather | Reshape) else (largest, True)
 
 
 def before_reshape(form: Form, shape: tuple[int, ...]) -> Form | None:
@@ -46,6 +51,27 @@ def before_reshape(form: Form, shape: tuple[int, ...]) -> Form | None:
     if isinstance(form, Units | Columns):
         return replace(form, shape=shape)
     return Dense(form.coefficients.reshape(-1, *shape), form.owner) if isinstance(form, Dense) else None
+
+
+def before_gather(op: Gather, shape: tuple[int, ...], form: Form) -> Form | None:
+    """Rows over the operand, of this shape, of a gather; None where the form does not tell."""
+    indices = value(op.indices)
+    if isinstance(form, Units):
+        axis = normalize_axis(op.axis, len(shape))
+        inner = math.prod(shape[axis + 1 :])
+        outer = torch.div(form.elements, inner * indices.numel(), rounding_mode="floor")
+        place = indices[torch.div(form.elements, inner, rounding_mode="floor") % indices.numel()]
+        elements = (outer * shape[axis] + place) * inner + form.elements % inner
+        return replace(form, elements=elements, shape=shape)
+    if isinstance(form, Patches) and _of_channels(op, shape):
+        rows = form.coefficients
+        found = rows.new_zeros(rows.shape[0], shape[0], *rows.shape[2:]).index_add(1, indices, rows)
+        return Patches(form.windows.with_coefficients(found, clean=form.windows.clean))
+    return None
+
+
+def _of_channels(op: Gather, shape: tuple[int, ...]) -> bool:
+    return len(shape) > 1 and normalize_axis(op.axis, len(shape)) == 0
 
 
 def negated(form: Wide) -> Wide:

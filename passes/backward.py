@@ -20,6 +20,8 @@ from torch import Tensor
 
 from irverify.ir.graph import Graph
 from irverify.ir.ops import Input
+from irverify.passes.lines import Relaxation
+from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Relaxed, sums
 from irverify.regions import Region
 
@@ -38,15 +40,26 @@ class Rows:
         return tensor if self.batch == 1 else tensor.index_select(0, self.owner)
 
 
+@dataclass(frozen=True)
+class Shortcut:
+    """A value as an elementwise function of one far before it: the lines around it, and an interval of that operand for
+    deciding about elements on the way."""
+
+    operand: str
+    lines: Relaxation
+    interval: Interval
+
+
 @dataclass
 class Context:
     """What rows are propagated through: the graph; each node between linear bounds, by name; the values that are known
-    exactly `[batch, *shape]`; the regions of the inputs."""
+    exactly `[batch, *shape]`; the regions of the inputs; shortcuts, which rows may take."""
 
     graph: Graph
     regions: Mapping[str, Region]
     relaxed: dict[str, Relaxed] = field(default_factory=dict)
     known: dict[str, Tensor] = field(default_factory=dict)
+    shortcuts: dict[str, Shortcut] = field(default_factory=dict)
 
 
 def identity_rows(value: Tensor, owner: Tensor, elements: Tensor) -> Rows:

@@ -18,8 +18,9 @@ from torch import Tensor
 from irverify.errors import UsageError
 from irverify.ir.graph import Node
 from irverify.ir.ops import Input, Spec
-from irverify.passes.backward import Context
+from irverify.passes.backward import Context, Shortcut
 from irverify.passes.ibp import IBP
+from irverify.passes.mosaics import mosaics
 from irverify.passes.needs import Need, Needs, exact_ranges
 from irverify.passes.polish import polished, worthwhile
 from irverify.passes.propagate import Interval, interval_facts, tightened
@@ -113,6 +114,8 @@ class _Walk:
         self.rows = 0
         boxes = all(region.is_box for region in context.regions.values())
         self._exact = exact_ranges(context.graph) if boxes else frozenset()
+        self._mosaics = mosaics(context.graph)
+        self._stations = needs.stations.union(mosaic.operand for mosaic in self._mosaics.values())
         self.chunk = CHUNK
         self.polish = False
         self._view: View | None = None
@@ -128,12 +131,23 @@ class _Walk:
         rule = self.rules.find(type(node.op))
         assert rule is not None  # checked for the whole graph before the walk
         self.context.relaxed[node.name] = rule(node, [results[name] for name in node.inputs], self.choice)
+        if node.name in self._mosaics:
+            self._cut_short(node, results)
         need = self.needs.of(node.name)
         if need is None or node.name in self._exact:
             return interval
         if isinstance(node.op, Spec):
             return self._specification(node, interval, results)
         return self._elements(node, interval, need, results)
+
+    def _cut_short(self, node: Node, results: Mapping[str, Interval]) -> None:
+        """Registers how rows pass a whole mosaic at once, where it has lines."""
+        mosaic = self._mosaics[node.name]
+        operand = results[mosaic.operand]
+        lines = mosaic.lines(self.context.relaxed, operand, node.type.shape)
+        if lines is not None:
+            shortcut = Shortcut(mosaic.operand, lines, mosaic.bounds(operand, results))
+            self.context.shortcuts[node.name] = shortcut
 
     def _elements(self, node: Node, interval: Interval, need: Need, results: Mapping[str, Interval]) -> Interval:
         """Both bounds of the elements that are open for some reader."""
@@ -175,7 +189,7 @@ class _Walk:
             sweep = Sweep(self._view.single(0), node.name, elements, mine, sides, limit=self.chunk)
         else:
             sweep = Sweep(self._view, node.name, elements, bounds, sides, owner, self.chunk)
-        sweep.run(dropping, self.needs.stations)
+        sweep.run(dropping, self._stations)
 
     def _specification(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """Lower bounds of all rows of a specification; nobody asks for the upper ones."""

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from irverify.ir.graph import Node
-from irverify.ir.ops import Add, Conv, Input, Linear, Neg, Reshape, Sub
+from irverify.ir.ops import Add, Conv, Gather, Input, Linear, Neg, Reshape, Sub
 from irverify.ir.params import value
-from irverify.passes.adjoints import before_convolution, before_reshape, constants, negated, row_size
+from irverify.passes.adjoints import before_convolution, before_gather, before_reshape, constants, negated, row_size
 from irverify.passes.backward import Context
 from irverify.passes.forms import Columns, Dense, Form, Units, Wide, minimum, plus, products, spread, unowned
 from irverify.passes.needs import Need
@@ -101,9 +101,10 @@ class View:
         return self._single[example]
 
     def lines(self, name: str) -> Lines | None:
-        """The lines around a node; None where it has none of the plain kind."""
+        """The lines around a node, or around what a shortcut leads over; None where it has none of the plain kind."""
         if name not in self._lines:
-            relaxed = self.context.relaxed.get(name)
+            shortcut = self.context.shortcuts.get(name)
+            relaxed = self.context.relaxed.get(name) if shortcut is None else shortcut.lines
             plain = type(relaxed) is Relaxation
             self._lines[name] = Lines.of(relaxed, self._chosen) if plain else None  # type: ignore[arg-type]
         return self._lines[name]
@@ -111,7 +112,8 @@ class View:
     def box(self, name: str) -> tuple[Tensor, Tensor]:
         """Centre and radius of the bounds of a value."""
         if name not in self._boxes:
-            lower, upper = (side[self._chosen] for side in self._intervals[name])
+            behind = (end.interval for end in self.context.shortcuts.values() if end.operand == name)
+            lower, upper = (side[self._chosen] for side in next(behind, self._intervals[name]))
             self._boxes[name] = (lower + upper) / 2, (upper - lower) / 2
         return self._boxes[name]
 
@@ -123,7 +125,7 @@ class View:
         """The flat elements of a value that rows over it can pass on from; None where all may."""
         while self.example is not None and name not in self.context.known:
             node = self.context.graph[name]
-            if not isinstance(node.op, Reshape):
+            if not isinstance(node.op, Reshape) or name in self.context.shortcuts:
                 lines = self.lines(name)
                 if lines is None:
                     return None
@@ -195,9 +197,12 @@ class Sweep:
 
     def _parts(self, node: Node) -> Iterator[Sweep] | None:
         """Sweeps that take the rows over a node further instead of this one; None where it can by itself."""
-        form = self.pending[node.name]
-        shapes = [self.view.context.graph[name].type.shape for name in node.inputs] or [node.type.shape]
-        size, plane = row_size(node.op, shapes, form)
+        form, context = self.pending[node.name], self.view.context
+        if node.name in context.shortcuts:
+            size, plane = row_size(None, [node.type.shape], form)
+        else:
+            shapes = [context.graph[name].type.shape for name in node.inputs] or [node.type.shape]
+            size, plane = row_size(node.op, shapes, form)
         if plane and not self._apart:
             assert self.owner is not None
             self._apart = True
@@ -323,6 +328,9 @@ class Sweep:
         if node.name in context.known:
             self.constant = self.constant + self.pending.pop(node.name).dot(self.view.known(node.name))
             return
+        if node.name in context.shortcuts:
+            self._cut_short(node)
+            return
         relaxed = None if isinstance(node.op, Input) else context.relaxed[node.name]
         if not isinstance(relaxed, Affine):
             self._sign()
@@ -348,7 +356,25 @@ class Sweep:
         if constant is not None:
             self.constant = self.constant + constant
         for operand, part in zip(node.inputs, parts, strict=False):  # some operands are passed nothing
-            self.pending[operand] = plus(self.pending[operand], part) if operand in self.pending else part
+            self._add(operand, part)
+
+    def _add(self, operand: str, part: Form) -> None:
+        self.pending[operand] = plus(self.pending[operand], part) if operand in self.pending else part
+
+    def _cut_short(self, node: Node) -> None:
+        """Takes the rows over a node to where its shortcut leads."""
+        self._sign()
+        operand, lines = self.view.context.shortcuts[node.name].operand, self.view.lines(node.name)
+        assert lines is not None
+        passed: Form
+        passed, constant = lines.bend(spread(self.pending.pop(node.name)))
+        shape = self.view.context.graph[operand].type.shape
+        if shape != node.type.shape:
+            reshaped = before_reshape(passed, shape)
+            passed = Dense(passed.dense().reshape(-1, *shape), passed.owner) if reshaped is None else reshaped
+        if constant is not None:
+            self.constant = self.constant + constant
+        self._add(operand, passed)
 
     def _over_inputs(self, name: str, form: Form) -> Tensor:
         region = self.view.context.regions[name]
@@ -369,6 +395,9 @@ class Sweep:
         if isinstance(op, Reshape):
             reshaped = before_reshape(form, affine.operands[0].shape)
             return None if reshaped is None else (reshaped,)
+        if isinstance(op, Gather):
+            gathered = before_gather(op, affine.operands[0].shape, form)
+            return None if gathered is None else (gathered,)
         if isinstance(op, Add):
             return (form,) * len(node.inputs)
         if isinstance(op, Sub | Neg) and not isinstance(form, Units):
