@@ -14,11 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -94,10 +93,10 @@ def main() -> None:
     print(json.dumps(found) if arguments.json else table(found))
 
 
-def method(recipe: str, epochs: int, terms: Mapping[str, object] = MappingProxyType({})) -> Method:
-    """How the network of a recipe is trained, with other entries of its loss terms."""
-    own = {} if recipe == "adversarial" else {"l1": {"weight": L1}}
-    return Method(recipe, recipe, epochs, entries={"terms": {**own, **terms}})
+def method(recipe: str, epochs: int) -> Method:
+    """How the network of a row is trained."""
+    entries = {} if recipe == "adversarial" else {"terms": {"l1": {"weight": L1}}}
+    return Method(recipe, recipe, epochs, entries=entries)
 
 
 def held_out(data: str, folder: Path) -> DataSet:

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import irverify as iv
-from benchmarks.methods import HELD_OUT, clean, resistant, trained
+from benchmarks.methods import HELD_OUT, Row, clean, resistant, trained
 from benchmarks.sparsity import EPOCHS, Question, decided, held_out, measured, method
 from irverify.report.lines import Line, Panel, draw_panels
 from irverify.train import masks
@@ -70,10 +70,11 @@ def main() -> None:
 
 
 def _of_weight(weight: float, question: Question, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `benchmarks.sparsity` measures, for one weight of RS loss."""
-    name = f"rs-{weight:g}" if weight else "adversarial-l1"
-    how = method("rs", arguments.epochs, {"rs": {"weight": weight}}) if weight else method(name, arguments.epochs)
-    folder = arguments.out / name
+    """What `benchmarks.sparsity` measures, for one weight of RS loss; the rest is as in the recipes, l1 too."""
+    recipe = "rs" if weight else "adversarial-l1"
+    entries: dict[str, object] = {"terms": {"rs": {"weight": weight}}} if weight else {}
+    how = Row(recipe, recipe, arguments.epochs, entries=entries)
+    folder = arguments.out / f"rs-{weight:g}"
     trained(how, question.eps, arguments.data, folder)
     return measured(folder, question) | (decided(folder, question) if question.images else {})
 
