@@ -26,7 +26,8 @@ from irverify.passes.polish import polished, worthwhile
 from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import RELAXATIONS, Choice, RelaxRule
 from irverify.passes.rules import RuleTable
-from irverify.passes.sweep import Sweep, View
+from irverify.passes.sweep import Sweep
+from irverify.passes.view import View
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State

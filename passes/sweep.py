@@ -10,9 +10,8 @@ windows, which say what each meets; planes are cheaper for one example at a time
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,11 +20,11 @@ from irverify.ir.graph import Node
 from irverify.ir.ops import Add, Conv, Gather, Input, Linear, Neg, Reshape, Sub
 from irverify.ir.params import value
 from irverify.passes.adjoints import before_convolution, before_gather, before_reshape, constants, negated, row_size
-from irverify.passes.backward import Context
-from irverify.passes.forms import Columns, Dense, Form, Units, Wide, minimum, plus, products, spread, unowned
+from irverify.passes.forms import Columns, Dense, Form, Units, minimum, plus, spread, unowned
 from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
-from irverify.passes.relaxations import Affine, Relaxation
+from irverify.passes.relaxations import Affine
+from irverify.passes.view import View
 
 PROBE = 24
 """Of many elements so many are looked at first, to see whether a look at all is worth while."""
@@ -39,107 +38,6 @@ LONG = 2**19
 """unless the rows of one take so many bytes."""
 AT_ONCE = 4
 """Windows of many rows take only this part of the limit: they are as quick in pieces, and leave less memory behind."""
-
-
-@dataclass(frozen=True)
-class Lines:
-    """The lines of a relaxation: `slope x + base` below and `(slope + rise) x + top` above, each of the shape of the
-    value, or of all examples together; None is zero."""
-
-    slope: Tensor
-    rise: Tensor | None
-    base: Tensor | None
-    top: Tensor | None
-
-    @classmethod
-    def of(cls, relaxation: Relaxation, examples: int | slice) -> Lines:
-        slope, high = relaxation.lower_slope[examples], relaxation.upper_slope[examples]
-        rest = (high - slope, relaxation.lower_intercept[examples], relaxation.upper_intercept[examples])
-        rise, base, top = (part if bool(part.any()) else None for part in rest)
-        return cls(slope, rise, base, top)
-
-    def support(self) -> Tensor:
-        """The flat elements where any of them is not zero; of one example."""
-        used = torch.stack([part != 0 for part in (self.slope, self.rise, self.base, self.top) if part is not None])
-        return used.any(0).reshape(-1).nonzero()[:, 0]
-
-    def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
-        """Rows over the operand, and their constants: the line below where a coefficient is positive, else above."""
-        coefficients = form.coefficients
-        given = [part for part in (self.slope, self.rise, self.base, self.top) if part is not None]
-        found = iter(form.at(given))
-        passed = coefficients * next(found)
-        if len(given) == 1:
-            return form.with_coefficients(passed), None
-        negative = coefficients.clamp(max=0)
-        if self.rise is not None:
-            passed = passed.addcmul_(negative, next(found))  # nobody else has it
-        base = None if self.base is None else products(coefficients - negative, next(found))
-        top = None if self.top is None else products(negative, next(found))
-        constant = base if top is None else top if base is None else base + top
-        return form.with_coefficients(passed), constant
-
-
-class View:
-    """What rows of one example meet, or with `example` None those of any: lines, and intervals of the values before the
-    target."""
-
-    def __init__(self, context: Context, example: int | None, intervals: Mapping[str, Interval]) -> None:
-        self.context = context
-        self.example = example
-        self._chosen: int | slice = slice(None) if example is None else example
-        self._intervals = intervals
-        self._lines: dict[str, Lines | None] = {}
-        self._boxes: dict[str, tuple[Tensor, Tensor]] = {}
-        self._supports: dict[str, Tensor] = {}
-        self._single: dict[int, View] = {}
-
-    def single(self, example: int) -> View:
-        """The view of one of all examples; made once."""
-        if example not in self._single:
-            self._single[example] = View(self.context, example, self._intervals)
-        return self._single[example]
-
-    def lines(self, name: str) -> Lines | None:
-        """The lines around a node, or around what a shortcut leads over; None where it has none of the plain kind."""
-        if name not in self._lines:
-            shortcut = self.context.shortcuts.get(name)
-            relaxed = self.context.relaxed.get(name) if shortcut is None else shortcut.lines
-            plain = type(relaxed) is Relaxation
-            self._lines[name] = Lines.of(relaxed, self._chosen) if plain else None  # type: ignore[arg-type]
-        return self._lines[name]
-
-    def box(self, name: str) -> tuple[Tensor, Tensor]:
-        """Centre and radius of the bounds of a value."""
-        if name not in self._boxes:
-            behind = (end.interval for end in self.context.shortcuts.values() if end.operand == name)
-            lower, upper = (side[self._chosen] for side in next(behind, self._intervals[name]))
-            self._boxes[name] = (lower + upper) / 2, (upper - lower) / 2
-        return self._boxes[name]
-
-    def known(self, name: str) -> Tensor:
-        """A value that is known exactly."""
-        return self.context.known[name][self._chosen]
-
-    def support(self, name: str) -> Tensor | None:
-        """The flat elements of a value that rows over it can pass on from; None where all may."""
-        while self.example is not None and name not in self.context.known:
-            node = self.context.graph[name]
-            if not isinstance(node.op, Reshape) or name in self.context.shortcuts:
-                lines = self.lines(name)
-                if lines is None:
-                    return None
-                if name not in self._supports:
-                    self._supports[name] = lines.support()
-                return self._supports[name]
-            (name,) = node.inputs
-        return None
-
-    def gathered(self, tensor: Tensor, owner: Tensor | None = None) -> Tensor:
-        """A tensor `[batch, ...]` for each row, or `[1, ...]` for all of one example."""
-        if self.example is None:
-            return tensor if owner is None else tensor.index_select(0, owner)
-        return tensor[self.example : self.example + 1]
 
 
 class Sweep:

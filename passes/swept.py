@@ -18,7 +18,8 @@ from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
 from irverify.passes.shares import PoolSteering, Shares
 from irverify.passes.steering import Steering, rowwise
-from irverify.passes.sweep import Lines, Sweep, View
+from irverify.passes.sweep import Sweep
+from irverify.passes.view import Lines, View
 
 Intervals: TypeAlias = Mapping[str, Interval]
 AnySteering: TypeAlias = Steering | PoolSteering

@@ -18,7 +18,8 @@ from irverify.passes.ibp import IBP
 from irverify.passes.needs import Needs, exact_ranges
 from irverify.passes.propagate import Interval, interval_facts
 from irverify.passes.relaxations import RELAXATIONS
-from irverify.passes.sweep import Sweep, View
+from irverify.passes.sweep import Sweep
+from irverify.passes.view import View
 from irverify.pipeline import run
 from irverify.pipeline.state import State
 from irverify.regions import L2, Box, Region
