@@ -37,6 +37,12 @@ def test_a_reshape_gives_its_gradient_in_the_order_of_its_operand() -> None:
     assert strides == [x.stride()]
 
 
+def test_a_reshape_is_differentiated_by_torch_func() -> None:
+    x, weight = channels_last(torch.rand(2, 3, 4, 5)), torch.rand(60)
+    found = torch.func.grad(lambda x: (reshaped(x, (60,)) @ weight).sum())(x)
+    assert torch.equal(found, weight.reshape(1, 3, 4, 5).expand(2, 3, 4, 5))
+
+
 def test_a_reshape_has_second_derivatives() -> None:
     x = channels_last(torch.rand(1, 2, 2, 2)).requires_grad_()
     (first,) = torch.autograd.grad((reshaped(x, (8,)) ** 3).sum(), x, create_graph=True)
