@@ -102,11 +102,14 @@ def ends(x: Tensor, eps: float | Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
     if clip is not None:
         low, high = limits(clip, x)
         lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
-    if not (torch.compiler.is_compiling() or bool((upper - lower).amin() >= 0)):
+    if torch.compiler.is_compiling():
+        return lower, upper
+    least, most = torch.aminmax(upper - lower)
+    if not bool((least >= 0) & (most < math.inf)):
         if not bool(torch.isfinite(x).all()):
             raise RegionError("expected finite inputs, got NaN or infinity")
-        hint = "inputs lie further than eps outside clip, or clip is crossed"
-        raise RegionError("the region of an example is empty, or not a number", hint=hint)
+        hint = "inputs lie further than eps outside clip, clip is crossed, or eps is huge"
+        raise RegionError("the region of an example is empty, or not finite", hint=hint)
     return lower, upper
 
 

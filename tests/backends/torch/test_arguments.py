@@ -111,6 +111,14 @@ def test_inputs_that_are_not_finite(name: str, wrong: float) -> None:
         BALLS[name](graph, x, torch.tensor([0, 2]), 0.1)
 
 
+@pytest.mark.parametrize("name", ["ibp", "crown-ibp", "singleprop"])
+def test_a_radius_beyond_all_numbers(name: str) -> None:
+    graph, labels = iv.compile(network(), X[:1]), torch.tensor([0, 2])
+    with pytest.raises(RegionError, match="not finite"):
+        FUNCTIONS[name](graph, X, labels, 1e39)
+    assert FUNCTIONS[name](graph, X, labels, torch.tensor(1e5)).isfinite()
+
+
 def test_options() -> None:
     graph, labels = iv.compile(network(), X[:1]), torch.tensor([0, 2])
     nan = float("nan")
