@@ -56,6 +56,8 @@ class Wanted:
             raise UsageError(f"{', '.join(lonely)} without --vary or --also: there is no curve", hint=hint)
         if self.at is not None and not self.also:
             raise UsageError("--at without --also: the values of --vary say where the networks stand")
+        if self.at is not None and not math.isfinite(self.at):
+            raise UsageError(f"expected --at to be a finite number, got {self.at}")
         if not (self.vary or self.also):
             return False
         if not stats:

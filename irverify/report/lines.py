@@ -49,7 +49,7 @@ class Panel:
 
 def draw_panels(path: Path, below: str, panels: Sequence[Panel], words: Sequence[str] | None = None) -> None:
     """Draws panels, whose horizontal axis is `below`, as a .png, .svg or .pdf file. FileError where it cannot be
-    written. With `words` the points stand at 0, 1, ..., and are called so."""
+    written. With `words` the points stand at 0, 1, ..., and are called so. Dollar signs in names mean themselves."""
     columns = min(WIDE, len(panels)) if len(panels) != WIDE + 1 else 2
     rows = -(-len(panels) // columns)
     figure = new_figure(5.2 * columns, 3.6 * rows, dpi=120)
@@ -57,11 +57,12 @@ def draw_panels(path: Path, below: str, panels: Sequence[Panel], words: Sequence
     for axes, panel in zip(places, panels, strict=False):
         plot(axes, panel.lines)
         axes.set_title(panel.title, fontsize=10)
-        axes.set_xlabel(below)
+        axes.set_xlabel(below, parse_math=False)
         axes.set_ylabel(panel.beside)
         _scale(axes, panel, words)
         dress(axes)
-        axes.legend(fontsize=8, frameon=False)
+        for text in axes.legend(fontsize=8, frameon=False).get_texts():
+            text.set_parse_math(False)
     for axes in places[len(panels) :]:
         axes.remove()
     write_figure(figure, path)
@@ -102,8 +103,11 @@ def dress(axes: Axes) -> None:
 def write_figure(figure: Figure, path: Path) -> None:
     """Writes a figure in the format of the file's suffix, as a whole or not at all. FileError where that is
     impossible."""
+    from matplotlib import rc_context
+
     content = io.BytesIO()
-    figure.savefig(content, format=path.suffix[1:], metadata=UNDATED[path.suffix])
+    with rc_context({"svg.hashsalt": "irverify"}):  # else the names inside are others each time
+        figure.savefig(content, format=path.suffix[1:], metadata=UNDATED[path.suffix])
     write_whole(path, content.getvalue())
 
 
@@ -111,7 +115,7 @@ def _scale(axes: Axes, panel: Panel, words: Sequence[str] | None) -> None:
     numbers = [number for line in panel.lines for number in line.x]
     above = [number for number in numbers if number > 0]
     if words is not None:
-        axes.set_xticks(range(len(words)), words)
+        axes.set_xticks(range(len(words)), words, parse_math=False)
     elif above and min(numbers) >= 0 and max(above) / min(above) >= DECADES:
         axes.set_xscale("symlog", linthresh=min(above))  # which has a place for 0
     if not panel.close:

@@ -140,7 +140,7 @@ def _resistant(state: State, labels: torch.Tensor) -> float:
     """The share of the regions whose centre is classified as labelled and that an attack finds nothing else in."""
     places = right(state, labels).nonzero()[:, 0].cpu()
     kept = 0
-    for some in places.split(AT_ONCE):
+    for some in places.split(AT_ONCE) if len(places) else ():
         regions = [region.select(some) for region in state.regions or ()]
         kept += int(keeps_label(state.graph, regions, labels[some], protocol(ATTACK)).sum())
     return kept / state.batch

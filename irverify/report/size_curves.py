@@ -62,7 +62,8 @@ def _columns(title: str, at: tuple[str, list[str]], columns: dict[str, list[str]
 
 
 def _over(points: Sequence[Point]) -> str:
-    return f"mean over {points[-1].regions} regions"
+    count = points[-1].regions
+    return f"mean over {count} region{'s' if count != 1 else ''}"
 
 
 def draw_curve(path: Path, name: str, points: Sequence[Point]) -> None:

@@ -79,6 +79,13 @@ def test_other_networks_on_one_curve(irverify: Irverify, small: Path) -> None:
         assert point["unstable_in_all"] == pytest.approx(2 / 3)  # both neurons, around the middle point alone
 
 
+@pytest.mark.parametrize("norm", ["inf", "2"])
+def test_nothing_is_attacked_where_nothing_is_right(irverify: Irverify, small: Path, norm: str) -> None:
+    over = ("--data", f"npz:{small / 'data.npz'}", "--eps", "0.1", "--norm", norm, "--index", "2", "--stats")
+    said = irverify("compile", small / "one.onnx", *over, "--also", f"1={small / 'two.onnx'}", "--json").json
+    assert [(point["accuracy"], point["pgd_accuracy"]) for point in said["curve"]] == [(0.0, 0.0), (0.0, 0.0)]
+
+
 def test_properties_give_regions(irverify: Irverify, models: Path) -> None:
     arguments = ("--passes", "ibp,prune-weights{threshold=0}", "--vary", "prune-weights.threshold=0,2", "--stats")
     said = irverify(
@@ -148,6 +155,7 @@ def test_a_picture_that_cannot_be_written_loses_nothing(irverify: Irverify, smal
         (("--picture", "a.png"), "there is no curve"),
         (("--also", "relu.onnx"), "X=MODEL"),
         (("--also", "nan=relu.onnx"), "X=MODEL"),
+        (("--also", "1=relu.onnx", "--at", "nan"), "a finite number"),
         (("--also", "0=relu.onnx"), "stands at 0 already"),
         (("--also", "1=missing.onnx"), "no such file"),
     ],

@@ -20,6 +20,18 @@ def test_formats(tmp_path: Path, suffix: str, begins: bytes) -> None:
     assert path.read_bytes().startswith(begins)
 
 
+def test_the_same_curves_make_the_same_file(tmp_path: Path) -> None:
+    for name in ("a.svg", "b.svg"):
+        draw_panels(tmp_path / name, "number", [PANEL])
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_dollar_signs_are_no_mathematics(tmp_path: Path) -> None:
+    word = r"$\nothing$"
+    draw_panels(tmp_path / "a.svg", word, [Panel("some", "things", (Line(word, [0.0], [1.0]),))], [word])
+    assert (tmp_path / "a.svg").exists()
+
+
 def figure_of(
     monkeypatch: pytest.MonkeyPatch, folder: Path, panels: list[Panel], words: list[str] | None = None
 ) -> Figure:
