@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 import irverify as iv
-from irverify.attacks import Candidate, Pgd, Target, attack, keeps_label, pgd, protocol
+from irverify.attacks import Candidate, Pgd, Target, attack, has_label, keeps_label, pgd, protocol
 from irverify.data import DIGITS_NETWORK, digits
 from irverify.errors import UsageError
 from irverify.frontends.compile import compile as compile_source
@@ -111,3 +113,8 @@ def test_labels_are_kept_where_no_other_logit_gets_as_large() -> None:
     kept = keeps_label(graph, [region], torch.tensor([0, 0, 0, 1]), protocol("pgd-40"))
     assert kept.tolist() == [True, False, False, True]
     assert keeps_label(graph, [region], torch.tensor([], dtype=torch.long), Pgd()).shape == (0,)
+
+
+def test_a_tie_is_no_label() -> None:
+    logits = torch.tensor([[2.0, 1.0], [1.0, 2.0], [1.0, 1.0], [math.inf, 1.0], [math.nan, math.nan]])
+    assert has_label(logits, torch.zeros(5, dtype=torch.long)).tolist() == [True, False, False, False, False]

@@ -7,8 +7,8 @@ A candidate becomes a counterexample only when it is replayed on the source mode
 from __future__ import annotations
 
 from irverify.attacks.descent import Found, attack, pgd
-from irverify.attacks.labels import keeps_label
+from irverify.attacks.labels import has_label, keeps_label
 from irverify.attacks.protocols import PROTOCOLS, Pgd, protocol
 from irverify.attacks.targets import Candidate, Target
 
-__all__ = ["PROTOCOLS", "Candidate", "Found", "Pgd", "Target", "attack", "keeps_label", "pgd", "protocol"]
+__all__ = ["PROTOCOLS", "Candidate", "Found", "Pgd", "Target", "attack", "has_label", "keeps_label", "pgd", "protocol"]

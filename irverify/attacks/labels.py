@@ -1,4 +1,4 @@
-"""Which examples keep their label under an attack."""
+"""Which examples have their label, and which keep it under an attack."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ from irverify.attacks.targets import Target
 from irverify.ir.graph import Graph
 from irverify.properties import robust
 from irverify.regions import Region
+
+
+def has_label(logits: Tensor, labels: Tensor) -> Tensor:
+    """Where all logits `[batch, classes]` are finite and that of the label `[batch]` is above the others; a tie counts
+    as wrong."""
+    as_large = logits >= logits.gather(1, labels.to(logits.device).unsqueeze(1))
+    return (as_large.sum(1) == 1) & logits.isfinite().all(1)
 
 
 def keeps_label(graph: Graph, regions: Sequence[Region], labels: Tensor, how: Pgd) -> Tensor:

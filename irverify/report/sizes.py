@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from irverify.attacks import has_label
 from irverify.backends.milp import Formulation, MilpModel, SolveOptions, Worker, formulate, solve
 from irverify.backends.milp.encoding import Encoding
 from irverify.errors import PropertyError, UnsupportedError
@@ -106,10 +107,11 @@ def size_over(state: State, plain: Size, labels: Tensor | None, program: Program
 
 
 def right(state: State, labels: Tensor) -> Tensor:
-    """Which of the regions' centres are classified as labelled, `[batch]`."""
+    """Which of the regions' centres are classified as labelled, `[batch]`; a tie counts as wrong."""
     centres = {node.name: region.center for node, region in zip(state.graph.inputs, state.regions or (), strict=True)}
-    logits = state.graph.values(centres)[state.graph.outputs[0]].flatten(1)
-    return logits.argmax(1) == labels.to(logits.device)
+    values = state.graph.values(centres)
+    logits = torch.cat([values[name].flatten(1) for name in state.graph.outputs], dim=1)
+    return has_label(logits, labels)
 
 
 def program_of(state: State, situation: Situation, place: int = 0, worker: Worker | None = None) -> Program | None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from irverify.attacks import Pgd, keeps_label
+from irverify.attacks import Pgd, has_label, keeps_label
 from irverify.certify import ByAnalysis, Question, Settings
 from irverify.certify.question import BALLS
 from irverify.data import DataSet
@@ -81,11 +81,8 @@ class Evaluator:
         return sum(outcome.status == "certified" for outcome in outcomes) / len(outcomes)
 
     def _right(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Where all logits are finite and that of the label is above the others; a tie counts as wrong."""
         with torch.no_grad():
-            logits: Tensor = self.module(x).cpu()
-        as_large = logits >= logits.gather(1, labels.unsqueeze(1))
-        return (as_large.sum(1) == 1) & logits.isfinite().all(1)
+            return has_label(self.module(x).cpu(), labels)
 
     def _survivors(self, images: DataSet) -> int:
         steps = self.recipe.evaluation.attack_steps
