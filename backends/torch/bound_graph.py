@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from irverify.backends.torch.boxes import Clip, box_around, checked_labels
-from irverify.backends.torch.leaves import Holder, Leaves
+from irverify.backends.torch.leaves import CurrentGraph, Holder, Leaves
 from irverify.backends.torch.normalising import batch_norms, check_modes, update
 from irverify.backends.torch.program import Box, Found, Program, Variant, specialisable
-from irverify.backends.torch.walking import rebound, walked
+from irverify.backends.torch.walking import walked
 from irverify.errors import UsageError
 from irverify.frontends.compile import Example
 from irverify.frontends.compile import compile as compile_graph
@@ -92,6 +92,7 @@ class BoundGraph(nn.Module):
         self._leaves = Leaves(self.module, self._constants)
         for made in (graph, self._folded, self._open):
             self._leaves.cover(made)
+        self._current = CurrentGraph(graph, self._leaves)
         self._special = specialisable(self._open, method)
         self._norms = batch_norms(self._open if self._special else graph, self._leaves)
         self._programs: dict[Variant, Program] = {}
@@ -101,7 +102,7 @@ class BoundGraph(nn.Module):
     @property
     def graph(self) -> Graph:
         """The graph of the module in evaluation mode, with its parameters as they are now."""
-        return rebound(self._graph, self._leaves)
+        return self._current()
 
     def forward(
         self,

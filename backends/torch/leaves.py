@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from irverify.ir.graph import Graph
-from irverify.ir.params import Param, leaves
+from irverify.ir.graph import Graph, with_parameters
+from irverify.ir.params import Derived, Param, leaves
 
 Place: TypeAlias = "tuple[nn.Module, str]"
 """A module and the name of its attribute."""
@@ -56,10 +56,18 @@ class Leaves:
         now = (getattr(*place) for place in self._places.values())
         return next((tensor.dtype for tensor in now if tensor.is_floating_point()), otherwise)
 
-    def moved(self, parameters: Iterable[Param]) -> bool:
-        """Whether one of these is another tensor now than the graph has."""
-        found = (leaf for parameter in parameters for leaf in leaves(parameter))
-        return any(getattr(*self._places[id(leaf)]) is not leaf for leaf in found)
+    def now(self, leaf: Tensor) -> Tensor:
+        """The tensor that a leaf is now."""
+        found: Tensor = getattr(*self._places[id(leaf)])
+        return found
+
+    def current(self, parameter: Param) -> Param:
+        """The parameter, of the tensors that its leaves are now."""
+        if isinstance(parameter, Tensor):
+            return self.now(parameter)
+        now = [self.current(source) for source in parameter.sources]
+        same = all(new is old for new, old in zip(now, parameter.sources, strict=True))
+        return parameter if same else Derived(parameter.function, *now)
 
     def _remember(self, tensor: Tensor, place: Place) -> None:
         self._places[id(tensor)] = place
@@ -91,3 +99,25 @@ class Holder(nn.Module):
                     self.register_parameter(name, leaf)
                 else:
                     self.register_buffer(name, leaf)
+
+
+class CurrentGraph:
+    """A graph with its parameters as they are now, where modules were moved to another type or device: one and the same
+    graph as long as they stay."""
+
+    def __init__(self, graph: Graph, leaves: Leaves) -> None:
+        """`leaves` has a place for each leaf of the graph."""
+        self._first = self._last = graph
+        self._leaves = leaves
+        self._types = [leaf.dtype for leaf in graph.leaves]
+        self._seen = graph.leaves, self._types
+
+    def __call__(self) -> Graph:
+        """The graph. Its inputs are of the type that the parameters have got."""
+        tensors = tuple(map(self._leaves.now, self._first.leaves))
+        types = [tensor.dtype for tensor in tensors]
+        if types != self._seen[1] or any(new is not old for new, old in zip(tensors, self._seen[0], strict=True)):
+            other = next((new for new, old in zip(types, self._types, strict=True) if new != old), None)
+            self._last = with_parameters(self._first, self._leaves.current, other)
+            self._seen = tensors, types
+        return self._last

@@ -7,25 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from irverify.backends.torch.leaves import Leaves
 from irverify.backends.torch.program import Box, Found, Variant, read_by_nonlinear
 from irverify.backends.torch.steps import statistics
 from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import BatchNorm, Constant, Input
 from irverify.pipeline.rows import margin_rows, rows_run
 from irverify.regions import Box as BoxRegion
-
-
-def rebound(graph: Graph, leaves: Leaves) -> Graph:
-    """The graph with its parameters as they are now; itself where they are the tensors that it has."""
-    if not leaves.moved(graph.parameters().values()):
-        return graph
-    return Graph((_current(node, leaves) for node in graph), graph.outputs, graph.name, graph.origin)
-
-
-def _current(node: Node, leaves: Leaves) -> Node:
-    now = {name: leaves.reader(parameter)() for name, parameter in node.op.parameters().items()}
-    return Node(node.name, node.op.replace(**now), node.inputs, node.type, node.source) if now else node
 
 
 def walked(graph: Graph, box: Box, labels: Tensor, variant: Variant) -> Found:

@@ -275,7 +275,6 @@ def convert(graph: Graph, dtype: torch.dtype | None = None, device: torch.device
 
     The parameters of the result are detached copies (shared ones stay shared): it follows no optimiser any more.
     """
-    from irverify.ir.ops import Cast
     from irverify.ir.params import Derived
 
     copies: dict[int, Tensor] = {}
@@ -291,12 +290,19 @@ def convert(graph: Graph, dtype: torch.dtype | None = None, device: torch.device
             copies[id(parameter)] = tensor.to(device=device, dtype=wanted, copy=True)
         return copies[id(parameter)]
 
+    return with_parameters(graph, moved, dtype)
+
+
+def with_parameters(graph: Graph, new: Callable[[Param], Param], dtype: torch.dtype | None = None) -> Graph:
+    """The same graph with other parameters, and with inputs and casts of another floating-point type."""
+    from irverify.ir.ops import Cast
+
     def changed(op: Operator) -> Operator:
         if isinstance(op, Input | Operand) and dtype is not None and op.type.dtype.is_floating_point:
             return op.replace(type=op.type.with_dtype(dtype))
         if isinstance(op, Cast) and dtype is not None:
             return op.replace(dtype=dtype)
-        return op.replace(**{field: moved(parameter) for field, parameter in op.parameters().items()})
+        return op.replace(**{field: new(parameter) for field, parameter in op.parameters().items()})
 
     return rewrite(graph, lambda builder, node, inputs: builder.add(
         changed(node.op), *inputs, name=node.name, source=node.source

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import irverify as iv
+from irverify.backends.torch import losses
 from irverify.backends.torch.bound_graph import BoundGraph
 from irverify.errors import PropertyError, RegionError, ShapeError, UnsupportedError, UsageError
+from irverify.ir.check import check
 from irverify.ir.graph import Graph
 from irverify.ir.text import parse_graph
 from irverify.pipeline.rows import margin_rows, rows_run
@@ -163,6 +165,26 @@ def test_moved_to_another_type() -> None:
     walk = BoundGraph(module.float(), x[:1], "crown")
     walk.double()
     assert walk.graph.parameters()["1.mean"] is module.get_buffer("1.running_mean")
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_losses_of_what_was_moved_to_another_type(normalised: bool) -> None:
+    """The graph is one and the same in all steps: what is kept for it is not made anew in each."""
+    middle = nn.BatchNorm1d(4) if normalised else nn.Identity()
+    module = nn.Sequential(nn.Linear(3, 4), middle, nn.ReLU(), nn.Linear(4, 3)).eval()
+    x, labels = torch.rand(2, 3), torch.tensor([0, 1])
+    bound = BoundGraph(module, x[:1])
+    first = bound.graph
+    for change in (module.double, module.float):
+        change()
+        x = x.to(next(module.parameters()).dtype)
+        expected = losses.singleprop(iv.compile(module, x[:1]), x, labels, 0.1)
+        assert losses.singleprop(bound, x, labels, 0.1) == expected
+        assert bound.graph is bound.graph and bound.graph is not first
+        check(bound.graph)
+    module[0].weight = nn.Parameter(2 * module.get_parameter("0.weight"))
+    expected = losses.singleprop(iv.compile(module, x[:1]), x, labels, 0.1)
+    assert losses.singleprop(bound, x, labels, 0.1) == expected
 
 
 def test_copies_are_apart() -> None:
