@@ -33,8 +33,8 @@ Margin = Literal["positive", "not positive", "open"]
 class Program:
     """The mixed-integer program of a network over one region, whose smallest margin of a property it asks for, where
     there is one: rows, columns, how many of these are binary, nonzero entries, and the seconds that it took to build.
-    Where it was solved, until the margin's sign was known or the time was up, also the seconds that this took, and
-    `margin`: positive, not positive, or open. Nothing is replayed: it is no verdict."""
+    Where it was solved, until the margin's sign was known or the time was up, also the seconds that the solver took
+    once its process ran, and `margin`: positive, not positive, or open. Nothing is replayed: it is no verdict."""
 
     rows: int
     columns: int
@@ -139,13 +139,11 @@ def _asked(
     built = _measured(program.model, started)
     if limit is None:
         return built
-    started = time.perf_counter()
     options = SolveOptions(time_limit=limit, sign_only=True)
     solution = solve(program.model, "highs", options, hint=program.hint(centres), worker=worker)
-    seconds = time.perf_counter() - started
     reached = solution.objective is not None and solution.objective <= 0
     margin: Margin = "positive" if program.refuted(solution) else "not positive" if reached else "open"
-    return replace(built, solving=seconds, margin=margin)
+    return replace(built, solving=solution.seconds, margin=margin)
 
 
 def _measured(model: MilpModel, started: float) -> Program:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from irverify.backends.milp import solve
 from irverify.data import DIGITS_NETWORK
 from irverify.report.sizes import program_of
 from tests.cli.conftest import Irverify, model_of
@@ -84,6 +86,15 @@ def test_nothing_is_attacked_where_nothing_is_right(irverify: Irverify, small: P
     over = ("--data", f"npz:{small / 'data.npz'}", "--eps", "0.1", "--norm", norm, "--index", "2", "--stats")
     said = irverify("compile", small / "one.onnx", *over, "--also", f"1={small / 'two.onnx'}", "--json").json
     assert [(point["accuracy"], point["pgd_accuracy"]) for point in said["curve"]] == [(0.0, 0.0), (0.0, 0.0)]
+
+
+def test_the_start_of_a_process_is_no_time_of_a_solver(
+    irverify: Irverify, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("irverify.report.sizes.solve", lambda *args, **more: replace(solve(*args, **more), seconds=7.0))
+    over = ("--data", f"npz:{small / 'data.npz'}", "--eps", "0.1", "--first", "2", "--stats", "--solve", "60")
+    said = irverify("compile", small / "one.onnx", *over, "--also", f"1={small / 'two.onnx'}", "--json").json
+    assert [point["solved"]["seconds"] for point in said["curve"]] == [7.0, 7.0]
 
 
 def test_properties_give_regions(irverify: Irverify, models: Path) -> None:
