@@ -26,7 +26,8 @@ class Shared(nn.Module):
         few, many = self.few(x).relu().flatten(1), self.many(x).relu().flatten(1)
         plain = self.product(self.hidden(x.flatten(1)).relu())
         first, second = self.product(few).relu() + self.other(few).relu(), self.product(many).relu() - self.other(many)
-        return self.last(torch.cat([first, second, plain], dim=1))
+        logits: Tensor = self.last(torch.cat([first, second, plain], dim=1))
+        return logits
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
