@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from statistics import median
@@ -113,13 +113,20 @@ class Rounds:
         return median(self.seconds[name])
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], budget: float, most: int) -> Rounds:
-    """Times all calls once a round, the order reversed every other round, for `budget` seconds; 1 to `most` rounds."""
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], budget: float, most: int, twice: Container[str] = ()
+) -> Rounds:
+    """Times all calls once a round, the order reversed every other round, for `budget` seconds; 1 to `most` rounds.
+
+    Those in `twice` are called once more before, so that no other one has filled the caches.
+    """
     found: dict[str, list[float]] = {name: [] for name in calls}
     begun = time.perf_counter()
     for number in range(most):
         names = list(calls)[:: 1 if number % 2 == 0 else -1]
         for name in names:
+            if name in twice:
+                calls[name]()
             found[name].append(seconds_of(calls[name])[0])
         spent = time.perf_counter() - begun
         if spent * (number + 2) / (number + 1) > budget:
