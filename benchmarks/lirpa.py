@@ -48,7 +48,10 @@ class Module(nn.Module):
         self.weights = nn.ParameterList()
         self.steps = []
         for node in self.graph:
-            changes = {name: nn.Parameter(value(tensor).detach()) for name, tensor in node.op.parameters().items()}
+            changes = {
+                name: nn.Parameter(value(tensor).detach(), requires_grad=False)
+                for name, tensor in node.op.parameters().items()
+            }
             self.weights.extend(changes.values())
             self.steps.append((node.name, node.op.replace(**changes), node.inputs))
 
