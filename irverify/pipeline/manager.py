@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from irverify.allocator import expect_large_blocks
 from irverify.errors import UsageError
 from irverify.ir.check import check as check_graph
 from irverify.ir.check import check_again, same_function
@@ -45,6 +46,7 @@ class PassManager:
 
     def run(self, state: State) -> State:
         """Runs every pass on `state`, which is changed, and returns it."""
+        expect_large_blocks()  # analyses compute in temporaries of some megabytes
         check_again(state.graph)
         state.execute = self._analyse
         for step in self.passes:
