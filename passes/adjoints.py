@@ -11,6 +11,7 @@ from torch import Tensor
 
 from irverify.ir.ops import Add, Conv, Elementwise, Gather, Input, Neg, Operator, Reshape, Sub
 from irverify.ir.ops.base import normalize_axis
+from irverify.ir.ops.memory import settled
 from irverify.ir.params import value
 from irverify.ir.types import TensorType
 from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide, unowned
@@ -66,7 +67,7 @@ def before_gather(op: Gather, shape: tuple[int, ...], form: Form) -> Form | None
     if isinstance(form, Patches) and _of_channels(op, shape):
         rows = form.coefficients
         found = rows.new_zeros(rows.shape[0], shape[0], *rows.shape[2:]).index_add(1, indices, rows)
-        return Patches(form.windows.with_coefficients(found, clean=form.windows.clean))
+        return Patches(form.windows.with_coefficients(settled(found), clean=form.windows.clean))
     return None
 
 

@@ -32,8 +32,9 @@ from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
 
-CHUNK = 2**24
-"""How many bytes of coefficients over one value are propagated at once; more gains nothing."""
+CHUNK = 2**22
+"""How many bytes of coefficients over one value are propagated at once: more gains nothing, and where the temporaries
+take over 64 MiB the C library gives them back to the system each time."""
 LIVE = 12
 """How many tensors of that size there are at once, about."""
 MANY, LONG = 128, 2**20

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from irverify.ir.ops.memory import is_last, taken
 from irverify.passes.windows import Grid, Windows
 
 
@@ -100,7 +101,7 @@ class Dense:
     owner: Tensor | None = None
 
     def select(self, rows: Tensor) -> Dense:
-        return Dense(self.coefficients[rows], _selected(self.owner, rows))
+        return Dense(taken(self.coefficients, rows), _selected(self.owner, rows))
 
     def both_signs(self) -> Dense:
         owner = None if self.owner is None else self.owner.repeat(2)
@@ -114,7 +115,7 @@ class Dense:
 
     def at(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         if self.owner is not None:
-            return [tensor.index_select(0, self.owner) for tensor in tensors]
+            return [taken(tensor, self.owner) for tensor in tensors]
         return [tensor[None] for tensor in tensors]
 
     def with_coefficients(self, coefficients: Tensor) -> Dense:
@@ -153,9 +154,7 @@ class Patches:
 
     def at(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Zero beyond the plane."""
-        axis = 0 if self.owner is None else 1
-        channels = tensors[0].shape[axis]
-        return list(self.windows.cut(torch.cat(list(tensors), axis)).split(channels, 1))
+        return self.windows.cut(tensors)
 
     def with_coefficients(self, coefficients: Tensor) -> Patches:
         """Coefficients that were multiplied with what stands at the windows, and are zero beyond the plane."""
@@ -181,6 +180,8 @@ def scaled(rows: Tensor, factors: Tensor) -> Tensor:
 
 def products(rows: Tensor, other: Tensor) -> Tensor:
     """The product of each row `[rows, ...]` with a tensor of the same shape, or one for all rows `[1, ...]`."""
+    if is_last(rows):
+        rows, other = rows.permute(0, 2, 3, 1), other.permute(0, 2, 3, 1)
     rows, other = rows.reshape(rows.shape[0], -1), other.reshape(other.shape[0], -1)
     return rows @ other[0] if other.shape[0] == 1 else torch.linalg.vecdot(rows, other)
 

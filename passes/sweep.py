@@ -18,6 +18,7 @@ from torch import Tensor
 
 from irverify.ir.graph import Node
 from irverify.ir.ops import Add, Conv, Gather, Input, Linear, Neg, Reshape, Sub
+from irverify.ir.ops.memory import settled
 from irverify.ir.params import value
 from irverify.passes.adjoints import before_convolution, before_gather, before_reshape, constants, negated, row_size
 from irverify.passes.forms import Columns, Dense, Form, Units, minimum, plus, spread, unowned
@@ -36,8 +37,6 @@ FEW = 24
 """Examples with fewer elements than this stay together over whole planes as well,"""
 LONG = 2**19
 """unless the rows of one take so many bytes."""
-AT_ONCE = 4
-"""Windows of many rows take only this part of the limit: they are as quick in pieces, and leave less memory behind."""
 
 
 class Sweep:
@@ -113,8 +112,7 @@ class Sweep:
         if self.limit is None or self.elements.shape[0] < 2:
             return None
         rows = self.elements.shape[0] * (1 if self.sides is not None else 2)
-        limit = self.limit if plane else self.limit // AT_ONCE
-        most = max(1, limit // (size * self.constant.element_size()))
+        most = max(1, self.limit // (size * self.constant.element_size()))
         if rows <= most:
             return None
         pairs = torch.arange(self.elements.shape[0], device=self.elements.device)
@@ -257,6 +255,8 @@ class Sweep:
             self._add(operand, part)
 
     def _add(self, operand: str, part: Form) -> None:
+        if isinstance(part, Dense):
+            part = part.with_coefficients(settled(part.coefficients))
         self.pending[operand] = plus(self.pending[operand], part) if operand in self.pending else part
 
     def _cut_short(self, node: Node) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from irverify.ir.ops import Reshape
+from irverify.ir.ops.memory import planes_last
 from irverify.passes.backward import Context
 from irverify.passes.forms import Wide, products
 from irverify.passes.propagate import Interval
@@ -29,8 +30,9 @@ class Lines:
     def of(cls, relaxation: Relaxation, examples: int | slice) -> Lines:
         slope, high = relaxation.lower_slope[examples], relaxation.upper_slope[examples]
         rest = (high - slope, relaxation.lower_intercept[examples], relaxation.upper_intercept[examples])
-        rise, base, top = (part if bool(part.any()) else None for part in rest)
-        return cls(slope, rise, base, top)
+        rank = relaxation.lower_slope.ndim - 1
+        rise, base, top = (stored(part, rank) if bool(part.any()) else None for part in rest)
+        return cls(stored(slope, rank), rise, base, top)
 
     def support(self) -> Tensor:
         """The flat elements where any of them is not zero; of one example."""
@@ -42,16 +44,26 @@ class Lines:
         coefficients = form.coefficients
         given = [part for part in (self.slope, self.rise, self.base, self.top) if part is not None]
         found = iter(form.at(given))
-        passed = coefficients * next(found)
+        slope = next(found)
         if len(given) == 1:
-            return form.with_coefficients(passed), None
+            return form.with_coefficients(coefficients * slope), None
         negative = coefficients.clamp(max=0)
-        if self.rise is not None:
-            passed = passed.addcmul_(negative, next(found))  # nobody else has it
+        rise = None if self.rise is None else next(found)
         base = None if self.base is None else products(coefficients - negative, next(found))
         top = None if self.top is None else products(negative, next(found))
+        if rise is None:
+            passed = coefficients * slope
+        elif torch.is_grad_enabled() and any(part.requires_grad for part in (coefficients, *given)):
+            passed = torch.addcmul(coefficients * slope, negative, rise)
+        else:  # nobody else has it
+            passed = negative.mul_(rise).addcmul_(coefficients, slope)
         constant = base if top is None else top if base is None else base + top
         return form.with_coefficients(passed), constant
+
+
+def stored(x: Tensor, rank: int) -> Tensor:
+    """What rows over a value of this rank meet, in the order in memory that they stand in."""
+    return planes_last(x) if rank == 3 else x
 
 
 class View:
@@ -88,7 +100,8 @@ class View:
         if name not in self._boxes:
             behind = (end.interval for end in self.context.shortcuts.values() if end.operand == name)
             lower, upper = (side[self._chosen] for side in next(behind, self._intervals[name]))
-            self._boxes[name] = (lower + upper) / 2, (upper - lower) / 2
+            rank = len(self.context.graph[name].type.shape)
+            self._boxes[name] = stored((lower + upper) / 2, rank), stored((upper - lower) / 2, rank)
         return self._boxes[name]
 
     def known(self, name: str) -> Tensor:

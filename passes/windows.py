@@ -10,6 +10,7 @@ Rows of several examples have an `owner` each, and what they meet at their windo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from irverify.ir.ops import Conv
 from irverify.ir.ops.conv import pad_spatial
+from irverify.ir.ops.memory import prefers_last, settled, taken
 from irverify.ir.ops.scatter import Steps, scatter
 from irverify.ir.params import value
 
@@ -58,29 +60,37 @@ class Grid:
 
     def cut(
         self,
-        tensor: Tensor,
+        tensors: Sequence[Tensor],
         window: tuple[int, ...],
         place: Tensor,
-        fill: float = 0.0,
         owner: Tensor | None = None,
-    ) -> Tensor:
-        """The windows of `tensor` `[maps, *plane]` for rows that start from `place` `[rows]` (flat positions), with
-        `fill` beyond the plane: `[rows, maps, *window]`. With `owner` `[rows]` it is `[examples, maps, *plane]`."""
-        padding, first = [], []
+    ) -> list[Tensor]:
+        """The windows of each of `tensors` `[maps, *plane]` for rows that start from `place` `[rows]` (flat positions),
+        zero beyond the plane: `[rows, maps, *window]`. With `owner` `[rows]` they are `[examples, maps, *plane]`."""
+        axes, size = len(window), math.prod(self.starts)
+        padding: list[int] = []
+        first = []
         for starts, scale, shift, n, k in zip(self.starts, self.scale, self.shift, self.plane, window, strict=True):
-            padding.append((max(0, -shift), max(0, scale * (starts - 1) + shift + k - n)))
+            padding = [max(0, -shift), max(0, scale * (starts - 1) + shift + k - n), *padding]
             first.append(max(0, shift))
-        view = pad_spatial(tensor if owner is not None else tensor[None], tuple(padding), fill)
+        # The maps of each place stand together, and the windows of one tensor.
+        order = (0, *range(2, axes + 2), 1)
+        planes = [(tensor if owner is not None else tensor[None]).permute(order) for tensor in tensors]
+        if any(padding):
+            planes = [functional.pad(plane, [0, 0, *padding]) for plane in planes]
+        view = torch.stack(planes, 1)
         for axis, (start, scale, k, n) in enumerate(zip(first, self.scale, window, self.starts, strict=True), 2):
             view = view.narrow(axis, start, view.shape[axis] - start).unfold(axis, k, scale).narrow(axis, 0, n)
-        axes = len(window)
-        view = view.permute(0, *range(2, axes + 2), 1, *range(axes + 2, 2 * axes + 2))
-        maps, size = view.shape[axes + 1], math.prod(self.starts)
+        view = view.permute(0, *range(2, axes + 2), 1, *range(axes + 3, 2 * axes + 3), axes + 2)
         if place.shape[0] < SPARSE * view.shape[0] * size:
-            return view[(0 if owner is None else owner, *torch.unravel_index(place, self.starts))]
-        table = view.reshape(-1, maps * math.prod(window))
-        chosen = table.index_select(0, place if owner is None else owner * size + place)
-        return chosen.reshape(-1, maps, *window)
+            chosen = view[(0 if owner is None else owner, *torch.unravel_index(place, self.starts))]
+        else:
+            table = view.reshape(view.shape[0] * size, -1)
+            chosen = table.index_select(0, place if owner is None else owner * size + place)
+            chosen = chosen.reshape(-1, len(tensors), *window, view.shape[-1])
+        back = (0, axes + 1, *range(1, axes + 1))
+        parts = [part.permute(back) for part in chosen.unbind(1)]
+        return parts if prefers_last(parts[0]) else [part.contiguous() for part in parts]
 
 
 def receptive(op: Conv, window: tuple[int, ...]) -> tuple[int, ...]:
@@ -109,17 +119,17 @@ class Windows:
     def window(self) -> tuple[int, ...]:
         return tuple(self.coefficients.shape[2:])
 
-    def cut(self, tensor: Tensor) -> Tensor:
-        """A tensor `[maps, *plane]`, or one of all examples, at the window of each row, zero beyond the plane:
+    def cut(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors `[maps, *plane]`, or of all examples, at the window of each row, zero beyond the plane:
         `[rows, maps, *window]`."""
-        return self.grid.cut(tensor, self.window, self.place, 0.0, self.owner)
+        return self.grid.cut(tensors, self.window, self.place, self.owner)
 
     def with_coefficients(self, coefficients: Tensor, *, clean: bool) -> Windows:
         return replace(self, coefficients=coefficients, clean=clean)
 
     def select(self, rows: Tensor) -> Windows:
         owner = None if self.owner is None else self.owner[rows]
-        return replace(self, coefficients=self.coefficients[rows], place=self.place[rows], owner=owner)
+        return replace(self, coefficients=taken(self.coefficients, rows), place=self.place[rows], owner=owner)
 
     def both_signs(self) -> Windows:
         """The rows, and then their negatives."""
@@ -131,19 +141,41 @@ class Windows:
         """With zeros beyond the plane."""
         if self.clean:
             return self
-        inside = self.grid.cut(self.coefficients.new_ones((1, *self.grid.plane)), self.window, self.place)
+        (inside,) = self.grid.cut([self.coefficients.new_ones((1, *self.grid.plane))], self.window, self.place)
         return self.with_coefficients(self.coefficients * inside, clean=True)
 
     def dense(self) -> Tensor:
         """The same rows over the whole value, `[rows, channels, *plane]`."""
         rows, channels = self.coefficients.shape[:2]
-        size = math.prod(self.grid.plane)
-        index = torch.arange(size, device=self.place.device).reshape(1, *self.grid.plane)
-        places = self.grid.cut(index, self.window, self.place).flatten(2).expand(rows, channels, -1)
-        # What lies beyond the plane is zero, wherever it is added.
-        zeros = self.coefficients.new_zeros(rows, channels, size)
-        flat = zeros.scatter_add(2, places, self.cleaned().coefficients.flatten(2))
-        return flat.reshape(-1, channels, *self.grid.plane)
+        if self.coefficients.requires_grad and torch.is_grad_enabled():
+            index = torch.arange(math.prod(self.grid.plane), device=self.place.device).reshape(1, *self.grid.plane)
+            (places,) = self.grid.cut([index], self.window, self.place)
+            places = places.flatten(2).expand(rows, channels, -1)
+            # What lies beyond the plane is zero, wherever it is added.
+            zeros = self.coefficients.new_zeros(rows, channels, index.numel())
+            flat = zeros.scatter_add(2, places, self.cleaned().coefficients.flatten(2))
+            return settled(flat.reshape(-1, channels, *self.grid.plane))
+        table = self.coefficients.flatten(2).transpose(1, 2).reshape(-1, channels)
+        table = functional.pad(table, (0, 0, 0, 1))  # where no window reaches
+        whole = table.index_select(0, self._sources().reshape(-1))
+        return settled(whole.reshape(rows, *self.grid.plane, channels).movedim(-1, 1))
+
+    def _sources(self) -> Tensor:
+        """For each row and place of the plane `[rows, places]`: the element of its window that stands there, counted
+        over the windows of all rows, and one after the last where none does."""
+        grid, rows, axes = self.grid, self.place.shape[0], len(self.window)
+        none = rows * math.prod(self.window)
+        found = torch.arange(0, none, math.prod(self.window), device=self.place.device).reshape(-1, *(1,) * axes)
+        left, step = self.place, 1
+        for axis in reversed(range(axes)):
+            begin = left % grid.starts[axis] * grid.scale[axis] + grid.shift[axis]
+            left = left // grid.starts[axis]
+            offset = torch.arange(grid.plane[axis], device=begin.device) - begin[:, None]
+            outside = (offset < 0) | (offset >= self.window[axis])
+            place = (offset * step).masked_fill_(outside, none)
+            found = found + place.reshape(rows, *(1,) * axis, -1, *(1,) * (axes - 1 - axis))
+            step *= self.window[axis]
+        return found.clamp_(max=none).reshape(rows, -1)
 
     def before(self, op: Conv, plane: tuple[int, ...]) -> Windows | None:
         """The rows over the operand of a convolution; None where they cover so much of it that windows do not pay."""
@@ -152,8 +184,8 @@ class Windows:
             return None
         rows, weight = self.cleaned().coefficients, value(op.weight)
         if _as_matrix(rows, weight, op, extents):
-            matrix = _matrix(weight, op, self.window, extents)
-            passed = (rows.flatten(1) @ matrix).reshape(-1, weight.shape[1], *extents)
+            passed = rows.flatten(2).transpose(1, 2).flatten(1) @ _matrix(weight, op, self.window, extents)
+            passed = settled(passed.reshape(-1, *extents, weight.shape[1]).movedim(-1, 1))
         else:
             steps = Steps(op.stride, op.dilation, op.groups)
             passed = scatter(rows, weight, steps, (0,) * len(plane), extents)
@@ -188,17 +220,17 @@ def _as_matrix(rows: Tensor, weight: Tensor, op: Conv, extents: tuple[int, ...])
 
 
 def _matrix(weight: Tensor, op: Conv, window: tuple[int, ...], extents: tuple[int, ...]) -> Tensor:
-    """The matrix `[out * window, in * extents]` of a convolution between windows of these extents."""
+    """The matrix `[window * out, extents * in]` of a convolution between windows of these extents."""
     axes = len(window)
     kernel = weight.shape[2:]
-    found = weight.new_zeros(weight.shape[0], *window, weight.shape[1], *extents)
+    found = weight.new_zeros(*window, weight.shape[0], *extents, weight.shape[1])
     strides = found.stride()
-    out, places, into, spots = strides[0], strides[1 : axes + 1], strides[axes + 1], strides[axes + 2 :]
+    places, out, spots, into = strides[:axes], strides[axes], strides[axes + 1 : -1], strides[-1]
     along = tuple(place + step * spot for place, step, spot in zip(places, op.stride, spots, strict=True))
     taps = tuple(dilation * spot for dilation, spot in zip(op.dilation, spots, strict=True))
     band = found.as_strided((weight.shape[0], *window, weight.shape[1], *kernel), (out, *along, into, *taps))
     band.copy_(weight.reshape(weight.shape[0], *(1,) * axes, *weight.shape[1:]).expand(band.shape))
-    return found.reshape(weight.shape[0] * math.prod(window), -1)
+    return found.reshape(math.prod(window) * weight.shape[0], -1)
 
 
 def kernels(
@@ -212,7 +244,7 @@ def kernels(
     """The rows of a convolution for elements at `channel` and `place` (both `[rows]`) of its result of extents
     `starts`, over its operand of extents `plane`: the kernels themselves."""
     weight = value(op.weight)
-    rows = weight.index_select(0, channel)
+    rows = taken(settled(weight), channel)
     if any(dilation > 1 for dilation in op.dilation):
         spread = rows.new_zeros((*rows.shape[:2], *receptive(op, (1,) * len(plane))))
         places: list[slice] = [slice(None, None, dilation) for dilation in op.dilation]
@@ -224,4 +256,4 @@ def kernels(
         rows = rows.flatten(1, 2)
     axes = len(plane)
     grid = Grid(starts, (1,) * axes, (0,) * axes, starts).before(op, plane)
-    return Windows(rows, place, grid, grid.inside(tuple(rows.shape[2:])), owner)
+    return Windows(settled(rows), place, grid, grid.inside(tuple(rows.shape[2:])), owner)

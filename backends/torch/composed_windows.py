@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import conv_transpose2d, unfold
 
 from irverify.ir.ops import Conv
-from irverify.ir.ops.scatter import pad_spatial
+from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.params import value
 
 

@@ -2,7 +2,16 @@
 
 import torch
 
-from irverify.ir.ops.memory import channels_last, descending, reshaped, stored_as
+from irverify.ir.ops.memory import (
+    channels_last,
+    descending,
+    is_last,
+    planes_last,
+    reshaped,
+    settled,
+    stored_as,
+    taken,
+)
 
 
 def test_channels_go_last_in_memory_and_nowhere_else() -> None:
@@ -56,3 +65,30 @@ def test_stored_as_changes_the_order_alone() -> None:
     found = stored_as(like, x)
     assert found.stride() == like.stride() and torch.equal(found, x)
     assert stored_as(x, x) is x
+
+
+def test_planes_of_any_number_of_axes_before() -> None:
+    x = torch.rand(2, 3, 4, 5)
+    for leading in (x, x[0], x.unsqueeze(0)):
+        assert torch.equal(planes_last(leading), leading)
+        assert planes_last(leading).movedim(-3, -1).is_contiguous()
+    assert planes_last(x.double()).is_contiguous()
+    assert planes_last(x[0, 0]) is not None
+
+
+def test_rows_settle_in_one_order() -> None:
+    x = torch.rand(2, 3, 4, 5)
+    assert is_last(settled(x))
+    assert is_last(settled(x.permute(0, 1, 3, 2)))
+    for other in (x.double().permute(0, 1, 3, 2), x.flatten(2).transpose(1, 2)):
+        assert settled(other).is_contiguous()
+        assert not is_last(settled(other))
+    assert not is_last(torch.rand(2, 1, 4, 5))
+
+
+def test_entries_taken_are_stored_as_before() -> None:
+    x = channels_last(torch.rand(4, 3, 4, 5))
+    index = torch.tensor([3, 0])
+    assert is_last(taken(x, index))
+    assert torch.equal(taken(x, index), x[index])
+    assert torch.equal(taken(x.contiguous(), index), x[index])

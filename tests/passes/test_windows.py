@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from irverify.errors import ShapeError
 from irverify.ir.ops import Conv
+from irverify.ir.ops.memory import is_last
 from irverify.ir.types import TensorType
 from irverify.passes.forms import Columns, Dense, Form, Patches, Units, minimum, plus, spread
 from irverify.passes.windows import Grid, Windows, kernels
@@ -17,26 +20,33 @@ from irverify.passes.windows import Grid, Windows, kernels
 DOUBLE = torch.float64
 
 
-def tensor(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
+DTYPES = st.sampled_from((torch.float32, DOUBLE))
+"""Single precision has the channels last in memory."""
+
+
+def tensor(*shape: int, seed: int = 0, dtype: torch.dtype = DOUBLE) -> Tensor:
+    """Small whole numbers, whose sums of products are exact."""
+    return torch.randint(-3, 4, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 @st.composite
-def convolutions(draw: st.DrawFn, channels: int, plane: tuple[int, int], spread: int = 3) -> Conv:
+def convolutions(
+    draw: st.DrawFn, channels: int, plane: tuple[int, int], spread: int = 3, dtype: torch.dtype = DOUBLE
+) -> Conv:
     """A convolution of a value with so many channels: any stride, dilation, groups and padding that fit."""
     kernel = tuple(draw(st.integers(1, 3)) for _ in plane)
     dilation = tuple(draw(st.integers(1, 2)) for _ in plane)
     padding = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in plane)
     stride = tuple(draw(st.integers(1, spread)) for _ in plane)
     groups = draw(st.sampled_from([1, 2] if channels % 2 == 0 else [1]))
-    weight = tensor(2 * groups, channels // groups, *kernel, seed=draw(st.integers(0, 99)))
+    weight = tensor(2 * groups, channels // groups, *kernel, seed=draw(st.integers(0, 99)), dtype=dtype)
     return Conv(weight, None, stride, padding, dilation, groups)
 
 
 def units(op: Conv, operand: TensorType) -> Units:
     """A row for each element of the result."""
     shape = op.infer(operand).shape
-    return Units(torch.arange(shape[0] * shape[1] * shape[2]), shape, tensor(1))
+    return Units(torch.arange(shape[0] * shape[1] * shape[2]), shape, torch.zeros(1, dtype=operand.dtype))
 
 
 def started(op: Conv, operand: TensorType) -> Windows:
@@ -47,8 +57,8 @@ def started(op: Conv, operand: TensorType) -> Windows:
 
 @given(data=st.data())
 def test_kernels_are_the_rows_of_a_convolution(data: st.DataObject) -> None:
-    operand = TensorType((2, 7, 6), DOUBLE)
-    op = data.draw(convolutions(2, (7, 6)))
+    operand = TensorType((2, 7, 6), data.draw(DTYPES))
+    op = data.draw(convolutions(2, (7, 6), dtype=operand.dtype))
     expected = op.adjoint(units(op, operand).dense(), (operand,))[0]
     torch.testing.assert_close(started(op, operand).dense(), expected)
     torch.testing.assert_close(started(op, operand).cleaned().dense(), expected)
@@ -57,10 +67,11 @@ def test_kernels_are_the_rows_of_a_convolution(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_a_second_convolution(data: st.DataObject) -> None:
     """Windows go on as windows, with what lies beyond the plane in between left out."""
-    operand = TensorType((2, 17, 15), DOUBLE)
-    first = data.draw(convolutions(2, (17, 15), spread=2))
+    operand = TensorType((2, 17, 15), data.draw(DTYPES))
+    first = data.draw(convolutions(2, (17, 15), spread=2, dtype=operand.dtype))
     middle = first.infer(operand)
-    second = data.draw(convolutions(middle.shape[0], (middle.shape[1], middle.shape[2]), spread=2))
+    plane = (middle.shape[1], middle.shape[2])
+    second = data.draw(convolutions(middle.shape[0], plane, spread=2, dtype=operand.dtype))
     try:
         second.infer(middle)
     except ShapeError:
@@ -73,18 +84,52 @@ def test_a_second_convolution(data: st.DataObject) -> None:
 
 @given(data=st.data())
 def test_what_stands_at_the_windows(data: st.DataObject) -> None:
-    operand = TensorType((2, 6, 7), DOUBLE)
-    op = data.draw(convolutions(2, (6, 7)))
-    windows, value = started(op, operand), tensor(2, 6, 7, seed=5)
+    operand = TensorType((2, 6, 7), data.draw(DTYPES))
+    op = data.draw(convolutions(2, (6, 7), dtype=operand.dtype))
+    windows, value = started(op, operand), tensor(2, 6, 7, seed=5, dtype=operand.dtype)
     rows = torch.arange(0, windows.place.shape[0], data.draw(st.sampled_from([1, 7])))
     chosen = Patches(windows.select(rows))
     dense = windows.dense()[rows]
     torch.testing.assert_close(chosen.dot(value), (dense * value).flatten(1).sum(1))
+    assert torch.equal(chosen.at([value, 2 * value])[1], 2 * chosen.at([value])[0])
     passed = chosen.with_coefficients(chosen.coefficients * chosen.at([value])[0])
     torch.testing.assert_close(passed.dense(), dense * value)
     radius = value.abs()
     low = (dense * value - dense.abs() * radius).flatten(1).sum(1)
     torch.testing.assert_close(minimum(chosen, value, radius), low)
+
+
+@given(data=st.data())
+def test_windows_of_several_examples(data: st.DataObject) -> None:
+    operand = TensorType((2, 6, 7), data.draw(DTYPES))
+    op = data.draw(convolutions(2, (6, 7), dtype=operand.dtype))
+    windows, values = started(op, operand), tensor(3, 2, 6, 7, seed=6, dtype=operand.dtype)
+    rows = torch.arange(0, windows.place.shape[0], data.draw(st.sampled_from([1, 9])))
+    chosen = windows.select(rows)
+    owner = torch.arange(rows.shape[0]) % 3
+    found = Patches(replace(chosen, owner=owner)).dot(values)
+    torch.testing.assert_close(found, (chosen.dense() * values[owner]).flatten(1).sum(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_coefficients_over_planes_stand_in_one_order(dtype: torch.dtype) -> None:
+    operand = TensorType((3, 9, 9), dtype)
+    op = Conv(tensor(4, 3, 3, 3, dtype=dtype), None, (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    windows = started(op, operand)
+    (cut,) = windows.cut([tensor(3, 9, 9, dtype=dtype)])
+    for rows in (windows.coefficients, windows.cleaned().coefficients, windows.dense(), cut * windows.coefficients):
+        assert is_last(rows) == (dtype == torch.float32)
+
+
+def test_the_gradient_of_dense_rows_is_that_of_the_windows() -> None:
+    operand = TensorType((3, 9, 9), torch.float32)
+    op = Conv(tensor(4, 3, 3, 3, dtype=torch.float32), None, (2, 2), ((1, 1), (1, 1)), (1, 1), 1)
+    windows, value = started(op, operand), tensor(3, 9, 9, seed=1, dtype=torch.float32)
+    coefficients = windows.coefficients.detach().requires_grad_()
+    dense = replace(windows, coefficients=coefficients).dense()
+    assert torch.equal(dense, windows.dense())
+    (gradient,) = torch.autograd.grad((dense * value).sum(), [coefficients])
+    assert torch.equal(gradient, windows.cut([value])[0])
 
 
 def test_sums_of_windows() -> None:

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from irverify.ir.ops.base import LinearOp, expect_shape, param_value
+from irverify.ir.ops.blocks import CONV as CONV
 from irverify.ir.ops.memory import channels_last
-from irverify.ir.ops.scatter import Pairs as Pairs
+from irverify.ir.ops.padding import Pairs as Pairs
+from irverify.ir.ops.padding import pad_spatial as pad_spatial
 from irverify.ir.ops.scatter import Steps, scatter
-from irverify.ir.ops.scatter import pad_spatial as pad_spatial
 from irverify.ir.params import Param, value
 from irverify.ir.types import TensorType
-
-CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
 def check_windows(name: str, spatial: int, **per_axis: Sequence[object]) -> None:

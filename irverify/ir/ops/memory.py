@@ -12,14 +12,47 @@ import torch
 from torch import Tensor
 
 
+def prefers_last(x: Tensor) -> bool:
+    """Whether values like x are convolved faster with the channels last in memory: `[batch, channels, height, width]`
+    in single precision on a CPU."""
+    return x.ndim == 4 and x.dtype == torch.float32 and x.device.type == "cpu"
+
+
 def channels_last(x: Tensor) -> Tensor:
-    """The same values `[batch, channels, height, width]` with the channels last in memory, in single precision on a
-    CPU, and else x. One channel is moved by its strides alone."""
-    if x.ndim != 4 or x.dtype != torch.float32 or x.device.type != "cpu":
+    """The same values with the channels last in memory where they are convolved faster so, and else x. One channel is
+    moved by its strides alone."""
+    if not prefers_last(x):
         return x
     if x.shape[1] == 1 and x.is_contiguous():
         return x.reshape(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def settled(x: Tensor) -> Tensor:
+    """x in the order of `channels_last`, or else in its own."""
+    return channels_last(x) if prefers_last(x) else x.contiguous()
+
+
+def is_last(x: Tensor) -> bool:
+    """Whether the axes of planes `[rows, channels, height, width]` stand in memory with the channels last, and not in
+    their own order as well."""
+    return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def planes_last(x: Tensor) -> Tensor:
+    """Planes `[..., channels, height, width]` in the order of `channels_last`, whatever axes come before them."""
+    if x.ndim < 3 or x.dtype != torch.float32 or x.device.type != "cpu":
+        return x
+    before = range(x.ndim - 3)
+    stored = x.permute(*before, -2, -1, -3).contiguous()
+    return stored.permute(*before, -1, -3, -2)
+
+
+def taken(x: Tensor, index: Tensor) -> Tensor:
+    """The entries `index` of the first axis of x, stored as those of x are."""
+    if not is_last(x):
+        return x.index_select(0, index)
+    return x.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
 
 
 def stored_as(like: Tensor, x: Tensor) -> Tensor:
