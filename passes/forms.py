@@ -18,6 +18,9 @@ from torch import Tensor
 from irverify.ir.ops.memory import is_last, taken
 from irverify.passes.windows import Grid, Windows
 
+MANY = 2**15
+"""So many coefficients of one example are worth a call of their own."""
+
 
 @dataclass(frozen=True)
 class Units:
@@ -186,10 +189,25 @@ def products(rows: Tensor, other: Tensor) -> Tensor:
     return rows @ other[0] if other.shape[0] == 1 else torch.linalg.vecdot(rows, other)
 
 
+def pieces(form: Wide, tensors: Sequence[Tensor]) -> list[tuple[slice, list[Tensor]]]:
+    """The rows in parts, and for each the tensors `at` its coefficients: where an example has many coefficients, its
+    tensors are met where they are, not copied for each row."""
+    if isinstance(form, Dense) and form.owner is not None and form.coefficients.numel() >= MANY:
+        owners, counts = form.owner.unique_consecutive(return_counts=True)
+        if form.coefficients.numel() >= MANY * owners.shape[0]:
+            ends = counts.cumsum(0)
+            runs = zip((ends - counts).tolist(), ends.tolist(), owners.tolist(), strict=True)
+            return [(slice(i, k), [tensor[owner : owner + 1] for tensor in tensors]) for i, k, owner in runs]
+    return [(slice(None), form.at(tensors))]
+
+
 def minimum(form: Wide, center: Tensor, radius: Tensor) -> Tensor:
     """The minimum of each row over the box of this centre and radius, `[rows]`."""
-    middle, reach = form.at([center, radius])
-    return products(form.coefficients, middle) - products(form.coefficients.abs(), reach)
+    found = []
+    for rows, (middle, reach) in pieces(form, [center, radius]):
+        coefficients = form.coefficients[rows]
+        found.append(products(coefficients, middle) - products(coefficients.abs(), reach))
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def spread(form: Form) -> Wide:

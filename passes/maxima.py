@@ -13,6 +13,7 @@ from torch import Tensor
 from irverify.ir.graph import Node
 from irverify.ir.ops import MaxPool
 from irverify.ir.ops.conv import pad_spatial
+from irverify.ir.ops.memory import prefers_last
 from irverify.ir.ops.pooling import MAX_POOL
 from irverify.passes.curves import kinked
 from irverify.passes.lines import Between, Choice, Enclosed, Gathered, Plane, Relaxed, sums
@@ -45,9 +46,16 @@ class Selected:
         padded = [
             extent + before + after for extent, (before, after) in zip(extents, self.pool.padding, strict=True)
         ]
-        index = places.flatten(2).expand(passed.shape[0], -1, -1)
-        plane = passed.new_zeros(passed.shape[0], channels, math.prod(padded))
-        spread = plane.scatter_add(2, index, passed.flatten(2)).reshape(-1, channels, *padded)
+        if prefers_last(passed) and not (passed.requires_grad and torch.is_grad_enabled()):
+            order = torch.arange(channels, device=places.device).reshape(-1, *(1,) * len(extents))
+            index = (places * channels + order).movedim(1, -1).flatten(1).expand(passed.shape[0], -1)
+            plane = passed.new_zeros(passed.shape[0], math.prod(padded) * channels)
+            spread = plane.scatter_add(1, index, passed.movedim(1, -1).flatten(1))
+            spread = spread.reshape(-1, *padded, channels).movedim(-1, 1)
+        else:
+            index = places.flatten(2).expand(passed.shape[0], -1, -1)
+            plane = passed.new_zeros(passed.shape[0], channels, math.prod(padded))
+            spread = plane.scatter_add(2, index, passed.flatten(2)).reshape(-1, channels, *padded)
         return pad_spatial(spread, tuple((-before, -after) for before, after in self.pool.padding))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from irverify.ir.ops import Reshape
 from irverify.ir.ops.memory import planes_last
 from irverify.passes.backward import Context
-from irverify.passes.forms import Wide, products
+from irverify.passes.forms import Wide, pieces, products
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Relaxation
 
@@ -43,22 +43,29 @@ class Lines:
         """Rows over the operand, and their constants: the line below where a coefficient is positive, else above."""
         coefficients = form.coefficients
         given = [part for part in (self.slope, self.rise, self.base, self.top) if part is not None]
-        found = iter(form.at(given))
+        if torch.is_grad_enabled() and any(part.requires_grad for part in (coefficients, *given)):
+            passed, constant = self._bent(coefficients, form.at(given))
+            return form.with_coefficients(passed), constant
+        passed = torch.empty_like(coefficients)
+        constants = [self._bent(coefficients[rows], met, passed[rows])[1] for rows, met in pieces(form, given)]
+        found = [constant for constant in constants if constant is not None]
+        return form.with_coefficients(passed), torch.cat(found) if found else None
+
+    def _bent(self, rows: Tensor, met: Sequence[Tensor], into: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Coefficients passed on, written `into` a tensor, and constants of rows that meet these lines."""
+        found = iter(met)
         slope = next(found)
-        if len(given) == 1:
-            return form.with_coefficients(coefficients * slope), None
-        negative = coefficients.clamp(max=0)
+        if len(met) == 1:
+            return torch.mul(rows, slope, out=into), None
+        negative = torch.clamp(rows, max=0, out=into)
         rise = None if self.rise is None else next(found)
-        base = None if self.base is None else products(coefficients - negative, next(found))
+        base = None if self.base is None else products(rows - negative, next(found))
         top = None if self.top is None else products(negative, next(found))
-        if rise is None:
-            passed = coefficients * slope
-        elif torch.is_grad_enabled() and any(part.requires_grad for part in (coefficients, *given)):
-            passed = torch.addcmul(coefficients * slope, negative, rise)
-        else:  # nobody else has it
-            passed = negative.mul_(rise).addcmul_(coefficients, slope)
         constant = base if top is None else top if base is None else base + top
-        return form.with_coefficients(passed), constant
+        if rise is None:
+            return torch.mul(rows, slope, out=into), constant
+        bent = negative * rise if into is None else negative.mul_(rise)
+        return (torch.addcmul(bent, rows, slope) if into is None else bent.addcmul_(rows, slope)), constant
 
 
 def stored(x: Tensor, rank: int) -> Tensor:

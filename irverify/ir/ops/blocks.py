@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from irverify.ir.ops.memory import channels_last
+from irverify.ir.ops.memory import channels_last, stands_last, zeros_as
 from irverify.ir.ops.padding import Pairs, pad_spatial
 
 CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -99,20 +98,13 @@ def _placed(found: Tensor, axes: Sequence[Along], channels: int, *, last: bool) 
 
 def spaced(rows: Tensor, weight: Tensor, stride: Sequence[int], extents: Sequence[int]) -> Tensor:
     """The same for a kernel of one element, and windows that begin with the first element: zero between them."""
-    last = stands_last(rows)
-    found = rows.new_zeros(rows.shape[0], *((*extents, weight.shape[1]) if last else (weight.shape[1], *extents)))
-    found = found.movedim(-1, 1) if last else found
+    found = zeros_as(rows, weight.shape[1], extents)
     every: list[slice] = [slice(None), slice(None), *(slice(None, None, step) for step in stride)]
     target = found[tuple(every)]
     inside: list[slice] = [slice(min(n, own)) for n, own in zip(target.shape[2:], rows.shape[2:], strict=True)]
     passed = rows[(slice(None), slice(None), *inside)].movedim(1, -1) @ weight.flatten(1)
     target[(slice(None), slice(None), *inside)] = passed.movedim(-1, 1)
     return found
-
-
-def stands_last(rows: Tensor) -> bool:
-    """Whether planes of rows have the channels last in memory, or might as well."""
-    return rows.ndim == 4 and rows.is_contiguous(memory_format=torch.channels_last)
 
 
 def filled(rows: Tensor, padding: Pairs = ()) -> Tensor:

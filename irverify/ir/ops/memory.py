@@ -39,6 +39,18 @@ def is_last(x: Tensor) -> bool:
     return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
+def stands_last(rows: Tensor) -> bool:
+    """Whether planes of rows have the channels last in memory, or might as well."""
+    return rows.ndim == 4 and rows.is_contiguous(memory_format=torch.channels_last)
+
+
+def zeros_as(rows: Tensor, channels: int, extents: Sequence[int]) -> Tensor:
+    """Zero planes `[rows, channels, *extents]`, stored as the rows are."""
+    if not stands_last(rows):
+        return rows.new_zeros(rows.shape[0], channels, *extents)
+    return rows.new_zeros(rows.shape[0], *extents, channels).movedim(-1, 1)
+
+
 def planes_last(x: Tensor) -> Tensor:
     """Planes `[..., channels, height, width]` in the order of `channels_last`, whatever axes come before them."""
     if x.ndim < 3 or x.dtype != torch.float32 or x.device.type != "cpu":

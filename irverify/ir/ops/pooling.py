@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from irverify.ir.ops.base import LinearOp, Operator, expect_shape
 from irverify.ir.ops.conv import Pairs, check_windows, pad_spatial
+from irverify.ir.ops.memory import zeros_as
 from irverify.ir.ops.scatter import Steps
 from irverify.ir.types import TensorType
 
@@ -55,7 +56,17 @@ class Windows:
     def spread(self, sums: Tensor, extents: tuple[int, ...]) -> Tensor:
         """The transpose of `sums`: what each window has `[batch, channels, *windows]` goes to each of its elements."""
         windows = sums.shape[2:]
-        if self.stride == self.kernel and set(self.dilation) == {1}:  # no two windows share an element
+        apart = self.stride == self.kernel and set(self.dilation) == {1}  # no two windows share an element
+        if apart and not any(map(any, self.padding)) and not (sums.requires_grad and torch.is_grad_enabled()):
+            full = zeros_as(sums, sums.shape[1], extents)
+            inside: list[slice] = [slice(n * k) for n, k in zip(windows, self.kernel, strict=True)]
+            target = full[(slice(None), slice(None), *inside)]
+            for axis, k in enumerate(self.kernel):
+                target = target.unflatten(2 * axis + 2, (-1, k))
+                sums = sums.unsqueeze(2 * axis + 3)
+            target.copy_(sums)
+            return full
+        if apart:
             for axis, k in enumerate(self.kernel, 2):
                 shape = (*sums.shape[: axis + 1], k, *sums.shape[axis + 1 :])
                 sums = sums.unsqueeze(axis + 1).expand(shape).flatten(axis, axis + 1)
