@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from irverify.ir.ops.memory import is_last, taken
+from irverify.ir.ops.memory import taken
 from irverify.passes.windows import Grid, Windows
 
 MANY = 2**15
@@ -183,7 +183,7 @@ def scaled(rows: Tensor, factors: Tensor) -> Tensor:
 
 def products(rows: Tensor, other: Tensor) -> Tensor:
     """The product of each row `[rows, ...]` with a tensor of the same shape, or one for all rows `[1, ...]`."""
-    if is_last(rows):
+    if rows.ndim == 4 and not rows.is_contiguous():
         rows, other = rows.permute(0, 2, 3, 1), other.permute(0, 2, 3, 1)
     rows, other = rows.reshape(rows.shape[0], -1), other.reshape(other.shape[0], -1)
     return rows @ other[0] if other.shape[0] == 1 else torch.linalg.vecdot(rows, other)

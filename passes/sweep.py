@@ -256,7 +256,8 @@ class Sweep:
 
     def _add(self, operand: str, part: Form) -> None:
         if isinstance(part, Dense):
-            part = part.with_coefficients(settled(part.coefficients))
+            coefficients = settled(part.coefficients)
+            part = part if coefficients is part.coefficients else part.with_coefficients(coefficients)
         self.pending[operand] = plus(self.pending[operand], part) if operand in self.pending else part
 
     def _cut_short(self, node: Node) -> None:

@@ -44,15 +44,22 @@ class Lines:
         coefficients = form.coefficients
         given = [part for part in (self.slope, self.rise, self.base, self.top) if part is not None]
         if torch.is_grad_enabled() and any(part.requires_grad for part in (coefficients, *given)):
-            passed, constant = self._bent(coefficients, form.at(given))
+            passed, constant = self._bent(coefficients, form.at(given), differentiable=True)
+            return form.with_coefficients(passed), constant
+        parts = pieces(form, given)
+        if len(parts) == 1:
+            passed, constant = self._bent(coefficients, parts[0][1])
             return form.with_coefficients(passed), constant
         passed = torch.empty_like(coefficients)
-        constants = [self._bent(coefficients[rows], met, passed[rows])[1] for rows, met in pieces(form, given)]
+        constants = [self._bent(coefficients[rows], met, passed[rows])[1] for rows, met in parts]
         found = [constant for constant in constants if constant is not None]
         return form.with_coefficients(passed), torch.cat(found) if found else None
 
-    def _bent(self, rows: Tensor, met: Sequence[Tensor], into: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Coefficients passed on, written `into` a tensor, and constants of rows that meet these lines."""
+    def _bent(
+        self, rows: Tensor, met: Sequence[Tensor], into: Tensor | None = None, *, differentiable: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Coefficients passed on, written `into` a tensor where there is one, and constants of rows that meet these
+        lines."""
         found = iter(met)
         slope = next(found)
         if len(met) == 1:
@@ -64,8 +71,9 @@ class Lines:
         constant = base if top is None else top if base is None else base + top
         if rise is None:
             return torch.mul(rows, slope, out=into), constant
-        bent = negative * rise if into is None else negative.mul_(rise)
-        return (torch.addcmul(bent, rows, slope) if into is None else bent.addcmul_(rows, slope)), constant
+        if differentiable:
+            return torch.addcmul(negative * rise, rows, slope), constant
+        return negative.mul_(rise).addcmul_(rows, slope), constant
 
 
 def stored(x: Tensor, rank: int) -> Tensor:
