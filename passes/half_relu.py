@@ -9,7 +9,8 @@ which is v where the ReLU is active and 0 where it is inactive, parallel lines h
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,62 +23,99 @@ from irverify.passes.lines import Choice
 TINY = 1e-15
 """What v is taken as at least where it divides; its square is a normal number in single precision."""
 
-passed = torch.ops.aten.threshold_backward
-"""`passed(x, y, 0)`: x where y is positive, else 0."""
+Kept: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""`relu(z_nom)`, v after the ReLU, and what else their gradients need."""
 
 
 def half_relu(center: Tensor, gap: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
     """`relu(z_nom)`, and v after a ReLU with lower slope 0 (`zero`), or else with parallel lines."""
-    found: tuple[Tensor, Tensor] = (_Zero if choice == "zero" else _Parallel).apply(center, gap)  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, Tensor] = _Curved.apply(center, gap, curve(choice))  # type: ignore[no-untyped-call]
     return found
 
 
-def _cut(half: Tensor, gap: Tensor) -> Tensor:
-    """t, from `(z_nom + v) / 2`."""
-    return torch.clamp(half, half.new_zeros(()).expand_as(half), gap)
+class Curve(Protocol):
+    """What `half_relu` computes, and its gradient. Where memory is `free`, results take that of the arguments."""
+
+    def ahead(self, center: Tensor, gap: Tensor, free: bool) -> Kept:
+        """The results, and what `back` needs besides."""
+
+    def back(self, kept: Sequence[Tensor], outer: Tensor, inner: Tensor, free: bool) -> tuple[Tensor, Tensor]:
+        """The gradients in z_nom and v before the ReLU, from those after it."""
 
 
-class _Zero(Function):
+def curve(choice: Choice) -> Curve:
+    return Zero() if choice == "zero" else Parallel()
+
+
+class Zero:
     """Eq. 8. `(z_nom + v) / 2` is positive but where the ReLU is inactive, and above t where it is active, also where v
     is 0."""
 
-    @staticmethod
-    def forward(ctx: Any, center: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            result, half = center.relu(), torch.lerp(center, gap, 0.5)
-            found = _cut(half, gap)
-        ctx.save_for_backward(result, half, found)
-        return result, found
+    def ahead(self, center: Tensor, gap: Tensor, free: bool) -> Kept:
+        half = torch.lerp(center, gap, 0.5)
+        found = _cut(half, gap, gap if free else None)
+        return _relu(center, free), found, half
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def back(self, kept: Sequence[Tensor], outer: Tensor, inner: Tensor, free: bool) -> tuple[Tensor, Tensor]:
         """Slopes 1/2 and 1/2 in z_nom and v where the ReLU is unstable, 0 and 1 where it is active."""
-        result, half, found = ctx.saved_tensors
-        outer, inner = (stored_as(result, gradient) for gradient in gradients)
-        moving, active = passed(inner, half, 0), passed(inner, half - found, 0)
+        result, found, half = kept
+        outer, inner = stored_as(result, outer), stored_as(result, inner)
+        above = half - found
+        active = _passed(inner, above, above)
+        moving = _passed(inner, half, inner if free else None)
         by_gap = torch.lerp(moving, active, 0.5, out=active)
-        return passed(outer, result, 0).add_(moving).sub_(by_gap), by_gap
+        return _passed(outer, result, outer if free else None).add_(moving).sub_(by_gap), by_gap
 
 
-class _Parallel(Function):
+class Parallel:
     """Eq. 7, by the slope s = t / v of both lines: `v s (2 - s)`."""
 
+    def ahead(self, center: Tensor, gap: Tensor, free: bool) -> Kept:
+        width = gap.clamp(min=TINY)
+        half = torch.lerp(center, width, 0.5)
+        slope = _cut(half, width, half).div_(width)
+        found = torch.rsub(slope, 2).mul_(slope).mul_(gap)
+        return _relu(center, free), found, slope
+
+    def back(self, kept: Sequence[Tensor], outer: Tensor, inner: Tensor, free: bool) -> tuple[Tensor, Tensor]:
+        """With `s = (z_nom + v) / (2 v)`: slopes `1 - s` and `1 - s (1 - s)`; 0 and 1 where the ReLU is active."""
+        result, _, slope = kept
+        outer, inner = stored_as(result, outer), stored_as(result, inner)
+        inner = _passed(inner, slope, inner if free else None)
+        by_center = torch.addcmul(inner, inner, slope, value=-1)
+        by_gap = torch.addcmul(inner, by_center, slope, value=-1, out=inner)
+        return _passed(outer, result, outer if free else None).add_(by_center), by_gap
+
+
+class _Curved(Function):
+    """A curve as a function."""
+
     @staticmethod
-    def forward(ctx: Any, center: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, center: Tensor, gap: Tensor, curve: Curve) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            width = gap.clamp(min=TINY)
-            result, slope = center.relu(), _cut(torch.lerp(center, width, 0.5), width).div_(width)
-            found = torch.rsub(slope, 2).mul_(slope).mul_(gap)
-        ctx.save_for_backward(result, slope)
-        return result, found
+            kept = curve.ahead(center, gap, False)
+        ctx.save_for_backward(*kept)
+        ctx.curve = curve
+        return kept[0], kept[1]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """With `s = (z_nom + v) / (2 v)`: slopes `1 - s` and `1 - s (1 - s)`; 0 and 1 where the ReLU is active."""
-        result, slope = ctx.saved_tensors
-        outer, inner = (stored_as(result, gradient) for gradient in gradients)
-        inner = passed(inner, slope, 0)
-        by_center = torch.addcmul(inner, inner, slope, value=-1)
-        return passed(outer, result, 0).add_(by_center), torch.addcmul(inner, by_center, slope, value=-1)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        outer, inner = gradients
+        return *ctx.curve.back(ctx.saved_tensors, outer, inner, False), None
+
+
+def _relu(x: Tensor, free: bool) -> Tensor:
+    return x.relu_() if free else x.relu()
+
+
+def _cut(half: Tensor, gap: Tensor, out: Tensor | None) -> Tensor:
+    """t, from `(z_nom + v) / 2`."""
+    return torch.clamp(half, half.new_zeros(()).expand_as(half), gap, out=out)
+
+
+def _passed(x: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
+    """x where y is positive, else 0."""
+    threshold = torch.ops.aten.threshold_backward
+    found: Tensor = threshold.default(x, y, 0) if out is None else threshold.grad_input(x, y, 0, grad_input=out)
+    return found

@@ -101,11 +101,13 @@ def ends(x: Tensor, eps: float | Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
     lower, upper = x - eps, x + eps
     if clip is not None:
         low, high = limits(clip, x)
-        lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
+        watched = torch.compiler.is_compiling() or any(part.requires_grad for part in (lower, low, high))
+        lower = torch.maximum(lower, low, out=None if watched else lower)
+        upper = torch.minimum(upper, high, out=None if watched else upper)
     if torch.compiler.is_compiling():
         return lower, upper
     least, most = torch.aminmax(upper - lower)
-    if not bool((least >= 0) & (most < math.inf)):
+    if not (least.item() >= 0 and most.item() < math.inf):
         if not bool(torch.isfinite(x).all()):
             raise RegionError("expected finite inputs, got NaN or infinity")
         hint = "inputs lie further than eps outside clip, clip is crossed, or eps is huge"
@@ -124,9 +126,12 @@ def checked_labels(labels: Tensor, x: Tensor, classes: int) -> Tensor:
     if given.ndim != 1 or given.shape[0] != x.shape[0] or not whole:
         wanted = f"expected whole numbers as labels, one for each of {x.shape[0]} examples"
         raise PropertyError(f"{wanted}, got {described(given)}", hint=hint)
-    if not _holds((given >= 0) & (given < classes)):
-        raise PropertyError(f"expected labels in [0, {classes}), got others")
-    return given.long()
+    given = given.long()
+    if len(given) and not torch.compiler.is_compiling():
+        least, most = torch.aminmax(given)
+        if not (least.item() >= 0 and most.item() < classes):
+            raise PropertyError(f"expected labels in [0, {classes}), got others")
+    return given
 
 
 def _holds(condition: Tensor) -> bool:

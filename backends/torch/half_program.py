@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, fx, nn
 
+from irverify.backends.torch.half_chain import half_chain
 from irverify.backends.torch.steps import bound
 from irverify.backends.torch.writing import Writer
 from irverify.ir.graph import Graph, Node
@@ -25,7 +26,7 @@ class HalfProgram:
     """What `passes.singleprop.halves` finds, for a graph of one input whose values all depend on it."""
 
     def __init__(self, graph: Graph, choice: Choice) -> None:
-        self._choice = choice
+        self._choice, self._chain = choice, half_chain(graph, choice)
         writer = Writer(graph)
         found: dict[str, Pair] = {}
         for node, _ in SINGLEPROP.resolve(graph):
@@ -35,6 +36,9 @@ class HalfProgram:
 
     def __call__(self, lower: Tensor, upper: Tensor) -> list[Half]:
         """z_nom and v of each output, over a box `[batch, *shape]`."""
+        found = None if self._chain is None else self._chain(lower, upper)
+        if found is not None:
+            return [found]
         return [Half(*pair) for pair in self._code(tuple(map(value, self._parameters)), lower, upper)]
 
     def _written(self, writer: Writer, node: Node, found: dict[str, Pair]) -> Pair:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 from irverify.backends.torch.boxes import checked_labels, ends, radius
 from irverify.backends.torch.half_program import half_program
@@ -62,10 +62,15 @@ def _logits(model: Model, x: Tensor, y: Tensor, around: _Ball, lines: Lines) -> 
     graph = graph_of(model)
     x = inputs_of(graph, x)
     parts = _halves(simplified(graph), x, around, "zero" if lines == "zero" else "same")
-    nominal = torch.cat([half.nominal.flatten(1) for half in parts], dim=1)
-    gap = torch.cat([half.gap.flatten(1) for half in parts], dim=1)
+    nominal, gap = _joined([half.nominal for half in parts]), _joined([half.gap for half in parts])
     y = checked_labels(y, x, nominal.shape[1])
-    return nominal, torch.addcmul(nominal, gap, 1 - 2 * one_hot(y, gap.shape[1]).to(gap)), y
+    sign = torch.ones_like(gap).scatter_(1, y.unsqueeze(1), -1.0)
+    return nominal, torch.addcmul(nominal, gap, sign), y
+
+
+def _joined(outputs: list[Tensor]) -> Tensor:
+    """Outputs `[batch, *shape]` one after the other, `[batch, classes]`."""
+    return outputs[0].flatten(1) if len(outputs) == 1 else torch.cat([part.flatten(1) for part in outputs], dim=1)
 
 
 def _halves(graph: Graph, x: Tensor, around: _Ball, choice: Choice) -> list[Half]:
