@@ -73,24 +73,30 @@ class Grid:
         for starts, scale, shift, n, k in zip(self.starts, self.scale, self.shift, self.plane, window, strict=True):
             padding = [max(0, -shift), max(0, scale * (starts - 1) + shift + k - n), *padding]
             first.append(max(0, shift))
-        # The maps of each place stand together, and the windows of one tensor.
-        order = (0, *range(2, axes + 2), 1)
-        planes = [(tensor if owner is not None else tensor[None]).permute(order) for tensor in tensors]
+        planes = [tensor if owner is not None else tensor[None] for tensor in tensors]
+        # The windows of one tensor stand together, in the order in memory that coefficients are in.
+        last = prefers_last(planes[0])
+        maps = axes + 2 if last else 2
+        if last:
+            planes = [plane.permute(0, 2, 3, 1) for plane in planes]
+            padding = [0, 0, *padding]
         if any(padding):
-            planes = [functional.pad(plane, [0, 0, *padding]) for plane in planes]
+            planes = [functional.pad(plane, padding) for plane in planes]
         view = torch.stack(planes, 1)
-        for axis, (start, scale, k, n) in enumerate(zip(first, self.scale, window, self.starts, strict=True), 2):
+        for axis, (start, scale, k, n) in enumerate(
+            zip(first, self.scale, window, self.starts, strict=True), 2 if last else 3
+        ):
             view = view.narrow(axis, start, view.shape[axis] - start).unfold(axis, k, scale).narrow(axis, 0, n)
-        view = view.permute(0, *range(2, axes + 2), 1, *range(axes + 3, 2 * axes + 3), axes + 2)
+        inner = tuple(range(axes + 3, 2 * axes + 3))
+        places = tuple(axis for axis in range(2, axes + 3) if axis != maps)
+        view = view.permute(0, *places, 1, *((*inner, maps) if last else (maps, *inner)))
         if place.shape[0] < SPARSE * view.shape[0] * size:
             chosen = view[(0 if owner is None else owner, *torch.unravel_index(place, self.starts))]
         else:
             table = view.reshape(view.shape[0] * size, -1)
             chosen = table.index_select(0, place if owner is None else owner * size + place)
-            chosen = chosen.reshape(-1, len(tensors), *window, view.shape[-1])
-        back = (0, axes + 1, *range(1, axes + 1))
-        parts = [part.permute(back) for part in chosen.unbind(1)]
-        return parts if prefers_last(parts[0]) else [part.contiguous() for part in parts]
+            chosen = chosen.reshape(-1, *view.shape[axes + 1 :])
+        return [part.permute(0, 3, 1, 2) if last else part for part in chosen.unbind(1)]
 
 
 def receptive(op: Conv, window: tuple[int, ...]) -> tuple[int, ...]:
@@ -147,7 +153,8 @@ class Windows:
     def dense(self) -> Tensor:
         """The same rows over the whole value, `[rows, channels, *plane]`."""
         rows, channels = self.coefficients.shape[:2]
-        if self.coefficients.requires_grad and torch.is_grad_enabled():
+        differentiable = self.coefficients.requires_grad and torch.is_grad_enabled()
+        if differentiable or not prefers_last(self.coefficients):
             index = torch.arange(math.prod(self.grid.plane), device=self.place.device).reshape(1, *self.grid.plane)
             (places,) = self.grid.cut([index], self.window, self.place)
             places = places.flatten(2).expand(rows, channels, -1)
@@ -155,10 +162,10 @@ class Windows:
             zeros = self.coefficients.new_zeros(rows, channels, index.numel())
             flat = zeros.scatter_add(2, places, self.cleaned().coefficients.flatten(2))
             return settled(flat.reshape(-1, channels, *self.grid.plane))
-        table = self.coefficients.flatten(2).transpose(1, 2).reshape(-1, channels)
+        table = self.coefficients.permute(0, 2, 3, 1).reshape(-1, channels)
         table = functional.pad(table, (0, 0, 0, 1))  # where no window reaches
         whole = table.index_select(0, self._sources().reshape(-1))
-        return settled(whole.reshape(rows, *self.grid.plane, channels).movedim(-1, 1))
+        return whole.reshape(rows, *self.grid.plane, channels).permute(0, 3, 1, 2)
 
     def _sources(self) -> Tensor:
         """For each row and place of the plane `[rows, places]`: the element of its window that stands there, counted
@@ -184,8 +191,13 @@ class Windows:
             return None
         rows, weight = self.cleaned().coefficients, value(op.weight)
         if _as_matrix(rows, weight, op, extents):
-            passed = rows.flatten(2).transpose(1, 2).flatten(1) @ _matrix(weight, op, self.window, extents)
-            passed = settled(passed.reshape(-1, *extents, weight.shape[1]).movedim(-1, 1))
+            last = prefers_last(rows)
+            matrix = _matrix(weight, op, self.window, extents, last=last)
+            if last:
+                passed = rows.permute(0, 2, 3, 1).flatten(1) @ matrix
+                passed = passed.reshape(-1, *extents, weight.shape[1]).permute(0, 3, 1, 2)
+            else:
+                passed = (rows.flatten(1) @ matrix).reshape(-1, weight.shape[1], *extents)
         else:
             steps = Steps(op.stride, op.dilation, op.groups)
             passed = scatter(rows, weight, steps, (0,) * len(plane), extents)
@@ -219,13 +231,18 @@ def _as_matrix(rows: Tensor, weight: Tensor, op: Conv, extents: tuple[int, ...])
     return entries <= LARGE and zeros <= (DENSE if max(op.stride) > 1 else DENSE_UNIT)
 
 
-def _matrix(weight: Tensor, op: Conv, window: tuple[int, ...], extents: tuple[int, ...]) -> Tensor:
-    """The matrix `[window * out, extents * in]` of a convolution between windows of these extents."""
+def _matrix(weight: Tensor, op: Conv, window: tuple[int, ...], extents: tuple[int, ...], *, last: bool) -> Tensor:
+    """The matrix `[out * window, in * extents]` of a convolution between windows of these extents; with `last` the
+    channels come last, `[window * out, extents * in]`."""
     axes = len(window)
     kernel = weight.shape[2:]
-    found = weight.new_zeros(*window, weight.shape[0], *extents, weight.shape[1])
-    strides = found.stride()
-    places, out, spots, into = strides[:axes], strides[axes], strides[axes + 1 : -1], strides[-1]
+    if last:
+        found = weight.new_zeros(*window, weight.shape[0], *extents, weight.shape[1])
+        named = found.permute(axes, *range(axes), 2 * axes + 1, *range(axes + 1, 2 * axes + 1))
+    else:
+        found = named = weight.new_zeros(weight.shape[0], *window, weight.shape[1], *extents)
+    strides = named.stride()
+    out, places, into, spots = strides[0], strides[1 : axes + 1], strides[axes + 1], strides[axes + 2 :]
     along = tuple(place + step * spot for place, step, spot in zip(places, op.stride, spots, strict=True))
     taps = tuple(dilation * spot for dilation, spot in zip(op.dilation, spots, strict=True))
     band = found.as_strided((weight.shape[0], *window, weight.shape[1], *kernel), (out, *along, into, *taps))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from irverify.ir.ops.blocks import Along, filled, in_blocks, spaced
 from irverify.ir.ops.padding import pad_spatial
-from irverify.ir.ops.scatter import CONV_TRANSPOSE
+from irverify.ir.ops.scatter import CONV_TRANSPOSE, scatter
+from irverify.ir.ops.taps import Steps, tap_by_tap
 
 
 def test_blocks_by_hand() -> None:
@@ -70,3 +71,27 @@ def test_filled_keeps_the_order_and_pads() -> None:
     assert torch.equal(found[:17], pad_spatial(rows, ((1, 0), (0, 2))))
     assert not found[17].any()
     assert torch.equal(filled(rows, ((-1, 0), (0, 0)))[:17], rows[:, :, 1:])
+
+
+@settings(max_examples=60, deadline=None)
+@given(adjoints())
+def test_taps_are_the_adjoint(
+    case: tuple[Tensor, Tensor, tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+) -> None:
+    rows, weight, stride, first, extents = case
+    steps = Steps(stride, (1,) * len(stride), 1)
+    found = tap_by_tap(rows.double(), weight.double(), steps, first, extents)
+    assert torch.equal(found.float(), in_blocks(rows, weight, stride, first, extents))
+
+
+@settings(max_examples=60, deadline=None)
+@given(adjoints(), st.sampled_from((torch.float32, torch.float64)), st.integers(1, 3))
+def test_adjoints_are_the_same_in_both_precisions_and_with_many_channels(
+    case: tuple[Tensor, Tensor, tuple[int, ...], tuple[int, ...], tuple[int, ...]], dtype: torch.dtype, times: int
+) -> None:
+    rows, weight, stride, first, extents = case
+    many = weight.repeat(1, 5 * times, *(1,) * len(stride))
+    steps = Steps(stride, (1,) * len(stride), 1)
+    found = scatter(rows.to(dtype), many.to(dtype), steps, first, extents)
+    expected = in_blocks(rows, weight, stride, first, extents)
+    assert torch.equal(found.float(), expected.repeat(1, 5 * times, *(1,) * len(stride)))
