@@ -206,8 +206,11 @@ class Windows:
 
     def plus(self, other: Windows) -> Windows | None:
         """The sum of the same rows, reached on two ways; None where they count their places in different planes (a
-        reshape may lie on one way), or windows move at different steps."""
+        reshape may lie on one way), start from different places there (a gather), or windows move at different
+        steps."""
         if (self.grid.starts, self.grid.scale) != (other.grid.starts, other.grid.scale):
+            return None
+        if not torch.equal(self.place, other.place):
             return None
         first = [
             (own, own + k, theirs, theirs + n)

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from irverify.errors import UsageError
 from irverify.ir.graph import Graph, GraphBuilder
-from irverify.ir.ops import Abs, Add, Clip, Conv, LeakyRelu, Linear, Relu, Reshape, Sigmoid
+from irverify.ir.ops import Abs, Add, Clip, Conv, Gather, LeakyRelu, Linear, Relu, Reshape, Sigmoid
 from irverify.ir.types import TensorType
 from irverify.passes import crown, sweep
 from irverify.passes.backward import Context, identity_rows, lower_bounds
@@ -166,6 +167,28 @@ def test_rows_stop_where_they_are_decided() -> None:
     graph = builder.graph([builder.add(Linear(torch.tensor([[1.0]]).double()), builder.add(Relu(), t), name="y")])
     found = run(graph, "crown", Box(-torch.ones(1, 2).double(), torch.ones(1, 2).double()))
     assert found.bounds["t"].lower.item() == pytest.approx(1.0)  # the interval of t says -3
+
+
+@pytest.mark.parametrize("kernel", [None, 1, 3])
+def test_rows_that_a_gather_moves_on_one_way(kernel: int | None) -> None:
+    """`flip(z) + z` for z = x or a convolution of x: the rows of one element start from two places of one plane."""
+    builder = GraphBuilder()
+    x = builder.input(TensorType((1, 5, 5), DOUBLE))
+    ways = [x, x]
+    weight = torch.arange(1.0, 10.0).double().reshape(1, 1, 3, 3)[..., : kernel or 1, : kernel or 1]
+    half = (kernel or 1) // 2
+    if kernel is not None:
+        ways = [builder.add(Conv(weight, None, (1, 1), ((half, half),) * 2), x) for _ in ways]
+    flipped = builder.add(Gather(torch.arange(4, -1, -1), 2), ways[0])
+    graph = builder.graph([builder.add(Add(), flipped, ways[1], name="y")])
+    center = torch.arange(25.0).double().reshape(1, 1, 5, 5)
+    found = run(graph, "crown", Box(center - 1, center + 1)).bounds["y"]
+    y = graph.evaluate(center)
+    assert isinstance(y, Tensor)
+    change = conv2d(torch.eye(25).double().reshape(25, 1, 5, 5), weight, padding=half)
+    radius = (change.flip(3) + change).abs().sum(0)
+    torch.testing.assert_close(found.lower, y - radius)
+    torch.testing.assert_close(found.upper, y + radius)
 
 
 def test_what_readers_need() -> None:
