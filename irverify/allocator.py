@@ -24,9 +24,9 @@ LEARNT = 2**25 - 2**13
 @functools.cache
 def expect_large_blocks() -> None:
     """Freed blocks of up to 32 MiB stay with this process from now on, up to 64 MiB of them at the end of its memory;
-    nothing where there is no glibc, or where the environment sets the allocator.
+    nothing where there is no glibc, or where the environment sets the allocator: glibc minds that itself.
 
-    glibc decides what it gives back by the largest block that was freed so far. This one is never touched, so that it
+    It decides what it gives back by the largest block that was freed so far. This one is never touched, so that it
     costs nothing; work in temporaries of some megabytes takes up to a third less time after it.
     """
     if not sys.platform.startswith("linux"):

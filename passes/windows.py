@@ -172,7 +172,7 @@ class Windows:
         over the windows of all rows, and one after the last where none does."""
         grid, rows, axes = self.grid, self.place.shape[0], len(self.window)
         none = rows * math.prod(self.window)
-        found = torch.arange(0, none, math.prod(self.window), device=self.place.device).reshape(-1, *(1,) * axes)
+        found = torch.arange(0, none, math.prod(self.window), device=self.place.device).reshape(rows, *(1,) * axes)
         left, step = self.place, 1
         for axis in reversed(range(axes)):
             begin = left % grid.starts[axis] * grid.scale[axis] + grid.shift[axis]
@@ -180,9 +180,9 @@ class Windows:
             offset = torch.arange(grid.plane[axis], device=begin.device) - begin[:, None]
             outside = (offset < 0) | (offset >= self.window[axis])
             place = (offset * step).masked_fill_(outside, none)
-            found = found + place.reshape(rows, *(1,) * axis, -1, *(1,) * (axes - 1 - axis))
+            found = found + place.reshape(rows, *(1,) * axis, grid.plane[axis], *(1,) * (axes - 1 - axis))
             step *= self.window[axis]
-        return found.clamp_(max=none).reshape(rows, -1)
+        return found.clamp_(max=none).reshape(rows, math.prod(grid.plane))
 
     def before(self, op: Conv, plane: tuple[int, ...]) -> Windows | None:
         """The rows over the operand of a convolution; None where they cover so much of it that windows do not pay."""

@@ -119,6 +119,7 @@ def test_coefficients_over_planes_stand_in_one_order(dtype: torch.dtype) -> None
     (cut,) = windows.cut([tensor(3, 9, 9, dtype=dtype)])
     for rows in (windows.coefficients, windows.cleaned().coefficients, windows.dense(), cut * windows.coefficients):
         assert is_last(rows) == (dtype == torch.float32)
+    assert windows.select(torch.arange(0)).dense().shape == (0, 3, 9, 9)
 
 
 def test_the_gradient_of_dense_rows_is_that_of_the_windows() -> None:
