@@ -52,7 +52,7 @@ def ascend(hill: Hill, schedule: Schedule) -> Climbed:
         return Climbed(hill.bounds(hill.start.expand(hill.rows, -1)), 0, torch.arange(0))
     choices = hill.start.repeat(hill.rows if hill.start.shape[0] == 1 else 1, 1)
     places = torch.arange(hill.rows, device=choices.device)
-    best, idle = choices.new_full((hill.rows,), -torch.inf), torch.zeros_like(places)
+    best, idle = choices.new_full((hill.rows,), -torch.inf, dtype=hill.dtype), torch.zeros_like(places)
     adam = Adam(choices)
     for step in range(schedule.steps):
         bounds, gradient = hill.climbed(choices)

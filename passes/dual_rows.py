@@ -21,6 +21,7 @@ from irverify.passes.dual_composed import Composed
 from irverify.passes.dual_gaps import inner, reaches, weighed
 from irverify.passes.dual_sources import Source, Windowed, source_of
 from irverify.regions import Region
+from irverify.rounding import round_down, round_up
 
 CHUNK = 2**21
 """How many bytes the widest value of a dual network may take on a CPU: little enough for its caches."""
@@ -50,7 +51,8 @@ class DualBounds:
         boxes = all(region.is_box for region in self.regions.values())
         center = self.center(target).reshape(asked.shape)[asked]
         down, up = _Bounding(self, _source(self.graph, target, boxes=boxes), center.new_ones(())).of(asked)
-        return center - down, center + up
+        # A cast on the way leaves reaches of another type.
+        return round_down(center - down, center.dtype), round_up(center + up, center.dtype)
 
     def center(self, target: str) -> Tensor:
         """The centre of a value, `[batch, *shape]`."""

@@ -22,6 +22,7 @@ from irverify.passes.propagate import Interval
 from irverify.passes.shares import Shares
 from irverify.passes.steering import rowwise
 from irverify.passes.turns import Bends, Pooled, Turn
+from irverify.rounding import round_down
 
 AnyHill = TypeVar("AnyHill", bound="Hill")
 AnyFlat = TypeVar("AnyFlat", bound="Flat")
@@ -30,9 +31,11 @@ AnyPairs = TypeVar("AnyPairs", bound="Pairs")
 
 class Hill(ABC):
     """Rows, and one number for each choice that they have: in `[least, most]`, `start` where `crown` is. These and
-    `range`, the width, are `[rows, choices]`, or `[1, choices]` where they are the same for all rows."""
+    `range`, the width, are `[rows, choices]`, or `[1, choices]` where they are the same for all rows. Bounds are of the
+    element type `dtype`, that of the value that they are of; choices of the widest type of a node that has some."""
 
     rows: int
+    dtype: torch.dtype
     least: Tensor
     most: Tensor
     start: Tensor
@@ -102,6 +105,8 @@ class Flat(Hill):
         self._course = course
         self._turns = course.turns
         self.rows = course.rows.owner.shape[0]
+        self.dtype = course.rows.coefficients.dtype
+        self._types = [turn.start.dtype for turn in self._turns.values()]
         self._sizes = [turn.start.shape[1] for turn in self._turns.values()]
         self.least, self.most, self.start = (
             joined([getattr(turn, side) for turn in self._turns.values()]) for side in ("least", "most", "start")
@@ -109,15 +114,19 @@ class Flat(Hill):
         self.range = self.most - self.least
 
     def _split(self, choices: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self._turns, choices.split(self._sizes, 1), strict=True)) if self._sizes else {}
+        if not self._sizes:
+            return {}
+        parts = zip(self._turns, choices.split(self._sizes, 1), self._types, strict=True)
+        return {name: part.to(kind) for name, part, kind in parts}
 
     def climbed(self, choices: Tensor) -> tuple[Tensor, Tensor]:
         parts = self._split(choices)
         bounds, found = self._course.down(parts), self._course.up()
-        return bounds, torch.cat([found[name] if name in found else 0 * parts[name] for name in parts], 1)
+        gradient = torch.cat([found[name] if name in found else 0 * parts[name] for name in parts], 1)
+        return round_down(bounds, self.dtype), gradient
 
     def bounds(self, choices: Tensor) -> Tensor:
-        return self._course.down(self._split(choices))
+        return round_down(self._course.down(self._split(choices)), self.dtype)
 
     def done(self, bounds: Tensor) -> Tensor | None:
         return None if self._enough is None else bounds > self._enough

@@ -72,7 +72,7 @@ def propagate(
             operands = [results[name] for name in node.inputs]
             interval = _applied(node, rule, operands)
         if interval.lower is not interval.upper and node.name in known:
-            met = Bounds(*interval, table.analysis).meet(known[node.name], node.name)
+            met = Bounds(*interval, table.analysis).meet(known[node.name], node.name, graph.coarsest)
             interval = Interval(met.lower, met.upper)
         found = interval if refine is None else refine(node, interval, results)
         results[node.name] = found if certain is None else certain.get(node.name, found)

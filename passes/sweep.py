@@ -26,6 +26,7 @@ from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Affine
 from irverify.passes.view import View
+from irverify.rounding import round_down
 
 PROBE = 24
 """Of many elements so many are looked at first, to see whether a look at all is worth while."""
@@ -197,7 +198,7 @@ class Sweep:
         """Intersects the bounds with lower bounds of the rows of elements; NaN says nothing."""
         lower, upper = self.bounds
         places = elements if owner is None else (owner, elements)
-        found = found.to(lower.dtype)  # a cast on the way leaves rows of another type
+        found = round_down(found, lower.dtype)  # a cast on the way leaves rows of another type
         if sides is None:
             low, high = found.chunk(2)
         else:

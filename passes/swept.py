@@ -20,6 +20,7 @@ from irverify.passes.shares import PoolSteering, Shares
 from irverify.passes.steering import Steering, rowwise
 from irverify.passes.sweep import Sweep
 from irverify.passes.view import Lines, View
+from irverify.rounding import round_down
 
 Intervals: TypeAlias = Mapping[str, Interval]
 AnySteering: TypeAlias = Steering | PoolSteering
@@ -35,6 +36,7 @@ class Swept(Hill):
         self._elements = elements
         self._bounds = bounds
         self._need = need
+        self.dtype = bounds.lower.dtype
         with torch.no_grad():
             self._value()  # makes the steerings
         self.rows = 2 * elements.shape[0]
@@ -42,6 +44,7 @@ class Swept(Hill):
         families = [family for steering in self._steerings for family in steering.families]
         self._shapes = [(-1, *family.start.shape[1:]) for family in families]
         self._sizes = [family.start[0].numel() for family in families]
+        self._types = [family.start.dtype for family in families]
         self._least, self._most, self._fixed = (
             joined([getattr(family, side) for family in families]) for side in ("least", "most", "start")
         )
@@ -70,7 +73,8 @@ class Swept(Hill):
 
     def _parts(self, choices: Tensor) -> list[Tensor]:
         whole = self._fixed.expand(choices.shape[0], -1).index_copy(1, self._places, choices)
-        return [part.reshape(shape) for part, shape in zip(whole.split(self._sizes, 1), self._shapes, strict=True)]
+        parts = zip(whole.split(self._sizes, 1), self._shapes, self._types, strict=True)
+        return [part.reshape(shape).to(kind) for part, shape, kind in parts]
 
     def _steered(self, parts: list[Tensor]) -> Tensor:
         taken = 0
@@ -81,7 +85,8 @@ class Swept(Hill):
         return self._value()
 
     def _value(self) -> Tensor:
-        return Sweep(self._view, self._target, self._elements, self._bounds).lower_bounds()
+        found = Sweep(self._view, self._target, self._elements, self._bounds).lower_bounds()
+        return round_down(found, self.dtype)
 
     def done(self, bounds: Tensor) -> Tensor | None:
         low, high = bounds[: self._elements.shape[0]], -bounds[self._elements.shape[0] :]

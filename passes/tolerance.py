@@ -46,8 +46,8 @@ def output_tolerances(
     for name in graph.outputs:
         wide, narrow = outer[name], plain[name]
         lost = torch.maximum(narrow.lower - wide.lower, wide.upper - narrow.upper).clamp(min=0)
-        units = UNITS_OF_FLOAT32 if lost.dtype == torch.float32 else UNITS
-        least = units * torch.finfo(lost.dtype).eps * magnitude.reshape(-1, *(1,) * (lost.ndim - 1))
+        units = UNITS_OF_FLOAT32 if graph.coarsest == torch.float32 else UNITS
+        least = units * torch.finfo(graph.coarsest).eps * magnitude.reshape(-1, *(1,) * (lost.ndim - 1))
         found.append(torch.maximum(SAFETY * lost, least.to(lost.dtype)))
     return tuple(found)
 

@@ -13,6 +13,9 @@ from irverify.attacks import Candidate, Pgd, Target, attack, has_label, keeps_la
 from irverify.data import DIGITS_NETWORK, digits
 from irverify.errors import UsageError
 from irverify.frontends.compile import compile as compile_source
+from irverify.ir.graph import GraphBuilder
+from irverify.ir.ops import Cast, Tanh
+from irverify.ir.types import TensorType
 
 
 def narrow_valley() -> iv.Graph:
@@ -118,3 +121,13 @@ def test_labels_are_kept_where_no_other_logit_gets_as_large() -> None:
 def test_a_tie_is_no_label() -> None:
     logits = torch.tensor([[2.0, 1.0], [1.0, 2.0], [1.0, 1.0], [math.inf, 1.0], [math.nan, math.nan]])
     assert has_label(logits, torch.zeros(5, dtype=torch.long)).tolist() == [True, False, False, False, False]
+
+
+def test_a_network_whose_outputs_have_another_type() -> None:
+    """`tanh(x)` in double precision, given in single: negative on the left half."""
+    builder = GraphBuilder()
+    x = builder.input(TensorType((1,), torch.float64))
+    graph = builder.graph([builder.add(Cast(torch.float32), builder.add(Tanh(), x))])
+    region = iv.Linf(torch.full((1, 1), 0.1, dtype=torch.float64), 1.0)
+    prop = iv.linear(torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)).bind(1, 1)
+    assert pgd(graph, [region], prop, Pgd(steps=20, restarts=2), lambda candidate: True) is not None

@@ -60,7 +60,7 @@ class _Adversary:
         self.rows_over: dict[str, Tensor] = {}
         (node,), (region,) = state.graph.inputs, state.given_regions("tightness")
         center = region.center
-        unit = center.new_zeros(self.owner.shape[0], count)
+        unit = center.new_zeros(self.owner.shape[0], count, dtype=state.graph[self.problem.output].type.dtype)
         unit[torch.arange(self.owner.shape[0], device=unit.device), self.classes] = 1.0
         rows = Rows(unit, self.owner, state.batch)
         form = linear_form(self._context(), self.problem.output, rows, self.rows_over)

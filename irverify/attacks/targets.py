@@ -74,7 +74,8 @@ class Goals:
 
     def margins(self, x: Tensor, y: Tensor, which: Tensor) -> Tensor:
         """The margin of goal `which[b]` at each example: x `[batch, n_in]`, y `[batch, n_out]` -> `[batch]`."""
-        rows = torch.einsum("bdro,bo->bdr", self.outputs[which], y) + self.offset[which]
+        kind = self.offset.dtype  # casts in a network leave outputs of another type
+        rows = torch.einsum("bdro,bo->bdr", self.outputs[which], y.to(kind)) + self.offset[which]
         if self.inputs is not None:
-            rows = rows + torch.einsum("bdri,bi->bdr", self.inputs[which], x)
+            rows = rows + torch.einsum("bdri,bi->bdr", self.inputs[which], x.to(kind))
         return rows.amax(dim=2).amin(dim=1)

@@ -188,16 +188,16 @@ def same_function(
 
     `inputs` are what to compare them on instead: `[samples, *shape]` for every input and operand by name.
 
-    Raises GraphError where an output differs by more than `tolerance` (by default 1e-9 in float64, 1e-4 in float32),
-    naming the first value of `second` that has a namesake in `first` and differs from it. Agreement on samples is
-    evidence, not a proof.
+    Raises GraphError where an output differs by more than `tolerance` (by default 1e-9 in float64, 1e-4 where a value
+    is in float32), naming the first value of `second` that has a namesake in `first` and differs from it. Agreement on
+    samples is evidence, not a proof.
     """
     _check_interfaces(first, second)
     inputs = sample_inputs(first, samples, seed) if inputs is None else inputs
     before, after = first.values(inputs), second.values(inputs)
+    allowed = tolerance_for(first.coarsest) if tolerance is None else tolerance
     worst = 0.0
     for old, new in zip(first.outputs, second.outputs, strict=True):
-        allowed = tolerance_for(first[old].type.dtype) if tolerance is None else tolerance
         distance = deviation(before[old], after[new])
         worst = max(worst, distance)
         if not distance <= allowed:

@@ -201,6 +201,12 @@ class Graph:
         found = {id(leaf): leaf for parameter in self.parameters().values() for leaf in leaves(parameter)}
         return tuple(found.values())
 
+    @cached_property
+    def coarsest(self) -> torch.dtype:
+        """The floating-point type of a value that rounds the most."""
+        floats = [node.type.dtype for node in self.nodes if node.type.dtype.is_floating_point]
+        return max(floats, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float64)
+
     def to_networkx(self) -> networkx.DiGraph[str]:
         """The DAG as a `networkx.DiGraph`: nodes by name with attribute `node`, an edge for each reading."""
         import networkx

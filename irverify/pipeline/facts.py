@@ -65,10 +65,11 @@ class Bounds:
         message = f"bounds of %{name} from {self.source}: {_first(bad, self.lower, self.upper)}"
         raise UsageError(message) if self.source == GIVEN else BoundsFault(message)
 
-    def meet(self, other: Bounds, name: str) -> Bounds:
+    def meet(self, other: Bounds, name: str, coarsest: torch.dtype | None = None) -> Bounds:
         """The intersection. Raises BoundsFault, or UsageError where given bounds are concerned, where it is empty.
 
-        Where the two miss each other by no more than rounding, the gap between them is the intersection.
+        Where the two miss each other by no more than rounding, the gap between them is the intersection. `coarsest` is
+        the element type that rounded the most in what they come from; None: their own.
         """
         if self.lower is other.lower and self.upper is other.upper:
             return self
@@ -76,7 +77,7 @@ class Bounds:
         lower, upper = torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper)
         crossed = ~(lower <= upper)
         if bool(crossed.any()):
-            slack = ROUNDING * torch.finfo(lower.dtype).eps * _magnitude(self, other)
+            slack = ROUNDING * torch.finfo(coarsest or lower.dtype).eps * _magnitude(self, other)
             far = ~(lower - upper <= slack)
             if bool(far.any()):
                 message = f"bounds of %{name} from {self.source} and from {other.source} contradict each other"

@@ -118,7 +118,7 @@ class State:
         for name, bounds in found.items():
             bounds.check(name)
             known = self.bounds.get(name)
-            self.bounds[name] = bounds if known is None else bounds.meet(known, name)
+            self.bounds[name] = bounds if known is None else bounds.meet(known, name, self.graph.coarsest)
 
     def _merge(self, facts: Facts) -> None:
         self.adopt(facts.bounds)
@@ -142,4 +142,4 @@ def inject(state: State, given: Mapping[str, GivenBounds]) -> None:
         bounds = Bounds(round_down(lower, node.type.dtype), round_up(upper, node.type.dtype), GIVEN)
         bounds.check(name)
         known = state.bounds.get(name)
-        state.bounds[name] = bounds if known is None else bounds.meet(known, name)
+        state.bounds[name] = bounds if known is None else bounds.meet(known, name, state.graph.coarsest)
