@@ -11,7 +11,8 @@ from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from irverify.backends.torch.layout import Layout
 from irverify.ir.ops import Conv
-from irverify.ir.ops.conv import CONV, pad_spatial
+from irverify.ir.ops.conv import CONV
+from irverify.ir.ops.moves import Moves
 from irverify.ir.ops.scatter import Steps, scatter
 
 WEIGHT_GRADIENT: dict[int, Callable[..., Tensor]] = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
@@ -59,17 +60,19 @@ class Convolution:
         return scatter(rows, weight, Steps(op.stride, op.dilation, op.groups), first, self.operand[1:])
 
     def ahead(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        op, (padded, padding) = self.op, self._padded(gradient)
-        return CONV[weight.ndim - 2](padded, weight, None, op.stride, padding, op.dilation, op.groups)
+        moves = self._moves(weight)
+        convolve = CONV[weight.ndim - 2]
+        return convolve(
+            moves.operand(gradient), weight, None, moves.stride, moves.padding, moves.dilation, self.op.groups
+        )
 
     def in_weight(self, gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
-        op, (padded, padding) = self.op, self._padded(gradient)
+        moves = self._moves(weight)
         function = WEIGHT_GRADIENT[weight.ndim - 2]
-        return function(padded, weight.shape, rows, op.stride, padding, op.dilation, op.groups)
+        return function(
+            moves.operand(gradient), weight.shape, rows, moves.stride, moves.padding, moves.dilation, self.op.groups
+        )
 
-    def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """x, padded where torch cannot, and the padding that is left to torch."""
-        padding = self.op.padding
-        if all(before == after >= 0 for before, after in padding):
-            return x, tuple(before for before, _ in padding)
-        return pad_spatial(x, padding), (0,) * len(padding)
+    def _moves(self, weight: Tensor) -> Moves:
+        op = self.op
+        return Moves.of(weight.shape[2:], op.stride, op.padding, op.dilation)

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from irverify.backends.torch.half_layers import Convolution, Layer, Product
 from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import Conv, Linear, Relu, Reshape, ScaleShift
+from irverify.ir.ops.moves import Moves
 from irverify.ir.params import Param, value
 from irverify.passes.half_relu import Curve, curve
 from irverify.passes.lines import Choice
@@ -180,7 +181,7 @@ def _links(nodes: Sequence[Node], shape: tuple[int, ...]) -> list[Link] | None:
         if isinstance(op, Linear):
             fits = node.type.rank == 1
         elif isinstance(op, Conv):
-            fits = not flattened and all(before == after >= 0 for before, after in op.padding)
+            fits = not flattened and Moves.of(value(op.weight).shape[2:], op.stride, op.padding, op.dilation).plain
         else:
             fits = not flattened and (isinstance(op, Relu) or (isinstance(op, Reshape) and node.type.rank == 1))
         if not fits:

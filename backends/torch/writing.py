@@ -17,6 +17,7 @@ from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import BatchNorm, Conv, Linear, Reshape
 from irverify.ir.ops.conv import CONV, pad_spatial
 from irverify.ir.ops.memory import channels_last
+from irverify.ir.ops.moves import Moves, every
 from irverify.ir.params import Param, value
 
 
@@ -85,11 +86,13 @@ class Writer:
             source = self._flattened(node)
             return self.call(functional.linear, x if source is None else self.once(flat, x), weight, bias)
         assert isinstance(op, Conv)
-        symmetric = all(before == after >= 0 for before, after in op.padding)
-        padding = tuple(before for before, _ in op.padding) if symmetric else 0
-        operand = self.once(channels_last, x if symmetric else self.call(pad_spatial, x, op.padding))
-        convolve = CONV[value(op.weight).ndim - 2]
-        return self.call(convolve, operand, weight, bias, op.stride, padding, op.dilation, op.groups)
+        kernel = value(op.weight).shape[2:]
+        moves = Moves.of(kernel, op.stride, op.padding, op.dilation)
+        if not moves.plain:
+            x = self.once(every, self.once(pad_spatial, x, moves.around), moves.every)
+        operand = self.once(channels_last, x)
+        convolve = CONV[len(kernel)]
+        return self.call(convolve, operand, weight, bias, moves.stride, moves.padding, moves.dilation, op.groups)
 
     def _flattened(self, node: Node) -> Node | None:
         """The value with channels and two axes that was flattened for a product."""

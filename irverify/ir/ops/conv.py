@@ -11,6 +11,7 @@ from torch import Tensor
 from irverify.ir.ops.base import LinearOp, expect_shape, param_value
 from irverify.ir.ops.blocks import CONV as CONV
 from irverify.ir.ops.memory import channels_last
+from irverify.ir.ops.moves import Moves
 from irverify.ir.ops.padding import Pairs as Pairs
 from irverify.ir.ops.padding import pad_spatial as pad_spatial
 from irverify.ir.ops.scatter import Steps, scatter
@@ -71,12 +72,11 @@ class Conv(LinearOp):
         return operand.with_shape((int(weight.shape[0]), *extents))
 
     def _convolve(self, operand: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        symmetric = all(before == after >= 0 for before, after in self.padding)
-        padding = tuple(before for before, _ in self.padding) if symmetric else 0
-        operand = operand if symmetric else pad_spatial(operand, self.padding)
+        moves = Moves.of(weight.shape[2:], self.stride, self.padding, self.dilation)
+        operand = moves.operand(operand)
         if weight.requires_grad and torch.is_grad_enabled():
             operand = channels_last(operand)
-        return CONV[weight.ndim - 2](operand, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return CONV[weight.ndim - 2](operand, weight, bias, moves.stride, moves.padding, moves.dilation, self.groups)
 
     def apply(self, *inputs: Tensor) -> Tensor:
         return self._convolve(inputs[0], value(self.weight), None)
@@ -165,11 +165,11 @@ class ConvTranspose(LinearOp):
     def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
         weight = value(self.weight)
         uncrop = tuple(
-            (before, after - extra)
-            for (before, after), extra in zip(self.padding, self.output_padding, strict=True)
+            (before, after - extra) for (before, after), extra in zip(self.padding, self.output_padding, strict=True)
         )
-        full = pad_spatial(gradient, uncrop)
-        return (CONV[weight.ndim - 2](full, weight, None, self.stride, 0, self.dilation, self.groups),)
+        moves = Moves.of(weight.shape[2:], self.stride, uncrop, self.dilation)
+        full = moves.operand(gradient)
+        return (CONV[weight.ndim - 2](full, weight, None, moves.stride, moves.padding, moves.dilation, self.groups),)
 
     def apply_abs(self, *inputs: Tensor) -> Tensor:
         return self._spread(inputs[0], value(self.weight).abs())

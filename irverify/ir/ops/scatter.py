@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from irverify.ir.ops.blocks import filled, in_blocks, spaced
 from irverify.ir.ops.memory import is_last
+from irverify.ir.ops.moves import apart, skips
 from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.ops.taps import Steps as Steps
 from irverify.ir.ops.taps import tap_by_tap
@@ -49,6 +50,7 @@ def scatter(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], 
     ends = zip(first, extra, steps.stride, steps.dilation, strict=True)
     spread = max(rows.shape[2:]) > 1  # else it is a product with the weight
     direct = channels > FEW or (quick and channels > 1 and (is_last(rows) or max(steps.stride) > 1))
+    direct = direct and (quick or not skips(weight.shape[2:], steps.stride))
     if spread and direct and all(before >= 0 and 0 <= more < max(pace) for before, more, *pace in ends):
         operand = filled(rows) if quick else rows
         convolve = CONV_TRANSPOSE[len(extents)]
@@ -76,6 +78,9 @@ def conv_transpose(operand: Tensor, weight: Tensor, steps: Steps) -> Tensor:
     """The transposed convolution of x `[batch, in, *spatial]` with weight `[in, out/groups, *kernel]`, of full extent
     `stride (n - 1) + dilation (k - 1) + 1`."""
     kernel, extents = tuple(weight.shape[2:]), operand.shape[2:]
+    if skips(kernel, steps.stride):
+        ones = (1,) * len(kernel)
+        return apart(conv_transpose(operand, weight, Steps(ones, ones, steps.groups)), steps.stride)
     if steps.groups == 1 and all(extent == 1 for extent in (*extents, *steps.dilation)):
         return (operand.flatten(1) @ weight.flatten(1)).reshape(operand.shape[0], *weight.shape[1:])
     if steps.groups == 1 and len(kernel) == 2 and weight.shape[1] <= FEW:
