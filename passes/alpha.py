@@ -126,7 +126,9 @@ class _Walk:
 
     def _output(self, node: Node, interval: Interval) -> Interval:
         """Both bounds of all elements; of a specification the lower ones, nobody asks for the others."""
-        batch, count = interval.lower.shape[0], interval.lower[0].numel()
+        batch, count = interval.lower.shape[0], node.type.size
+        if batch * count == 0:
+            return interval
         owner = torch.arange(batch, device=interval.lower.device).repeat_interleave(count)
         elements = torch.arange(count, device=owner.device).repeat(batch)
         rows = identity_rows(interval.lower, owner, elements)

@@ -67,7 +67,7 @@ def coefficients_of(state: State, value: str, method: str) -> Coefficients:
     batch, count = state.batch, state.graph[value].type.size
     identity = torch.eye(count, dtype=state.graph[value].type.dtype, device=regions[0].center.device)
     owner = torch.arange(batch, device=identity.device).repeat_interleave(count)
-    rows = Rows(identity.repeat(batch, 1).reshape(-1, *state.graph[value].type.shape), owner, batch)
+    rows = Rows(identity.repeat(batch, 1).reshape(batch * count, *state.graph[value].type.shape), owner, batch)
     form = linear_form(lowering.context, value, rows)
     inputs = {
         node.name: form.coefficients[node.name].reshape(batch, count, *node.type.shape)

@@ -50,13 +50,13 @@ class Matrix(LinearOp):
         return inputs[0].with_shape(self.shape)
 
     def apply(self, *inputs: Tensor) -> Tensor:
-        return (inputs[0].flatten(1) @ self.matrix).reshape(-1, *self.shape)
+        return (inputs[0].flatten(1) @ self.matrix).reshape(inputs[0].shape[0], *self.shape)
 
     def offset(self, rank: int) -> Tensor | None:
         return self.constant
 
     def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
-        return ((gradient.flatten(1) @ self.matrix.mT).reshape(-1, *inputs[0].shape),)
+        return ((gradient.flatten(1) @ self.matrix.mT).reshape(gradient.shape[0], *inputs[0].shape),)
 
 
 class Maps:

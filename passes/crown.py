@@ -31,6 +31,7 @@ from irverify.passes.view import View
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
+from irverify.regions.base import rowwise
 
 CHUNK = 2**22
 """How many bytes of coefficients over one value are propagated at once: more gains nothing, and where the temporaries
@@ -153,9 +154,8 @@ class _Walk:
 
     def _elements(self, node: Node, interval: Interval, need: Need, results: Mapping[str, Interval]) -> Interval:
         """Both bounds of the elements that are open for some reader."""
-        batch = interval.lower.shape[0]
-        bounds = Interval(*(side.reshape(batch, -1).clone() for side in interval))
-        owner, elements = need(*interval).reshape(batch, -1).nonzero(as_tuple=True)
+        bounds = Interval(*(rowwise(side).clone() for side in interval))
+        owner, elements = rowwise(need(*interval)).nonzero(as_tuple=True)
         dropping = need if self.needs.pieces(node.name) else None
         count = elements.shape[0]
         if dropping is None or count < MANY or count * self._widest < LONG or len(node.type.shape) == 1:
@@ -196,6 +196,8 @@ class _Walk:
     def _specification(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """Lower bounds of all rows of a specification; nobody asks for the upper ones."""
         batch, count = interval.lower.shape
+        if batch * count == 0:
+            return interval
         bounds = Interval(*(side.clone() for side in interval))
         owner = torch.arange(batch, device=bounds.lower.device).repeat_interleave(count)
         elements = torch.arange(count, device=owner.device).repeat(batch)

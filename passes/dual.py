@@ -27,6 +27,7 @@ from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Bounds, Facts
 from irverify.pipeline.state import State
 from irverify.regions import Region
+from irverify.regions.base import rowwise
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class _Walk:
         self.duals.operands.update(layer_operands(node, interval, [results[name] for name in node.inputs]))
         if interval.exact or node.name in self.left or self._exact_already(node):
             return interval
-        asked = self._open(node, interval).reshape(interval.lower.shape[0], -1)
+        asked = rowwise(self._open(node, interval))
         return self._bounded(node, interval, asked) if bool(asked.any()) else interval
 
     def _exact_already(self, node: Node) -> bool:
@@ -102,7 +103,7 @@ class _Walk:
         return open_
 
     def _bounded(self, node: Node, interval: Interval, asked: Tensor) -> Interval:
-        lower, upper = (side.reshape(side.shape[0], -1) for side in interval)
+        lower, upper = map(rowwise, interval)
         self.rows += int(asked.sum())
         low, high = self.duals.of(node.name, asked)
         # An overflow says nothing: NaN, or a bound that is infinite on the wrong side.

@@ -33,6 +33,7 @@ from irverify.passes.winners import Selection, Winners, winners
 from irverify.pipeline.base import Rewrite
 from irverify.pipeline.facts import Bounds, Stability
 from irverify.pipeline.state import State
+from irverify.regions.base import rowwise
 
 Certain: TypeAlias = "Tensor | Winners"
 """What is certain of a node: the piece of each element, `[*shape]`, -1 where none is; the winners of windows."""
@@ -62,7 +63,7 @@ class EliminateStable(Rewrite):
                 helper = f"{name}.{role}"
                 if helper in after and helper not in state.graph and value in state.bounds:
                     bounds = state.bounds[value]
-                    lower, upper = (side.reshape(len(side), -1)[:, chosen] for side in (bounds.lower, bounds.upper))
+                    lower, upper = (rowwise(side)[:, chosen] for side in (bounds.lower, bounds.upper))
                     found[helper] = Bounds(lower, upper, bounds.source)
         return found
 
@@ -93,7 +94,9 @@ def _certain(state: State) -> dict[str, Certain]:
 
 
 def certain_pieces(labels: Stability) -> Tensor:
-    """The piece that an element is on in every example, `[*shape]`; -1 where there is none."""
+    """The piece that an element is on in every example, `[*shape]`; -1 where there is none, or no example."""
+    if labels.piece.shape[0] == 0:
+        return labels.piece.new_full(labels.piece.shape[1:], -1)
     first = labels.piece[0]
     return torch.where((labels.piece == first).all(0), first, -1)
 

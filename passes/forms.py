@@ -17,6 +17,7 @@ from torch import Tensor
 
 from irverify.ir.ops.memory import taken
 from irverify.passes.windows import Grid, Windows
+from irverify.regions.base import rowwise
 
 MANY = 2**15
 """So many coefficients of one example are worth a call of their own."""
@@ -49,7 +50,7 @@ class Units:
     def dot(self, tensor: Tensor) -> Tensor:
         """The product of each row with a tensor `[*shape]` (of all examples where rows have owners), `[rows]`."""
         if self.owner is not None:
-            return tensor.reshape(tensor.shape[0], -1)[self.owner, self.elements]
+            return rowwise(tensor)[self.owner, self.elements]
         return tensor.reshape(-1)[self.elements]
 
     def windows(self) -> Windows:
@@ -185,7 +186,7 @@ def products(rows: Tensor, other: Tensor) -> Tensor:
     """The product of each row `[rows, ...]` with a tensor of the same shape, or one for all rows `[1, ...]`."""
     if rows.ndim == 4 and not rows.is_contiguous():
         rows, other = rows.permute(0, 2, 3, 1), other.permute(0, 2, 3, 1)
-    rows, other = rows.reshape(rows.shape[0], -1), other.reshape(other.shape[0], -1)
+    rows, other = rowwise(rows), rowwise(other)
     return rows @ other[0] if other.shape[0] == 1 else torch.linalg.vecdot(rows, other)
 
 

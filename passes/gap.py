@@ -107,7 +107,7 @@ class Gap(Analysis):
         least = minimum(state, self.lines)
         value = row_values(state, least.points)
         gap = (value - least.bound).detach()
-        statistics = {"mean_gap": float(gap.mean()), "max_gap": float(gap.max())}
+        statistics = {"mean_gap": float(gap.mean()), "max_gap": float(gap.max())} if gap.numel() else {}
         return Gaps(statistics=statistics, bound=least.bound, value=value, points=least.points)
 
 
@@ -117,5 +117,5 @@ def row_values(state: State, points: Points) -> Tensor:
     count = graph[name].type.shape[0]
     inputs = {node.name: part.flatten(0, 1) for node, part in zip(graph.inputs, points, strict=True)}
     operands = {name: tensor.repeat_interleave(count, dim=0) for name, tensor in state.operands.items()}
-    rows = graph.values(inputs | operands)[name].reshape(-1, count, count)
+    rows = graph.values(inputs | operands)[name].reshape(state.batch, count, count)
     return rows.diagonal(dim1=1, dim2=2)

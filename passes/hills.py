@@ -20,8 +20,8 @@ from irverify.passes.maxima import Selected
 from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
 from irverify.passes.shares import Shares
-from irverify.passes.steering import rowwise
 from irverify.passes.turns import Bends, Pooled, Turn
+from irverify.regions.base import rowwise
 from irverify.rounding import round_down
 
 AnyHill = TypeVar("AnyHill", bound="Hill")

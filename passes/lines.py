@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from irverify.passes.propagate import Interval
+from irverify.regions.base import rowwise
 
 Choice: TypeAlias = Literal["adaptive", "zero", "same"]
 """Which line is taken where one is free to choose."""
@@ -20,7 +21,7 @@ Gathered: TypeAlias = Callable[[Tensor], Tensor]
 
 def sums(rows: Tensor) -> Tensor:
     """The sum of each row `[rows, *shape]`, `[rows]`; shapes may be scalar."""
-    return rows.reshape(rows.shape[0], -1).sum(1)
+    return rowwise(rows).sum(1)
 
 
 class Relaxed(Protocol):

@@ -51,11 +51,11 @@ class Selected:
             index = (places * channels + order).movedim(1, -1).flatten(1).expand(passed.shape[0], -1)
             plane = passed.new_zeros(passed.shape[0], math.prod(padded) * channels)
             spread = plane.scatter_add(1, index, passed.movedim(1, -1).flatten(1))
-            spread = spread.reshape(-1, *padded, channels).movedim(-1, 1)
+            spread = spread.reshape(passed.shape[0], *padded, channels).movedim(-1, 1)
         else:
             index = places.flatten(2).expand(passed.shape[0], -1, -1)
             plane = passed.new_zeros(passed.shape[0], channels, math.prod(padded))
-            spread = plane.scatter_add(2, index, passed.flatten(2)).reshape(-1, channels, *padded)
+            spread = plane.scatter_add(2, index, passed.flatten(2)).reshape(passed.shape[0], channels, *padded)
         return pad_spatial(spread, tuple((-before, -after) for before, after in self.pool.padding))
 
 

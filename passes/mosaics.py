@@ -59,7 +59,7 @@ class Mosaic:
             (slope, [lines.upper_slope for lines in found]),
             (none, [lines.upper_intercept for lines in found]),
         ]
-        return Relaxation(*(self._placed(base, tensors).reshape(-1, *shape) for base, tensors in sides))
+        return Relaxation(*(self._placed(base, tensors).reshape(base.shape[0], *shape) for base, tensors in sides))
 
     def bounds(self, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """The interval of the operand, with those of what the activations read at their places."""

@@ -34,6 +34,7 @@ from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import RELAXATIONS
 from irverify.passes.rules import RuleTable
 from irverify.regions import Region
+from irverify.regions.base import rowwise
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Range:
         self._box: tuple[Tensor, Tensor] | None = None
         if all(region.is_box for region in regions):
             lower, upper = (
-                torch.cat([side.reshape(side.shape[0], 1, -1) for side in sides], dim=2)
+                torch.cat([rowwise(side).unsqueeze(1) for side in sides], dim=2)
                 for sides in zip(*(region.box() for region in regions), strict=True)
             )
             # The column of constants counts once at the centre, and does not vary.
@@ -108,7 +109,7 @@ class Range:
             center, radius = (side.to(flat.dtype) for side in self._box)
             middle, reach = center @ flat, radius @ flat.abs()
             low, high = middle[0] - reach[0], middle[-1] + reach[-1]
-        return low.reshape(-1, *shape), high.reshape(-1, *shape)
+        return low.reshape(low.shape[0], *shape), high.reshape(high.shape[0], *shape)
 
     def _minimum(self, coefficients: Tensor) -> Tensor:
         """The minimum of linear functions `[batch, inputs, elements]` over the regions, `[batch, elements]`."""
@@ -200,7 +201,7 @@ def _selected(step: Step, maxima: Selected) -> Planes:
     batch, channels, *windows = maxima.index.shape
     index = maxima.index.flatten(2)[None, :, None].expand(padded.shape[0], -1, step.columns, -1, -1)
     padded = padded.expand(-1, batch, -1, -1, -1)
-    sides = padded.gather(4, index).reshape(-1, batch, step.columns, channels, *windows)
+    sides = padded.gather(4, index).reshape(padded.shape[0], batch, step.columns, channels, *windows)
     ceiling = step.constant(step.interval).upper
     above = torch.where(maxima.certain.unsqueeze(1) > 0, sides[-1], ceiling)
     return Planes(torch.stack([sides[0], above]))

@@ -80,7 +80,7 @@ class DualProj(Estimator):
         widest = max(node.type.size * node.type.dtype.itemsize for node in graph)
         on_cpu = all(region.device.type == "cpu" for region in regions.values())
         step = max(1, (MEMORY if on_cpu else MEMORY_OF_DEVICES) // max(1, widest * sources * self.k))
-        for start in range(0, batch, step):
+        for start in range(0, max(1, batch), step):
             chosen = slice(start, start + step)
             yield (
                 {name: region.select(chosen) for name, region in regions.items()},
@@ -163,7 +163,8 @@ class _Drawing:
             return self.kept[node.name]
         shape = (1, self.options.k, *node.type.shape)
         drawn = (norms.cauchy if cauchy else norms.normal)(shape, like, generator)
-        drawn = stored_as(like[:1].unsqueeze(1).expand(shape), drawn)
+        if like.shape[0] > 0:
+            drawn = stored_as(like[:1].unsqueeze(1).expand(shape), drawn)
         if self.options.estimator == "median":
             self.kept[node.name] = drawn
         return drawn

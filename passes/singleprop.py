@@ -62,6 +62,7 @@ from irverify.pipeline.base import Estimator
 from irverify.pipeline.facts import Estimate, Facts
 from irverify.pipeline.state import State
 from irverify.regions import L1, L2, Region
+from irverify.regions.base import rowwise
 
 CHUNK = 2**22
 """How many numbers the rows of an affine map may have at once, where its norms need them."""
@@ -209,20 +210,20 @@ def _row_norms(node: Node, op: LinearOp, operands: Sequence[Half]) -> Tensor:
     gap = operands[0].gap
     size, widest = node.type.size, max(type_.size for type_ in types)
     parts = []
-    step = max(1, CHUNK // (widest * len(gap)))
+    step = max(1, CHUNK // max(1, widest * len(gap)))
     for start in range(0, size, step):
         some = torch.arange(start, min(start + step, size), device=gap.device)
         unit = torch.nn.functional.one_hot(some, size).to(gap.dtype).reshape(len(some), *node.type.shape)
         norm = gap.new_zeros(len(gap), len(some))
         for rows, operand in zip(op.adjoint(unit, types), operands, strict=True):
-            norm = norm + _norms(rows.reshape(1, len(some), -1), operand)
+            norm = norm + _norms(rowwise(rows).unsqueeze(0), operand)
         parts.append(norm)
     return torch.cat(parts, dim=1).reshape(len(gap), *node.type.shape)
 
 
 def _norms(matrix: Tensor, operand: Half) -> Tensor:
     """How far `matrix . z` moves, for matrix `[batch or 1, rows, n]`: `[batch, rows]`."""
-    gap = operand.gap.reshape(len(operand.gap), -1)
+    gap = rowwise(operand.gap)
     if operand.order is None:
         return product(matrix.abs(), gap)
     if operand.order == 2:
@@ -274,8 +275,8 @@ def approximation_error(state: State) -> ApproximationError:
     absolute, relative = centers[0].new_zeros(state.batch), centers[0].new_zeros(state.batch)
     for name in chosen:
         bounds = state.bounds_of(name)
-        distance = (nominal[name] - (bounds.lower + bounds.upper) / 2).abs().reshape(state.batch, -1)
-        width = bounds.width.reshape(state.batch, -1)
+        distance = rowwise(nominal[name] - (bounds.lower + bounds.upper) / 2).abs()
+        width = rowwise(bounds.width)
         absolute = absolute + distance.sum(1)
         relative = relative + (distance / torch.where(width > 0, width, torch.inf)).sum(1)
     return ApproximationError(absolute, relative)

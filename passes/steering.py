@@ -10,6 +10,7 @@ from torch import Tensor
 
 from irverify.passes.freedom import Family, Free, Line
 from irverify.passes.lines import Gathered, Relaxation
+from irverify.regions.base import rowwise
 
 
 class Steering:
@@ -87,8 +88,3 @@ class _Bend(torch.autograd.Function):
             for (first, second), wanted in zip(sides, ctx.needs_input_grad[1:], strict=True)
         ]
         return onward, *found
-
-
-def rowwise(tensor: Tensor) -> Tensor:
-    """`[rows, ...]` as `[rows, elements]`; a value may have no axes."""
-    return tensor.flatten(1) if tensor.ndim > 1 else tensor.unsqueeze(1)

@@ -17,9 +17,10 @@ from irverify.passes.maxima import Selected
 from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
 from irverify.passes.shares import PoolSteering, Shares
-from irverify.passes.steering import Steering, rowwise
+from irverify.passes.steering import Steering
 from irverify.passes.sweep import Sweep
 from irverify.passes.view import Lines, View
+from irverify.regions.base import rowwise
 from irverify.rounding import round_down
 
 Intervals: TypeAlias = Mapping[str, Interval]

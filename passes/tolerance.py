@@ -12,6 +12,7 @@ from irverify.passes.ibp import Ibp
 from irverify.passes.outward import OutwardIbp
 from irverify.pipeline import Bounds, run
 from irverify.regions import Region
+from irverify.regions.base import rowwise
 
 SAFETY = 4
 """How many times the error that intervals may have made is asked for: other analyses compute more than intervals."""
@@ -55,4 +56,4 @@ def output_tolerances(
 def largest(bounds: Mapping[str, Bounds]) -> Tensor:
     """The largest magnitude of any bound of each example, at least 1, `[batch]`."""
     ends = [side for entry in bounds.values() for side in (entry.lower, entry.upper)]
-    return torch.stack([end.reshape(end.shape[0], -1).abs().amax(1) for end in ends]).amax(0).clamp(min=1.0)
+    return torch.stack([rowwise(end).abs().amax(1) for end in ends]).amax(0).clamp(min=1.0)

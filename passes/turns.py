@@ -19,7 +19,7 @@ from irverify.passes.freedom import Free, Line
 from irverify.passes.lines import Gathered, Relaxation
 from irverify.passes.maxima import Selected
 from irverify.passes.shares import Shares
-from irverify.passes.steering import rowwise
+from irverify.regions.base import rowwise
 
 
 class Turn(Protocol):

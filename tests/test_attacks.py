@@ -123,6 +123,16 @@ def test_a_tie_is_no_label() -> None:
     assert has_label(logits, torch.zeros(5, dtype=torch.long)).tolist() == [True, False, False, False, False]
 
 
+def test_no_targets_and_regions_of_no_example() -> None:
+    graph = narrow_valley()
+    assert attack(graph, [], Pgd()) == []
+    for batch in (0, 2):
+        region = iv.Linf(torch.zeros(batch, 1, dtype=torch.float64), 1.0)
+        prop = iv.linear(torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)).bind(1, 1)
+        with pytest.raises(UsageError, match=f"expected regions of one example each, got {batch}"):
+            pgd(graph, [region], prop, Pgd(), lambda candidate: True)
+
+
 def test_a_network_whose_outputs_have_another_type() -> None:
     """`tanh(x)` in double precision, given in single: negative on the left half."""
     builder = GraphBuilder()

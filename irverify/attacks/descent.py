@@ -14,6 +14,7 @@ from torch import Tensor
 from irverify.attacks.protocols import Pgd
 from irverify.attacks.starts import best_of_sample, given_starts, own_starts
 from irverify.attacks.targets import Candidate, Goals, Target
+from irverify.errors import UsageError
 from irverify.ir.graph import Graph
 from irverify.passes.chords import Chords
 from irverify.pipeline.facts import Bounds
@@ -52,8 +53,12 @@ def attack(graph: Graph, targets: Sequence[Target], how: Pgd, deadline: float | 
     `accept` agrees to.
 
     The targets share every evaluation of the network; what is found of one does not depend on the others, up to
-    rounding. `deadline` is a time of `time.monotonic`.
+    rounding. `deadline` is a time of `time.monotonic`. Raises UsageError for a target that is not one example.
     """
+    if not targets:
+        return []
+    for batch in {region.batch for target in targets for region in target.regions} - {1}:
+        raise UsageError(f"expected regions of one example each, got {batch}", hint="region.select(i) is example i")
     runs = _Runs(graph, targets, how)
     step = how.step
     for iteration in range(how.steps + 1):
@@ -134,7 +139,7 @@ class _Runs:
     ) -> Tensor:
         """The margin of goal `which[b]` at each point, `[batch]`."""
         values = graph.values({**dict(zip(self.names, points, strict=True)), **(operands or {})})
-        outputs = torch.cat([values[name].reshape(len(values[name]), -1) for name in graph.outputs], dim=1)
+        outputs = torch.cat([rowwise(values[name]) for name in graph.outputs], dim=1)
         return self.goals.margins(torch.cat([rowwise(point) for point in points], dim=1), outputs, which)
 
     def _remember(self, margins: Tensor) -> None:

@@ -34,5 +34,5 @@ def keeps_label(graph: Graph, regions: Sequence[Region], labels: Tensor, how: Pg
         Target([region.select(place) for region in regions], robust(label).bind(columns, classes), lambda point: True)
         for place, label in enumerate(labels.tolist())
     ]
-    found = attack(graph, targets, how) if targets else []
+    found = attack(graph, targets, how)
     return torch.tensor([one.candidate is None for one in found], dtype=torch.bool)

@@ -65,7 +65,8 @@ def checked(name: str, images: AnyArray, labels: AnyArray, valid_range: tuple[fl
             where=name,
         )
     if len(images) != len(labels) or not images.size:
-        raise FileError(f"expected a label for each image, got {len(images)} images, {len(labels)} labels", where=name)
+        some = "a label for each image" if len(images) != len(labels) else "images with pixels"
+        raise FileError(f"expected {some}, got {len(images)} images, {len(labels)} labels", where=name)
     if not np.issubdtype(labels.dtype, np.integer) or labels.astype(np.int64).min() < 0:
         raise FileError(f"expected labels that are integers from 0, got {labels.dtype} {labels.min()}", where=name)
     if images.dtype == np.uint8:

@@ -175,7 +175,7 @@ class _RoundBall(Ball):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self._eps[0].numel() != 1:
+        if math.prod(self._eps.shape[1:]) != 1:
             raise RegionError(f"an l{self.order:g} ball has one eps per example, got shape {tuple(self._eps.shape)}")
         if self.clip is not None:
             nearest = torch.clamp(self.x.double(), *self.clip)

@@ -226,7 +226,7 @@ def check_points(x: Tensor, like: Tensor) -> None:
 
 def rowwise(x: Tensor) -> Tensor:
     """`x` `[batch, *shape]` as `[batch, elements]`; an example may be a scalar."""
-    return x.reshape(x.shape[0], -1)
+    return x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)
 
 
 def flat_rows(coefficients: Tensor, x: Tensor) -> Tensor:
