@@ -55,9 +55,17 @@ class _Median(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         projected, low, high = ctx.saved_tensors
-        magnitudes = projected.abs()
-        times = (magnitudes == low.unsqueeze(1)).to(projected.dtype).add_(magnitudes == high.unsqueeze(1))
-        result: Tensor = times.mul_((gradient / 2).unsqueeze(1)).mul_(projected.sign())
+        half, result = gradient.unsqueeze(1) / 2, torch.empty_like(projected)
+        # Example by example on a CPU: then what it takes stays in a cache.
+        step = 1 if projected.device.type == "cpu" else len(projected)
+        magnitudes, times = torch.empty_like(projected[:step]), torch.empty_like(projected[:step])
+        for start in range(0, len(projected), step):
+            some = slice(start, start + step)
+            found = result[some]
+            torch.abs(projected[some], out=magnitudes)
+            torch.eq(magnitudes, low[some].unsqueeze(1), out=times)
+            torch.eq(magnitudes, high[some].unsqueeze(1), out=found)
+            found.add_(times).mul_(half[some]).mul_(torch.sign(projected[some], out=magnitudes))
         return result
 
 

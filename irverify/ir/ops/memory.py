@@ -77,6 +77,13 @@ def descending(x: Tensor) -> list[int]:
     return sorted(range(x.ndim), key=lambda axis: (x.stride(axis), x.shape[axis]), reverse=True)
 
 
+def flat_with(x: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Planes `[batch, channels, height, width]` as `[batch, size]`, and a matrix `[out, size]` over flattened planes,
+    both in the order in which planes with the channels last are stored."""
+    planes = matrix.reshape(-1, *x.shape[1:])
+    return x.permute(0, 2, 3, 1).flatten(1), planes.permute(0, 2, 3, 1).flatten(1)
+
+
 def reshaped(x: Tensor, shape: Sequence[int]) -> Tensor:
     """x as `[batch, *shape]`, in row-major order; where that takes a copy, the gradient is stored as x is."""
     if x.ndim == 4 and x.requires_grad and torch.is_grad_enabled() and not x.is_contiguous():
