@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from irverify.ir.graph import Node
 from irverify.ir.ops import Operand
+from irverify.ir.ops.memory import is_last, settled
 from irverify.passes.dual_network import ROWS, DualNetwork
 
 Reach: TypeAlias = Callable[[str, Tensor], tuple[Tensor, Tensor]]
@@ -43,8 +44,8 @@ class Rows:
         groups = max(part.shape[0] for part in parts)
         each = self.tensor.shape[1]
         flat = [part.expand(groups, each, *part.shape[2:]).flatten(0, 1) for part in parts]
-        found = node.op.evaluate(*flat)
-        return Rows(found.reshape(groups, each, *found.shape[1:]))
+        found = settled(node.op.evaluate(*flat)) if self.tensor.requires_grad else node.op.evaluate(*flat)
+        return Rows(found.unflatten(0, (groups, each)))
 
 
 def reaches(
@@ -80,25 +81,43 @@ def reaches(
 def folded(rows: Tensor, slope: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     """`D nu` and `radius^T |nu|` (paper 5, cor. 2): `[groups, each, *shape]` and `[groups, each]` for rows
     `[groups or 1, each, *shape]`, slope and radius `[groups, *shape]`."""
-    shape = rows.shape[2:]
-    passed, gap = _Folded.apply(_flat(rows, 2), _flat(slope, 1), _flat(radius, 1))  # type: ignore[no-untyped-call]
-    return passed.reshape(*passed.shape[:2], *shape), gap
+    order = _Order(rows)
+    passed, gap = _Folded.apply(order.flat(rows), order.flat(slope), order.flat(radius))  # type: ignore[no-untyped-call]
+    return order.shaped(passed), gap
 
 
 def weighed(rows: Tensor, radius: Tensor) -> Tensor:
     """`radius^T |nu|`, `[groups, each]`."""
-    found: Tensor = _Weighed.apply(_flat(rows, 2), _flat(radius, 1))  # type: ignore[no-untyped-call]
+    order = _Order(rows)
+    found: Tensor = _Weighed.apply(order.flat(rows), order.flat(radius))  # type: ignore[no-untyped-call]
     return found
 
 
 def inner(rows: Tensor, vectors: Tensor) -> Tensor:
     """`nu^T x`, `[groups, each]`, for vectors `[groups, *shape]`."""
-    return _products(_flat(rows, 2), _flat(vectors, 1))
+    order = _Order(rows)
+    return _products(order.flat(rows), order.flat(vectors))
 
 
-def _flat(tensor: Tensor, axes: int) -> Tensor:
-    """With one axis after the first `axes`, also where there is none (the value is a single number)."""
-    return tensor.reshape(*tensor.shape[:axes], math.prod(tensor.shape[axes:]))
+class _Order:
+    """Values of the shape that rows `[groups, each, *shape]` go over as flat ones, in the order in which the rows are
+    stored."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self._shape = rows.shape[2:]
+        self._last = rows.ndim == 5 and is_last(rows[0])
+
+    def flat(self, values: Tensor) -> Tensor:
+        """`[..., *shape]` as `[..., size]`."""
+        lead = values.shape[: values.ndim - len(self._shape)]
+        return (values.movedim(-3, -1) if self._last else values).reshape(*lead, math.prod(self._shape))
+
+    def shaped(self, flat: Tensor) -> Tensor:
+        """What `flat` was made of; a view."""
+        if not self._last:
+            return flat.reshape(*flat.shape[:-1], *self._shape)
+        channels, *plane = self._shape
+        return flat.reshape(*flat.shape[:-1], *plane, channels).movedim(-1, -3)
 
 
 class _Weighed(torch.autograd.Function):

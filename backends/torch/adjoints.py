@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
-from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from irverify.backends.torch.layout import Layout
 from irverify.ir.ops import Conv
 from irverify.ir.ops.conv import CONV
 from irverify.ir.ops.moves import Moves
-from irverify.ir.ops.scatter import Steps, scatter
-
-WEIGHT_GRADIENT: dict[int, Callable[..., Tensor]] = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
+from irverify.ir.ops.scatter import WEIGHT_GRADIENT, Steps, scatter
 
 
 class Layer(Protocol):

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from irverify.backends.torch import steps
 from irverify.backends.torch.boxes import checked_labels
 from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, inputs_of, is_count
 from irverify.errors import UsageError
@@ -52,7 +53,8 @@ class Projections:
 
 @dataclass(frozen=True, eq=False)
 class DualRelaxation:
-    """The relaxed problem of a batch: its graph ends in the margins `logit_y - logit_j`, `[batch, classes]`.
+    """The relaxed problem of a batch: its graph ends in the margins `logit_y - logit_j` for the classes j in `others`
+    `[batch, rows]`: all but the label (of a single class, this one).
 
     `ranges` has lower and upper pre-activation bounds by value (estimates, with projections); `duals` what dual
     networks rest on; `labels` are y.
@@ -60,6 +62,8 @@ class DualRelaxation:
 
     state: State
     labels: Tensor
+    others: Tensor
+    classes: int
     ranges: Mapping[str, tuple[Tensor, Tensor]]
     duals: DualBounds
 
@@ -70,10 +74,12 @@ class DualRelaxation:
     def margins(self) -> Tensor:
         """The optimal values J of the dual networks (paper 5, eq. 7; p_C* in paper 2, eq. 7): lower bounds of the
         margins `[batch, classes]`, 0 at j = y; estimates where the ranges are."""
-        batch, count = self.state.batch, self.state.graph[self.output].type.size
-        center = self.state.given_regions("dual")[0].center
-        asked = torch.ones(batch, count, dtype=torch.bool, device=center.device)
-        return self.duals.of(self.output, asked)[0].reshape(batch, count)
+        asked = torch.ones_like(self.others, dtype=torch.bool)
+        return self.spread(self.duals.of(self.output, asked)[0].reshape(asked.shape))
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """Numbers of all rows `[batch, rows]` as `[batch, classes]`, 0 at the labels."""
+        return rows.new_zeros(rows.shape[0], self.classes).scatter(1, self.others, rows)
 
 
 def dual_relaxation(
@@ -86,13 +92,17 @@ def dual_relaxation(
         raise UsageError(f"expected {wanted}; got hidden={hidden!r}, projections={projections}")
     graph = graph_of(model)
     x = inputs_of(graph, x)
-    y = checked_labels(y, x, sum(graph[name].type.size for name in graph.outputs))
+    classes = sum(graph[name].type.size for name in graph.outputs)
+    y = checked_labels(y, x, classes)
+    others = y.unsqueeze(1) if classes == 1 else steps.others(y, classes)
     regions = fitted(graph, ball(x, eps, norm, clip))
-    rows = margin_rows(graph, regions, y)
-    extended = specified(graph, rows[0].shape[1])
+    matrix, offset = margin_rows(graph, regions, y)
+    rows = matrix.gather(1, others.unsqueeze(2).expand(*others.shape, classes)), offset.gather(1, others)
+    extended = specified(graph, others.shape[1])
     state = run(extended, (), regions, operands=dict(zip(spec_operands(extended), rows, strict=True)))
     if projections is not None:
         duals, ranges = estimated_layers(projections.drawn(), state, joined=projections.joined)
-        return DualRelaxation(state, y, ranges, duals)
-    duals, bounds = dual_layers(state, hidden=hidden == "dual")
-    return DualRelaxation(state, y, {name: (found.lower, found.upper) for name, found in bounds.items()}, duals)
+    else:
+        duals, bounds = dual_layers(state, hidden=hidden == "dual")
+        ranges = {name: (found.lower, found.upper) for name, found in bounds.items()}
+    return DualRelaxation(state, y, others, classes, ranges, duals)

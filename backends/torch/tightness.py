@@ -37,7 +37,7 @@ def indicators(problem: DualRelaxation) -> Indicators:
     """p_C*, d and r for every class but the label."""
     adversary = _Adversary(problem)
     values = adversary.network
-    chosen = values[problem.output].gather(1, adversary.classes.unsqueeze(1))[:, 0]
+    chosen = values[problem.output].gather(1, adversary.places.unsqueeze(1))[:, 0]
     return Indicators(*(
         adversary.spread(rows) for rows in (adversary.bound, chosen - adversary.bound, adversary.distance)
     ))  # fmt: skip
@@ -52,16 +52,13 @@ class _Adversary:
     def __post_init__(self) -> None:
         state = self.problem.state
         count = state.graph[self.problem.output].type.size
-        labels = self.problem.labels.to(state.given_regions("tightness")[0].device)
-        wanted = torch.ones(state.batch, count, dtype=torch.bool, device=labels.device)
-        wanted[torch.arange(state.batch, device=labels.device), labels] = False
-        self.wanted = wanted
-        self.owner, self.classes = wanted.nonzero(as_tuple=True)
+        self.wanted = self.problem.others != self.problem.labels.unsqueeze(1)
+        self.owner, self.places = self.wanted.nonzero(as_tuple=True)
         self.rows_over: dict[str, Tensor] = {}
         (node,), (region,) = state.graph.inputs, state.given_regions("tightness")
         center = region.center
         unit = center.new_zeros(self.owner.shape[0], count, dtype=state.graph[self.problem.output].type.dtype)
-        unit[torch.arange(self.owner.shape[0], device=unit.device), self.classes] = 1.0
+        unit[torch.arange(self.owner.shape[0], device=unit.device), self.places] = 1.0
         rows = Rows(unit, self.owner, state.batch)
         form = linear_form(self._context(), self.problem.output, rows, self.rows_over)
         over = form.coefficients.get(node.name, torch.zeros_like(center).index_select(0, self.owner))
@@ -112,4 +109,4 @@ class _Adversary:
 
     def spread(self, rows: Tensor) -> Tensor:
         """Numbers of all rows as `[batch, classes]`, 0 at the labels."""
-        return rows.new_zeros(self.wanted.shape).masked_scatter(self.wanted, rows)
+        return self.problem.spread(rows.new_zeros(self.wanted.shape).masked_scatter(self.wanted, rows))

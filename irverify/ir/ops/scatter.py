@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-from irverify.ir.ops.blocks import filled, in_blocks, spaced
-from irverify.ir.ops.memory import is_last
-from irverify.ir.ops.moves import apart, skips
+from irverify.ir.ops.blocks import CONV, filled, in_blocks, spaced
+from irverify.ir.ops.memory import channels_last, is_last
+from irverify.ir.ops.moves import Moves, apart, skips
 from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.ops.taps import Steps as Steps
 from irverify.ir.ops.taps import tap_by_tap
@@ -22,6 +26,8 @@ precision a sum for each tap takes two thirds of the time of torch's routine for
 SHORT = 16
 """Up to so many rows `fold` is faster then, and for a single channel always; and torch's routine than a sum for each
 tap."""
+WEIGHT_GRADIENT: dict[int, Callable[..., Tensor]] = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
+"""The gradient of a convolution in its weight."""
 CONV_TRANSPOSE = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 
 
@@ -32,7 +38,10 @@ def scatter(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], 
     """
     channels = weight.shape[1]
     differentiable = torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad)
-    quick = rows.device.type == "cpu" and not differentiable and len(rows) > 0
+    if differentiable and channels <= FEW and steps.groups == 1 and _quick(rows):
+        found: Tensor = _Scattered.apply(rows, weight, steps, first, extents)  # type: ignore[no-untyped-call]
+        return found
+    quick = _quick(rows) and not differentiable
     few = channels <= FEW_STRIDED or weight[0, 0].numel() == 1
     single = rows.dtype == torch.float32
     if quick and steps.groups == 1 and few and max(steps.stride) > 1:
@@ -55,12 +64,46 @@ def scatter(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], 
         operand = filled(rows) if quick else rows
         convolve = CONV_TRANSPOSE[len(extents)]
         found = convolve(operand, weight, None, steps.stride, first, extra, steps.groups, steps.dilation)
-        return found[: rows.shape[0]]
+        return found if operand is rows else found[: rows.shape[0]]
     full = conv_transpose(rows, weight, steps)
     # What no window reaches is zero; what lies in the padding is dropped.
     return pad_spatial(
         full, tuple((-before, extent + before - n) for extent, before, n in zip(extents, first, covered, strict=True))
     )
+
+
+def _quick(rows: Tensor) -> bool:
+    """Whether there are rows, on a device for which the ways below were timed."""
+    return rows.device.type == "cpu" and len(rows) > 0
+
+
+class _Scattered(torch.autograd.Function):
+    """`scatter` by a way that has no gradient of its own: that in the rows is the convolution, whatever the way."""
+
+    @staticmethod
+    def forward(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], extents: tuple[int, ...]) -> Tensor:
+        with torch.no_grad():
+            return scatter(rows, weight, steps, first, extents)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        rows, weight, ctx.steps, ctx.first, ctx.extents = inputs
+        ctx.save_for_backward(rows, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        steps: Steps = ctx.steps
+        covered = steps.covered(rows.shape[2:], weight.shape[2:])
+        ends = zip(covered, ctx.extents, ctx.first, strict=True)
+        around = tuple((before, n - extent - before) for n, extent, before in ends)
+        moves = Moves.of(weight.shape[2:], steps.stride, around, steps.dilation)
+        operand = moves.operand(gradient)
+        operand = channels_last(operand) if is_last(rows) else operand
+        told, axes = (moves.stride, moves.padding, moves.dilation), len(around)
+        of_rows = CONV[axes](operand, weight, None, *told) if ctx.needs_input_grad[0] else None
+        of_weight = WEIGHT_GRADIENT[axes](operand, weight.shape, rows, *told) if ctx.needs_input_grad[1] else None
+        return of_rows, of_weight, None, None, None
 
 
 def _folds(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], extents: tuple[int, ...]) -> bool:
