@@ -40,9 +40,12 @@ def parallel_lines(op: Elementwise, lower: Tensor, upper: Tensor) -> ParallelLin
 
 
 class _AroundKink(torch.autograd.Function):
-    """The lines of a function with one breakpoint k, with slopes a before and b after it, and their gradients: one step
-    in place of some thirty. Where l < k < u the slope s changes by (s - a) / (u - l) with l and (b - s) / (u - l) with
-    u; `f(l) - s l`, the one line's constant, by -u and -l times that; and the other one's, `f(k) - s k`, by -k times."""
+    """The lines around a function with one breakpoint k, of slope a before and b after it, and their gradients: one
+    step in place of some thirty.
+
+    Where l < k < u the slope s changes by (s - a) / (u - l) with l and by (b - s) / (u - l) with u. One line's
+    constant, `f(l) - s l = f(u) - s u`, changes by -u and by -l times that; the other's, `f(k) - s k`, by -k times.
+    """
 
     @staticmethod
     def forward(lower: Tensor, upper: Tensor, op: Elementwise, pieces: Pieces) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +66,8 @@ class _AroundKink(torch.autograd.Function):
         # The middle is half the sum of both constants, the radius half their difference.
         turned = of_radius if after >= before else -of_radius
         ends, other = (of_middle + turned) / 2, of_slope - kink * (of_middle - turned) / 2
-        return pace * (slope - before) * (other - upper * ends), pace * (after - slope) * (other - lower * ends), None, None
+        of_lower, of_upper = pace * (slope - before), pace * (after - slope)
+        return of_lower * (other - upper * ends), of_upper * (other - lower * ends), None, None
 
 
 def _lines(op: Elementwise, pieces: Pieces, lower: Tensor, upper: Tensor) -> ParallelLines:

@@ -85,7 +85,7 @@ class _Bent(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        columns, slope, radius, drawn = ctx.saved_tensors
+        columns, slope, _, drawn = ctx.saved_tensors
         gradient, drawn = stored_as(columns, gradient), drawn.expand(1, *columns.shape[1:])
         of_columns, like = torch.empty_like(columns), columns[:, 0]
         of_slope, of_radius = torch.empty_like(like), torch.empty_like(like)
@@ -162,7 +162,7 @@ class Passing:
         assert isinstance(node.op, LinearOp)
         like = next(part.tensor for part in parts if part is not None)
         batch, count = like.shape[0], len(sources) * _columns_each(parts)
-        if isinstance(node.op, Linear) and like.ndim == 5:
+        if isinstance(node.op, Linear) and node.type.rank == 1 and like.ndim == 5:
             found = functional.linear(*flat_with(like.flatten(0, 1), value(node.op.weight)))
             return Columns(sources, found.reshape(batch, count, *node.type.shape))
         flat = [

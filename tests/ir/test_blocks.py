@@ -95,3 +95,27 @@ def test_adjoints_are_the_same_in_both_precisions_and_with_many_channels(
     found = scatter(rows.to(dtype), many.to(dtype), steps, first, extents)
     expected = in_blocks(rows, weight, stride, first, extents)
     assert torch.equal(found.float(), expected.repeat(1, 5 * times, *(1,) * len(stride)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(adjoints(), st.sampled_from((torch.float32, torch.float64)))
+def test_gradients_of_adjoints(
+    case: tuple[Tensor, Tensor, tuple[int, ...], tuple[int, ...], tuple[int, ...]], dtype: torch.dtype
+) -> None:
+    """First and second derivatives, against those of the transposed convolution of torch."""
+    rows, weight, stride, first, extents = case
+    steps, found = Steps(stride, (1,) * len(stride), 1), list[list[Tensor]]()
+    for own in (True, False):
+        leaves = operand, kernel = rows.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
+        if own:
+            result = scatter(operand, kernel, steps, first, extents)
+        else:
+            full = CONV_TRANSPOSE[len(extents)](operand, kernel, None, stride)
+            ends = zip(first, extents, full.shape[2:], strict=True)
+            result = pad_spatial(full, tuple((-before, extent + before - n) for before, extent, n in ends))
+        places = torch.arange(result.numel(), dtype=dtype).reshape(result.shape) % 7
+        firsts = torch.autograd.grad(((places + result) ** 2).sum(), leaves, create_graph=True)
+        seconds = torch.autograd.grad(firsts[0].sum() + firsts[1].sum(), leaves)
+        found.append([result, *firsts, *seconds])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+import irverify as iv
 from irverify.errors import UnsupportedError, UsageError
 from irverify.ir.graph import Graph, GraphBuilder
 from irverify.ir.ops import Input, Linear, Relu, Sigmoid
@@ -212,3 +214,34 @@ def test_gradients_of_bent_columns(shape: tuple[int, ...], last: bool) -> None:
     torch.testing.assert_close(found, wanted)
     for ours, theirs in zip(*pairs, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+class Flattened(nn.Module):
+    """A convolution whose flattened values are read by linear layers alone, or by another operator as well."""
+
+    def __init__(self, alone: bool) -> None:
+        super().__init__()
+        self.conv, self.first, self.second = nn.Conv2d(2, 3, 3, 2, 1), nn.Linear(12, 4), nn.Linear(12, 4)
+        self.alone = alone
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.conv(x).relu().flatten(1)
+        y = self.first(z).relu() + self.second(z)
+        return y if self.alone else torch.cat([y.relu(), z], dim=1)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_flattened_columns_are_the_same_in_both_precisions(alone: bool) -> None:
+    """In single precision they stand with the channels last, and linear layers read them so."""
+    torch.manual_seed(0)
+    module, x = Flattened(alone), torch.rand(3, 2, 4, 4)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        module, x = module.to(dtype), x.to(dtype)
+        graph = iv.compile(module, x[:1])
+        estimates = run(graph, "dual-proj{k=7,last=projected}", Box(x - 0.3, x + 0.3)).estimates
+        lower = torch.cat([estimates[name].lower.flatten(1) for name in sorted(estimates)], dim=1)
+        gradients = torch.autograd.grad(lower.sum(), module.first.weight)
+        found.append([lower.double(), gradients[0].double()])
+    for single, double in zip(*found, strict=True):
+        torch.testing.assert_close(single, double, rtol=1e-3, atol=1e-3)
