@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from irverify.ir.first_order import first_order
 from irverify.ir.graph import Node
 from irverify.ir.ops import Operand
 from irverify.ir.params import value
@@ -135,7 +135,7 @@ class _Products(torch.autograd.Function):
         return gap
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         slope, rows, rest, radius = ctx.saved_tensors
         of_slope, of_rows, of_rest = torch.zeros_like(slope), torch.zeros_like(rows), torch.zeros_like(rest)

@@ -21,8 +21,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from irverify.ir.first_order import first_order
 from irverify.ir.graph import Node
 from irverify.ir.ops import Operand
 from irverify.ir.ops.memory import is_last, settled
@@ -129,7 +129,7 @@ class _Weighed(torch.autograd.Function):
         return _products(rows.abs(), radius)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         rows, radius = ctx.saved_tensors
         passed = _signed(rows, radius, gradient) if ctx.needs_input_grad[0] else None
@@ -145,7 +145,7 @@ class _Folded(torch.autograd.Function):
         return rows * slope.unsqueeze(1), _products(rows.abs(), radius)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, passed: Tensor, gap: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         rows, slope, radius = ctx.saved_tensors
         back = of_slope = of_radius = None

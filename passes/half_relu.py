@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from irverify.ir.first_order import first_order
 from irverify.ir.ops.memory import stored_as
 from irverify.passes.lines import Choice
 
@@ -99,7 +99,7 @@ class _Curved(Function):
         return kept[0], kept[1]
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         outer, inner = gradients
         return *ctx.curve.back(ctx.saved_tensors, outer, inner, False), None

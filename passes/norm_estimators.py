@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from irverify.ir.first_order import first_order
 from irverify.ir.ops.memory import descending
 
 BISECTIONS = 200
@@ -52,7 +52,7 @@ class _Median(torch.autograd.Function):
         return torch.where(largest.isnan(), largest, (low + high) / 2)  # a NaN would be sorted last
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         projected, low, high = ctx.saved_tensors
         half, result = gradient.unsqueeze(1) / 2, torch.empty_like(projected)

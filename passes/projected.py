@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from irverify.ir.first_order import first_order
 from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import Elementwise, Linear, LinearOp, Reshape, Spec
 from irverify.ir.ops.memory import flat_with, is_last, stored_as
@@ -83,7 +83,7 @@ class _Bent(torch.autograd.Function):
         return (columns * slope.unsqueeze(1)).addcmul_(radius.unsqueeze(1), drawn)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         columns, slope, _, drawn = ctx.saved_tensors
         gradient, drawn = stored_as(columns, gradient), drawn.expand(1, *columns.shape[1:])

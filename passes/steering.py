@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from irverify.ir.first_order import first_order
 from irverify.passes.freedom import Family, Free, Line
 from irverify.passes.lines import Gathered, Relaxation
 from irverify.regions.base import rowwise
@@ -71,6 +72,7 @@ class _Bend(torch.autograd.Function):
         return passed, constant
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         positive, negative, below, base, above, top = ctx.saved_tensors
         passed, constant = gradients[0], gradients[1].reshape(-1, *(1,) * (positive.ndim - 1))

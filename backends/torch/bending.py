@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from irverify.backends.torch.adjoints import Layer
 from irverify.backends.torch.layout import Layout
+from irverify.ir.first_order import first_order
 
 
 class Lines(torch.autograd.Function):
@@ -40,7 +40,7 @@ class Lines(torch.autograd.Function):
         ctx.mark_non_differentiable(output[0])
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, _: Tensor, of_high: Tensor, of_top: Tensor) -> tuple[Tensor, Tensor]:
         lower, upper = ctx.saved_tensors
         above, below, width = _sides(lower, upper)
@@ -85,7 +85,7 @@ class Bend(torch.autograd.Function):
         ctx.layer = inputs[6]
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, of_found: Tensor, of_constants: Tensor) -> tuple[Tensor | None, ...]:
         rows, slope, more, base, rise, weight = ctx.saved_tensors
         layer: Layer | None = ctx.layer
@@ -124,7 +124,7 @@ class Minimum(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, of_found: Tensor) -> tuple[Tensor | None, ...]:
         rows, center, radius = ctx.saved_tensors
         layout = Layout.of(rows.shape[1:], rows)

@@ -63,7 +63,7 @@ class BoundGraph(nn.Module):
     and for the bounds alike, and its running statistics are updated once for each forward, as by PyTorch. A step that
     takes several forwards of one batch, here or of the module itself, gives `track=False` to all but one. Bounds are
     those of real arithmetic, up to rounding in the module's element type: `iv.certify` and `iv.verify` certify. They
-    have first derivatives; of `crown-ibp`, no second ones.
+    have first derivatives; of `crown-ibp`, second ones are refused.
     """
 
     def __init__(self, source: Source, example: Example = None, method: str = "ibp") -> None:

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from irverify.backends.torch.half_layers import Convolution, Layer, Product
+from irverify.ir.first_order import first_order
 from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import Conv, Linear, Relu, Reshape, ScaleShift
 from irverify.ir.ops.moves import Moves
@@ -103,7 +103,7 @@ class _Chain(Function):
         return pair
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         saved, wanted = list(ctx.saved_tensors), ctx.needs_input_grad[3:]
         found: Slots = [None] * len(wanted)
