@@ -5,7 +5,7 @@ For x in [l, u] and y in [m, v]
     x y >= m x + l y - l m      x y >= v x + u y - u v      x y <= v x + l y - l v      x y <= m x + u y - u m
 
 Of the two on a side, which differ by the same amount at the centre, the flatter one is taken: the one that varies less
-over the box.
+over the box; where both vary as much, the first.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def mccormick(first: Interval, second: Interval) -> tuple[Plane, Plane]:
 
 def _flatter(first: Interval, second: Interval, one: Corner, other: Corner) -> Corner:
     width, height = first.upper - first.lower, second.upper - second.lower
-    chosen = one[0].abs() * width + one[1].abs() * height <= other[0].abs() * width + other[1].abs() * height
+    chosen = _less(one[0].abs() * width + one[1].abs() * height, other[0].abs() * width + other[1].abs() * height)
     return torch.where(chosen, one[0], other[0]), torch.where(chosen, one[1], other[1])
 
 
@@ -124,12 +124,19 @@ def matmul(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxed:
     def variation(x: Tensor, y: Tensor) -> Tensor:
         return width @ y.abs() + x.abs() @ height
 
-    below = variation(first.lower, second.lower) <= variation(first.upper, second.upper)
-    above = variation(first.lower, second.upper) <= variation(first.upper, second.lower)
+    below = _less(variation(first.lower, second.lower), variation(first.upper, second.upper))
+    above = _less(variation(first.lower, second.upper), variation(first.upper, second.lower))
     dtype = first.lower.dtype
     planes = Products(first, second, below.to(dtype), above.to(dtype))
     bound = first.lower.abs().amax() + first.upper.abs().amax() + second.lower.abs().amax() + second.upper.abs().amax()
     return planes if _finite(bound * bound) else Enclosed(*multiplied(node, *operands))
+
+
+def _less(one: Tensor, other: Tensor) -> Tensor:
+    """Whether a plane varies less than the other one, or as much: so it is above a product of positive values, and
+    below one of a positive and a negative value, where rounding must not choose."""
+    share: float = torch.finfo(one.dtype).eps ** 0.5
+    return one <= other * (1 + share)
 
 
 def _finite(*tensors: Tensor) -> bool:

@@ -124,17 +124,23 @@ def _cut(left: float, right: float, at: float, operand: Interval, choice: Choice
 
 @dataclass(frozen=True)
 class Curve:
-    """A function that is odd up to a constant, convex below 0 and concave above, with its derivative. `steep_at`, where
-    there is one, gives the point above 0 that has a slope, up to rounding; `bend` is about where it bends most."""
+    """A function that is odd up to a constant, convex below 0 and concave above, with its first two derivatives.
+    `steep_at`, where there is one, gives the point above 0 that has a slope, up to rounding; `bend` is about where it
+    bends most."""
 
     function: Function
     slope: Function
+    curvature: Function
     steep_at: Function | None = None
     bend: float = math.inf
 
 
 def sigmoid_slope(x: Tensor) -> Tensor:
     return x.sigmoid() * (-x).sigmoid()
+
+
+def _sigmoid_curvature(x: Tensor) -> Tensor:
+    return sigmoid_slope(x) * ((-x).sigmoid() - x.sigmoid())
 
 
 def _sigmoid_steep_at(slope: Tensor) -> Tensor:
@@ -146,12 +152,16 @@ def tanh_slope(x: Tensor) -> Tensor:
     return 1 - x.tanh() ** 2
 
 
+def _tanh_curvature(x: Tensor) -> Tensor:
+    return -2 * x.tanh() * tanh_slope(x)
+
+
 def _tanh_steep_at(slope: Tensor) -> Tensor:
     return (1 - slope).clamp(min=0).sqrt().atanh()  # f' = 1 - f^2
 
 
-SIGMOID = Curve(torch.sigmoid, sigmoid_slope, _sigmoid_steep_at, 3.0)
-TANH = Curve(torch.tanh, tanh_slope, _tanh_steep_at, 1.5)
+SIGMOID = Curve(torch.sigmoid, sigmoid_slope, _sigmoid_curvature, _sigmoid_steep_at, 3.0)
+TANH = Curve(torch.tanh, tanh_slope, _tanh_curvature, _tanh_steep_at, 1.5)
 
 
 def sigmoid(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
@@ -194,8 +204,22 @@ def _line_above(curve: Curve, lower: Tensor, upper: Tensor) -> tuple[Tensor, Ten
 
 
 def touching_point(curve: Curve, lower: Tensor, upper: Tensor) -> Tensor:
-    """The smallest point of [max(0, l), u] whose tangent is above the function at l, from above; u where there is
-    none. The condition holds at every point beyond it."""
+    """The smallest point d of [max(0, l), u] whose tangent is above the function at l, from above; u where there is
+    none. The condition holds at every point beyond it. Differentiable, by d' = (f'(l) - f'(d)) / (f''(d) (l - d)) where
+    the tangent at d meets the function at l."""
+    with torch.no_grad():
+        point = _touching_point(curve, lower, upper)
+    if not (torch.is_grad_enabled() and (lower.requires_grad or upper.requires_grad)):
+        return point
+    with torch.no_grad():
+        steep = curve.curvature(point) * (lower - point)
+        moves = (lower < 0) & (point < upper) & (steep > 0)
+        by_lower = torch.where(moves, (curve.slope(lower) - curve.slope(point)) / torch.where(moves, steep, 1.0), 0.0)
+    ends = torch.where(lower >= 0, lower.minimum(upper), torch.where(point < upper, by_lower * lower, upper))
+    return point + (ends - ends.detach())
+
+
+def _touching_point(curve: Curve, lower: Tensor, upper: Tensor) -> Tensor:
     near, far = lower.clamp(min=0).minimum(upper), upper
     if curve.steep_at is None:
         return _bisected(curve, lower, near, far)
@@ -204,7 +228,7 @@ def touching_point(curve: Curve, lower: Tensor, upper: Tensor) -> Tensor:
     low = curve.function(lower)
     point = torch.minimum(far, (-lower / 2).clamp(max=curve.bend)).maximum(near)
     for _ in range(NEWTON):
-        chord = (curve.function(point) - low) / (point - lower)
+        chord = (curve.function(point) - low) / torch.where(point > lower, point - lower, 1.0)
         point = curve.steep_at(chord).clamp(near, far)
     point = torch.where(lower < 0, point, near)
     missed = ~_touches(curve, lower, low, point) & (point < far)
@@ -264,9 +288,12 @@ def _powers(exponent: float, operand: Interval) -> Relaxation:
     def slope(x: Tensor) -> Tensor:
         return exponent * torch.pow(x, exponent - 1)
 
+    def curvature(x: Tensor) -> Tensor:
+        return exponent * (exponent - 1) * torch.pow(x, exponent - 2)
+
     odd = exponent % 2 == 1
     if odd and exponent > 0:
-        return s_shaped(Curve(lambda x: -function(x), lambda x: -slope(x)), operand).mirrored()
+        return s_shaped(Curve(lambda x: -function(x), lambda x: -slope(x), lambda x: -curvature(x)), operand).mirrored()
     lines = convex(function, slope, operand, (lower + upper) / 2)
     reversed_ = convex(lambda x: -function(x), lambda x: -slope(x), operand, (lower + upper) / 2).mirrored()
     if odd:

@@ -137,10 +137,15 @@ def either(condition: Tensor, chosen: float, other: float, like: Tensor) -> Tens
 
 
 def chord_slope(lower: Tensor, upper: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The slope of the chord, 0 on a point."""
+    """The slope of the chord, 0 on a point. It has no derivative where the width is so small that rounding would be
+    most of that."""
     width = upper - lower
     point = ~(width > 0)
-    return torch.where(point, 0.0, (high - low) / torch.where(point, 1.0, width))
+    slope = torch.where(point, 0.0, (high - low) / torch.where(point, 1.0, width))
+    if not slope.requires_grad:
+        return slope
+    wide = width > torch.finfo(width.dtype).eps ** 0.5
+    return torch.where(wide, (high - low) / torch.where(wide, width, 1.0), slope.detach())
 
 
 def shifted(relaxation: Relaxation, by: float) -> Relaxation:
