@@ -62,6 +62,7 @@ class Emission(Writer):
         super().__post_init__()
         inputs = range(len(self.graph.inputs))
         self.clean = [self.code.given(f"clean_{index}") for index in inputs]
+        self.batch = self.clean[0]
         self.lower = [self.code.given(f"lower_{index}") for index in inputs]
         self.upper = [self.code.given(f"upper_{index}") for index in inputs]
         self.labels = self.code.given("labels")

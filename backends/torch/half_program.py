@@ -45,6 +45,7 @@ class HalfProgram:
         op, pairs = node.op, [found[name] for name in node.inputs]
         if isinstance(op, Input):
             self._ends = writer.code.given("lower"), writer.code.given("upper")
+            writer.batch = self._ends[0]
             center, gap = writer.call(operator.add, *self._ends), writer.call(operator.sub, *reversed(self._ends))
             return writer.half(center), writer.half(gap)
         if isinstance(op, Identity):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from irverify.ir.ops.memory import channels_last, reshaped
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,26 @@ class Layout:
         return self.shaped(flat.unsqueeze(0)).flatten(2).sum(2).squeeze(0) if len(self.shape) > 1 else flat
 
 
-def columns(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The weight `[out, size]` of a layer that reads flattened values, its columns in the order of their layout."""
-    return Layout.of(shape, weight).columns(weight)
+def columns(weight: Tensor, shape: tuple[int, ...], batch: Tensor | None = None) -> Tensor:
+    """The weight `[out, size]` of a layer that reads flattened values, its columns in the order of their layout; as it
+    is where `flat` copies the values of a `batch`."""
+    return Layout.of(shape, weight).columns(weight) if batch is None or _many(batch, weight) else weight
 
 
-def flat(values: Tensor) -> Tensor:
-    """Values `[batch, *shape]` as `[batch, size]`, in that order; a view of what has the channels last."""
-    return Layout.of(tuple(values.shape[1:]), values).flat(values)
+def flat(values: Tensor, weight: Tensor) -> Tensor:
+    """Values `[batch, *shape]` as `[batch, size]`, in the order that `columns` has given the weight: a view of what has
+    the channels last, or a copy where that is less work."""
+    if _many(values, weight):
+        return Layout.of(tuple(values.shape[1:]), values).flat(values)
+    return reshaped(values, (weight.shape[1],))
+
+
+def trained(x: Tensor) -> Tensor:
+    """x with the channels last for as long as gradients may be asked for: what takes them is faster so, not the rest."""
+    return channels_last(x) if torch.is_grad_enabled() else x
+
+
+def _many(values: Tensor, weight: Tensor) -> bool:
+    """Whether the values stand as in `trained`, and two of all examples, such as centre and radius, are as large as the
+    weight `[out, size]`."""
+    return torch.is_grad_enabled() and 2 * values.shape[0] >= weight.shape[0]

@@ -81,7 +81,7 @@ class Program:
 
     def __call__(self, box: Box, labels: Tensor) -> Found:
         parameters = tuple(read() for read in self._readers)
-        results = self.code(parameters, *box.clean, *box.lower, *box.upper, labels)
+        results = self.code.forward(parameters, *box.clean, *box.lower, *box.upper, labels)
         logits, margins, interval, backward, ends, statistics = results
         bounds = dict(zip(self._bounded, ends, strict=True))
         found = dict(zip(self._normalised, statistics, strict=True))

@@ -12,11 +12,10 @@ from torch.nn import functional
 
 from irverify.backends.torch import steps
 from irverify.backends.torch.code import Code
-from irverify.backends.torch.layout import columns, flat
+from irverify.backends.torch.layout import columns, flat, trained
 from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import BatchNorm, Conv, Linear, Reshape
 from irverify.ir.ops.conv import CONV, pad_spatial
-from irverify.ir.ops.memory import channels_last
 from irverify.ir.ops.moves import Moves, every
 from irverify.ir.params import Param, value
 
@@ -28,6 +27,8 @@ class Writer:
     graph: Graph
     code: Code = field(default_factory=Code)
     parameters: list[Param] = field(default_factory=list)
+    batch: fx.Node | None = None
+    """A value with the batch axis that all values have."""
     _places: dict[int, fx.Node] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,7 +68,7 @@ class Writer:
         return center, radius, signed, absolute
 
     # Affine maps. The columns of a product over flattened channels are put into their order in memory, once for all of
-    # its operands.
+    # its operands, unless these are few.
 
     def operand(self, node: Node) -> str:
         """The value that an affine map is written over: its operand, or what was flattened for it."""
@@ -78,19 +79,19 @@ class Writer:
         """The weight of an affine map over `operand`."""
         assert isinstance(node.op, Linear | Conv)
         weight, source = self.parameter(node.op.weight), self._flattened(node)
-        return weight if source is None else self.once(columns, weight, source.type.shape)
+        return weight if source is None else self.once(columns, weight, source.type.shape, self.batch)
 
     def affine(self, node: Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
         op = node.op
         if isinstance(op, Linear):
             source = self._flattened(node)
-            return self.call(functional.linear, x if source is None else self.once(flat, x), weight, bias)
+            return self.call(functional.linear, x if source is None else self.once(flat, x, weight), weight, bias)
         assert isinstance(op, Conv)
         kernel = value(op.weight).shape[2:]
         moves = Moves.of(kernel, op.stride, op.padding, op.dilation)
         if not moves.plain:
             x = self.once(every, self.once(pad_spatial, x, moves.around), moves.every)
-        operand = self.once(channels_last, x)
+        operand = self.once(trained, x)
         convolve = CONV[len(kernel)]
         return self.call(convolve, operand, weight, bias, moves.stride, moves.padding, moves.dilation, op.groups)
 
