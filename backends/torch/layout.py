@@ -62,7 +62,7 @@ def flat(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def trained(x: Tensor) -> Tensor:
-    """x with the channels last for as long as gradients may be asked for: what takes them is faster so, not the rest."""
+    """x with the channels last where gradients may be asked for: a step that computes them is faster so, no other."""
     return channels_last(x) if torch.is_grad_enabled() else x
 
 
