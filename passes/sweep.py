@@ -31,7 +31,9 @@ from irverify.rounding import round_down
 PROBE = 24
 """Of many elements so many are looked at first, to see whether a look at all is worth while."""
 WORTH = 0.06
-"""The share of them that must be decided for it."""
+"""The share of them that must be decided for it, and of all that sweeps of the same examples have looked at;"""
+WORTH_FLAT = 0.2
+"""over a value of one axis, whose layers are products and take little time for a row."""
 NARROW = 512
 """Bytes of a row up to which one call over rows of all examples costs less than one for each example."""
 FEW = 24
@@ -153,13 +155,21 @@ class Sweep:
         return self.constant
 
     def _screen(self, need: Need) -> bool:
-        """Drops the elements that bounds of the values reached so far decide; whether any are left."""
-        count = self.elements.shape[0]
+        """Drops the elements that bounds of the values reached so far decide, as long as that pays; whether any are
+        left."""
+        count, looks = self.elements.shape[0], self.view.looks
+        flat = len(self.view.context.graph[self._screened].type.shape) == 1
+        share = WORTH_FLAT if flat else WORTH
+        if not looks.pay(PROBE if flat else 2 * PROBE, share):
+            return True
         if count >= 8 * PROBE:
             probe = torch.arange(0, count, count // PROBE, device=self.elements.device)
-            if not float(self._decided(need, probe).to(torch.float32).mean()) > WORTH:
+            decided = int(self._decided(need, probe).sum())
+            looks.note(len(probe), decided)
+            if not decided > share * len(probe):
                 return True
         kept = (~self._decided(need, None)).nonzero()[:, 0]
+        looks.note(count, count - kept.shape[0])
         if kept.shape[0] < count:
             self._keep(kept)
         return kept.shape[0] > 0

@@ -81,6 +81,22 @@ def stored(x: Tensor, rank: int) -> Tensor:
     return planes_last(x) if rank == 3 else x
 
 
+@dataclass
+class Looks:
+    """At how many elements sweeps have looked on their way, and how many of them were decided there."""
+
+    elements: int = 0
+    decided: int = 0
+
+    def note(self, elements: int, decided: int) -> None:
+        self.elements += elements
+        self.decided += decided
+
+    def pay(self, least: int, share: float) -> bool:
+        """Whether more than this share was decided; nobody knows before `least` elements."""
+        return self.elements < least or self.decided > share * self.elements
+
+
 class View:
     """What rows of one example meet, or with `example` None those of any: lines, and intervals of the values before the
     target."""
@@ -94,6 +110,7 @@ class View:
         self._boxes: dict[str, tuple[Tensor, Tensor]] = {}
         self._supports: dict[str, Tensor] = {}
         self._single: dict[int, View] = {}
+        self.looks = Looks()
 
     def single(self, example: int) -> View:
         """The view of one of all examples; made once."""

@@ -20,7 +20,7 @@ from irverify.passes.needs import Needs, exact_ranges
 from irverify.passes.propagate import Interval, interval_facts
 from irverify.passes.relaxations import RELAXATIONS
 from irverify.passes.sweep import Sweep
-from irverify.passes.view import View
+from irverify.passes.view import Looks, View
 from irverify.pipeline import run
 from irverify.pipeline.state import State
 from irverify.regions import L2, Box, Region
@@ -216,3 +216,13 @@ def test_sums_of_dependent_values_are_not_exact() -> None:
     graph = builder.graph([total, after, builder.add(Linear(torch.ones(1, 3).double()), after, name="last")])
     assert exact_ranges(graph) >= {"x", "mixed", "r"}
     assert not exact_ranges(graph) & {"total", "last"}
+
+
+def test_looks_that_decide_little_do_not_pay() -> None:
+    looks = Looks()
+    assert looks.pay(24, 0.06)  # nothing is known yet
+    looks.note(30, 1)
+    assert not looks.pay(24, 0.06)
+    assert looks.pay(48, 0.06)
+    looks.note(10, 4)
+    assert looks.pay(24, 0.06)
