@@ -7,17 +7,19 @@ the specification, with the last layer elided into it. Everything is differentia
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from irverify.autocast import without_autocast
 from irverify.backends.torch import steps
 from irverify.backends.torch.boxes import checked_labels
 from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, inputs_of, is_count
 from irverify.errors import UsageError
+from irverify.ir.graph import Graph
 from irverify.passes.dual import dual_layers
 from irverify.passes.dual_rows import DualBounds
 from irverify.passes.projections import DualProj, estimated_layers
@@ -25,6 +27,7 @@ from irverify.pipeline.manager import fitted, run
 from irverify.pipeline.rows import margin_rows, specified
 from irverify.pipeline.spec import spec_operands
 from irverify.pipeline.state import State
+from irverify.regions import Region
 
 Hidden: TypeAlias = Literal["dual", "interval"]
 """Where pre-activation bounds come from: dual networks, intersected with intervals; or intervals alone."""
@@ -75,7 +78,8 @@ class DualRelaxation:
         """The optimal values J of the dual networks (paper 5, eq. 7; p_C* in paper 2, eq. 7): lower bounds of the
         margins `[batch, classes]`, 0 at j = y; estimates where the ranges are."""
         asked = torch.ones_like(self.others, dtype=torch.bool)
-        return self.spread(self.duals.of(self.output, asked)[0].reshape(asked.shape))
+        with without_autocast():
+            return self.spread(self.duals.of(self.output, asked)[0].reshape(asked.shape))
 
     def spread(self, rows: Tensor) -> Tensor:
         """Numbers of all rows `[batch, rows]` as `[batch, classes]`, 0 at the labels."""
@@ -92,10 +96,16 @@ def dual_relaxation(
         raise UsageError(f"expected {wanted}; got hidden={hidden!r}, projections={projections}")
     graph = graph_of(model)
     x = inputs_of(graph, x)
+    y = checked_labels(y, x, sum(graph[name].type.size for name in graph.outputs))
+    with without_autocast():
+        return _relaxed(graph, fitted(graph, ball(x, eps, norm, clip)), y, hidden, projections)
+
+
+def _relaxed(
+    graph: Graph, regions: Sequence[Region], y: Tensor, hidden: Hidden, projections: Projections | None
+) -> DualRelaxation:
     classes = sum(graph[name].type.size for name in graph.outputs)
-    y = checked_labels(y, x, classes)
     others = y.unsqueeze(1) if classes == 1 else steps.others(y, classes)
-    regions = fitted(graph, ball(x, eps, norm, clip))
     matrix, offset = margin_rows(graph, regions, y)
     rows = matrix.gather(1, others.unsqueeze(2).expand(*others.shape, classes)), offset.gather(1, others)
     extended = specified(graph, others.shape[1])

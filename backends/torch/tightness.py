@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from irverify.autocast import without_autocast
 from irverify.backends.torch.dual_relaxation import DualRelaxation
 from irverify.ir.ops import Constant, Elementwise, Input, Operand, Relu, Spec
 from irverify.passes.backward import Context, Rows, linear_form
@@ -33,6 +34,7 @@ class Indicators(NamedTuple):
     neuron is unstable."""
 
 
+@without_autocast()
 def indicators(problem: DualRelaxation) -> Indicators:
     """p_C*, d and r for every class but the label."""
     adversary = _Adversary(problem)

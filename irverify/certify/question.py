@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from irverify.autocast import without_autocast
 from irverify.data import DataSet
 from irverify.errors import PropertyError
 from irverify.ir.graph import Graph
@@ -132,6 +133,7 @@ class Question:
         runs = [self._run(part) for part in parts]
         return torch.cat([torch.cat([out.reshape(count, -1) for out in run], dim=1) for run in runs]).double()
 
+    @without_autocast()
     def _run(self, given: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
             if self.graph.origin is not None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from irverify.autocast import without_autocast
 from irverify.errors import FileError, UsageError
 from irverify.ir.graph import Graph
 
@@ -22,6 +23,7 @@ SPEC = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<path>[A-Za-z_][\w.]*)")
 KINDS = ".onnx, .onnx.gz, .safetensors (a saved program), or module:callable for a Python model"
 
 
+@without_autocast()
 def compile(
     source: Source, example: Example = None, *, batch_axis: Literal["auto", 0] | None = "auto", check: bool = True
 ) -> Graph:

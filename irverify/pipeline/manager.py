@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from irverify.allocator import expect_large_blocks
+from irverify.autocast import without_autocast
 from irverify.errors import UsageError
 from irverify.ir.check import check as check_graph
 from irverify.ir.check import check_again, same_function
@@ -44,6 +45,7 @@ class PassManager:
     check: bool = False
     hook: Hook | None = None
 
+    @without_autocast()
     def run(self, state: State) -> State:
         """Runs every pass on `state`, which is changed, and returns it."""
         expect_large_blocks()  # analyses compute in temporaries of some megabytes

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from irverify.attacks import Candidate
+from irverify.autocast import without_autocast
 from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import Input
 from irverify.properties import Property
@@ -43,6 +44,7 @@ class Replay:
             return None
         return Counterexample(tuple(map(_array, given)), tuple(map(_array, outputs)), point, place)
 
+    @without_autocast()
     def _run(self, given: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], str]:
         """The outputs of the source model, and what it is."""
         if self.graph.origin is not None:

@@ -98,11 +98,14 @@ class _Scattered(torch.autograd.Function):
         ends = zip(covered, ctx.extents, ctx.first, strict=True)
         around = tuple((before, n - extent - before) for n, extent, before in ends)
         moves = Moves.of(weight.shape[2:], steps.stride, around, steps.dilation)
-        operand = moves.operand(gradient)
+        operand = moves.operand(gradient.to(weight.dtype))  # under autocast it is of another type
         operand = channels_last(operand) if is_last(rows) else operand
         told, axes = (moves.stride, moves.padding, moves.dilation), len(around)
-        of_rows = CONV[axes](operand, weight, None, *told) if ctx.needs_input_grad[0] else None
-        of_weight = WEIGHT_GRADIENT[axes](operand, weight.shape, rows, *told) if ctx.needs_input_grad[1] else None
+        of_rows = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_rows = CONV[axes](operand, weight, None, *told).to(rows.dtype)
+        if ctx.needs_input_grad[1]:
+            of_weight = WEIGHT_GRADIENT[axes](operand, weight.shape, rows.to(weight.dtype), *told)
         return of_rows, of_weight, None, None, None
 
 
