@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from irverify.autocast import without_autocast
 from irverify.errors import PropertyError
 from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import Input
@@ -56,6 +57,7 @@ def coefficients(
     return coefficients_of(state, state.graph.outputs[0], method)
 
 
+@without_autocast()
 def coefficients_of(state: State, value: str, method: str) -> Coefficients:
     """Linear lower bounds of every element of a value, from the bounds that are known; see `coefficients`."""
     lines = next((step for step in reversed(parse_passes(method)) if isinstance(step, LinearBounds)), Crown())

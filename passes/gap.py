@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from irverify.autocast import without_autocast
 from irverify.errors import UsageError
 from irverify.ir.graph import Graph
 from irverify.ir.ops import Spec
@@ -53,6 +54,7 @@ class Minimum:
     points: Points
 
 
+@without_autocast()
 def minimum(state: State, method: str = "crown") -> Minimum:
     """The least values of the linear bounds of the specification that a state's graph ends in, from the bounds that the
     state has: one backward pass. The points are no functions of the parameters; the bound is."""

@@ -15,6 +15,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from irverify.autocast import without_autocast
 from irverify.backends.milp.distances import Nearest, distance
 from irverify.backends.milp.encoding import Bounds, Encoding, nonlinear
 from irverify.backends.milp.integers import whole
@@ -35,6 +36,7 @@ and bounds may be broken by. Without it there is no proof: HiGHS has been seen t
 1.2e-5 above the margin of a true execution, where outputs are up to 29."""
 
 
+@without_autocast()
 def formulate(graph: Graph, region: Any, prop: Property, bounds: Bounds | None = None) -> Formulation:
     """The exact mixed-integer formulation of `prop` for one example of `region` (paper 1, sec. 3.1; Tjeng et al. 2019).
 

@@ -62,8 +62,9 @@ class BoundGraph(nn.Module):
     A batch normalisation in training mode normalises with mean and variance of the clean batch, for the clean values
     and for the bounds alike, and its running statistics are updated once for each forward, as by PyTorch. A step that
     takes several forwards of one batch, here or of the module itself, gives `track=False` to all but one. Bounds are
-    those of real arithmetic, up to rounding in the module's element type: `iv.certify` and `iv.verify` certify. They
-    have first derivatives; of `crown-ibp`, second ones are refused.
+    those of real arithmetic, up to rounding in the module's element type: `iv.certify` and `iv.verify` certify. Under
+    `torch.autocast` `ibp` and `crown-ibp` compute in its type, for training; every other method, as all that bounds for
+    a verdict, computes in the module's. They have first derivatives; of `crown-ibp`, second ones are refused.
     """
 
     def __init__(self, source: Source, example: Example = None, method: str = "ibp") -> None:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from irverify.autocast import without_autocast
 from irverify.backends.torch.composed import layers, pre_activations
 from irverify.backends.torch.dual_relaxation import Hidden, Projections, dual_relaxation
 from irverify.backends.torch.models import Clip, Model, Norm, ball, graph_of, inputs_of, simplified
@@ -25,6 +26,7 @@ from irverify.regions import Region
 PASS_OF = {"interval": "ibp", "improved-interval": "improved-interval"}
 
 
+@without_autocast()
 def rs_loss(
     model: Model, x: Tensor, eps: float | Tensor, *,
     bounds: Literal["interval", "improved-interval"] = "improved-interval", norm: Norm = "inf", clip: Clip = None,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from irverify.autocast import without_autocast
 from irverify.backends.torch.program import Box, Found, Variant, read_by_nonlinear
 from irverify.backends.torch.steps import statistics
 from irverify.ir.graph import Graph, Node
@@ -15,6 +16,7 @@ from irverify.pipeline.rows import margin_rows, rows_run
 from irverify.regions import Box as BoxRegion
 
 
+@without_autocast()
 def walked(graph: Graph, box: Box, labels: Tensor, variant: Variant) -> Found:
     """What a program would give, by the analysis itself. Raises what `iv.margins` raises."""
     values, normalised, found = _clean(graph, box, variant.trained)

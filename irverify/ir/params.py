@@ -13,6 +13,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from irverify.autocast import without_autocast
+
 
 class Derived:
     """A parameter computed from others: `function(*sources)`.
@@ -29,14 +31,20 @@ class Derived:
     def value(self) -> Tensor:
         tensors = [value(source) for source in self.sources]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            return self.function(*tensors)
+            return self._computed(tensors)
         if self._kept is not None and all(map(_same, tensors, self._kept[0])):
             return self._kept[1]
         with torch.no_grad():
-            result = self.function(*tensors)
+            result = self._computed(tensors)
             # Elements are compared, not versions: writing through `parameter.data` leaves no trace in a version.
             self._kept = [tensor.clone() for tensor in tensors], result
         return result
+
+    def _computed(self, tensors: list[Tensor]) -> Tensor:
+        if not torch.is_autocast_enabled(tensors[0].device.type):
+            return self.function(*tensors)
+        with without_autocast():  # what is kept would stay narrow
+            return self.function(*tensors)
 
     def __repr__(self) -> str:
         return f"Derived({getattr(self.function, '__name__', 'function')}, {len(self.sources)} sources)"

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from irverify.autocast import without_autocast
 from irverify.errors import UsageError
 from irverify.ir.graph import Graph
 from irverify.pipeline.base import Analysis, Estimator, parse_passes
@@ -58,6 +59,7 @@ class State:
     _results: dict[Analysis, Facts] = field(default_factory=dict)
     _latest: Analysis | None = None
 
+    @without_autocast()
     def require(self, analysis: Analysis | str, *, fresh: bool = False) -> Facts:
         """The facts of an analysis on this graph and these regions: from the cache, or computed now.
 
