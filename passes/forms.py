@@ -192,13 +192,16 @@ def products(rows: Tensor, other: Tensor) -> Tensor:
 
 def pieces(form: Wide, tensors: Sequence[Tensor]) -> list[tuple[slice, list[Tensor]]]:
     """The rows in parts, and for each the tensors `at` its coefficients: where an example has many coefficients, its
-    tensors are met where they are, not copied for each row."""
+    tensors are met where they are, not copied for each row; rows and their negatives meet the same windows."""
     if isinstance(form, Dense) and form.owner is not None and form.coefficients.numel() >= MANY:
         owners, counts = form.owner.unique_consecutive(return_counts=True)
         if form.coefficients.numel() >= MANY * owners.shape[0]:
             ends = counts.cumsum(0)
             runs = zip((ends - counts).tolist(), ends.tolist(), owners.tolist(), strict=True)
             return [(slice(i, k), [tensor[owner : owner + 1] for tensor in tensors]) for i, k, owner in runs]
+    if isinstance(form, Patches) and form.windows.twice and form.coefficients.numel() >= 2 * MANY:
+        met, count = form.windows.half().cut(tensors), form.coefficients.shape[0] // 2
+        return [(slice(0, count), met), (slice(count, None), met)]
     return [(slice(None), form.at(tensors))]
 
 

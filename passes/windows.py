@@ -113,13 +113,15 @@ def worthwhile(window: tuple[int, ...], plane: tuple[int, ...]) -> bool:
 @dataclass(frozen=True)
 class Windows:
     """Coefficients `[rows, channels, *window]` of rows that start from `place` `[rows]`; `clean` where those beyond the
-    plane are zero. `owner` `[rows]`: the example of each, None where there is one."""
+    plane are zero. `owner` `[rows]`: the example of each, None where there is one. `twice`: the second half of the rows
+    starts from where the first half does, in the same examples, and so meets the same."""
 
     coefficients: Tensor
     place: Tensor
     grid: Grid
     clean: bool
     owner: Tensor | None = None
+    twice: bool = False
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -133,15 +135,31 @@ class Windows:
     def with_coefficients(self, coefficients: Tensor, *, clean: bool) -> Windows:
         return replace(self, coefficients=coefficients, clean=clean)
 
+    def half(self) -> Windows:
+        """The first half of the rows."""
+        count = self.place.shape[0] // 2
+        owner = None if self.owner is None else self.owner[:count]
+        return replace(
+            self, coefficients=self.coefficients[:count], place=self.place[:count], owner=owner, twice=False
+        )
+
     def select(self, rows: Tensor) -> Windows:
         owner = None if self.owner is None else self.owner[rows]
-        return replace(self, coefficients=taken(self.coefficients, rows), place=self.place[rows], owner=owner)
+        coefficients, twice = taken(self.coefficients, rows), self.twice and self._both_of_each(rows)
+        return replace(self, coefficients=coefficients, place=self.place[rows], owner=owner, twice=twice)
+
+    def _both_of_each(self, rows: Tensor) -> bool:
+        """Whether rows are some of the first half, and then those of the second half that stand at the same places."""
+        if rows.shape[0] % 2:
+            return False
+        first, second = rows.chunk(2)
+        return bool(((second - first) * 2 == self.place.shape[0]).all())
 
     def both_signs(self) -> Windows:
         """The rows, and then their negatives."""
         coefficients = torch.cat([self.coefficients, -self.coefficients])
         owner = None if self.owner is None else self.owner.repeat(2)
-        return replace(self, coefficients=coefficients, place=self.place.repeat(2), owner=owner)
+        return replace(self, coefficients=coefficients, place=self.place.repeat(2), owner=owner, twice=True)
 
     def cleaned(self) -> Windows:
         """With zeros beyond the plane."""

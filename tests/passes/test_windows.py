@@ -14,7 +14,8 @@ from irverify.errors import ShapeError
 from irverify.ir.ops import Conv
 from irverify.ir.ops.memory import is_last
 from irverify.ir.types import TensorType
-from irverify.passes.forms import Columns, Dense, Form, Patches, Units, minimum, plus, spread
+from irverify.passes import forms
+from irverify.passes.forms import Columns, Dense, Form, Patches, Units, minimum, pieces, plus, spread
 from irverify.passes.windows import Grid, Windows, kernels
 
 DOUBLE = torch.float64
@@ -175,3 +176,24 @@ def test_forms_agree_with_dense_rows(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(form.select(torch.tensor([2, 0])).dense(), dense[[2, 0]])
         for other in forms:
             torch.testing.assert_close(plus(form, other).dense(), dense + other.dense())
+
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_rows_and_their_negatives_meet_the_same_windows(owned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "MANY", 1)
+    op = Conv(tensor(3, 2, 3, 3), None, (2, 2), ((1, 1), (1, 1)))
+    single = started(op, TensorType((2, 6, 6), DOUBLE))
+    owner = torch.arange(single.place.shape[0]) % 2 if owned else None
+    signed = Patches(replace(single, owner=owner)).both_signs()
+    planes = tensor(2, 2, 6, 6) if owned else tensor(2, 6, 6)
+    assert signed.windows.twice
+    parts = pieces(signed, [planes])
+    assert len(parts) == 2
+    torch.testing.assert_close(torch.cat([met for _, (met,) in parts]), signed.at([planes])[0])
+    count = single.place.shape[0]
+    both, some = torch.tensor([1, 4, 1 + count, 4 + count]), torch.tensor([1, 4, 2 + count, 4 + count])
+    for rows, twice in ((both, True), (some, False), (both[:3], False), (both.flip(0), False)):
+        chosen = signed.select(rows)
+        assert chosen.windows.twice == twice
+        found = torch.cat([met for _, (met,) in pieces(chosen, [planes])])
+        torch.testing.assert_close(found, signed.at([planes])[0][rows])
