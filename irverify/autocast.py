@@ -17,8 +17,11 @@ KINDS = ("cpu", "cuda", "mps", "xpu")
 @contextmanager
 def without_autocast() -> Iterator[None]:
     """Switched off for every device, as a context or around a function."""
+    enabled = [kind for kind in KINDS if torch.is_autocast_enabled(kind)]
+    if not enabled:
+        yield
+        return
     with ExitStack() as stack:
-        for kind in KINDS:
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
+        for kind in enabled:
+            stack.enter_context(torch.autocast(kind, enabled=False))
         yield
