@@ -93,8 +93,8 @@ class _Bounding:
         """Down and up of the elements that are true in `asked` `[batch, elements]`, in order."""
         grouped, places = self.source.grouped(asked), self.source.places
         sizes = [node.type.size * self.one.element_size() for node in self.source.network.path]
-        left, room = KEPT // sum(sizes), CHUNK if asked.device.type == "cpu" else CHUNK_OF_DEVICES
-        step = max(1, BLOCK // (max(sizes) * places))
+        left, room = KEPT // max(1, sum(sizes)), CHUNK if asked.device.type == "cpu" else CHUNK_OF_DEVICES
+        step = max(1, BLOCK // max(1, max(sizes) * places))
         parts = list[Pair]()
         for start in range(0, asked.shape[0], step):
             block = _Block(self, start, slice(start, start + step))
@@ -102,7 +102,7 @@ class _Bounding:
             if isinstance(self.source, Windowed) and self.source.composed is not None and len(block.radii) == 1:
                 parts.append(block.at_once(self.source.composed, mine))
                 continue
-            for chunk in _chunks(mine, max(1, room // max(sizes))):
+            for chunk in _chunks(mine, max(1, room // max(1, *sizes))):
                 left -= chunk.rows
                 again = torch.is_grad_enabled() and left < 0
                 parts.append(block.again(chunk) if again else block.evaluate(chunk))

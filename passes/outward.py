@@ -102,7 +102,7 @@ def outward(node: Node, interval: Interval, results: Mapping[str, Interval]) -> 
 def _terms(op: Operator, operands: list[Interval]) -> int:
     """How many products one element of the result adds up, at most."""
     if isinstance(op, Linear | Conv):
-        return value(op.weight)[0].numel()
+        return value(op.weight).shape[1:].numel()
     if isinstance(op, ConvTranspose):
         return value(op.weight)[:, 0].numel()
     if isinstance(op, Add | Sub | ScaleShift | BatchNorm | Elementwise | Mul | Div):

@@ -54,6 +54,7 @@ from irverify.passes.maxima import Selected as Selected
 from irverify.passes.maxima import max_pool, maximum, minimum
 from irverify.passes.propagate import Interval
 from irverify.passes.rules import RuleTable
+from irverify.regions.base import rowwise
 
 RelaxRule: TypeAlias = Callable[[Node, Sequence[Interval], Choice], Relaxed]
 """`rule(node, operands, choice)`: the node between linear bounds, for operands within these intervals."""
@@ -95,7 +96,7 @@ def _against(coefficients: Tensor, offset: Tensor) -> Tensor:
         return coefficients @ offset
     if offset.shape == (*shape[:1], *(1,) * len(shape[1:])) and len(shape) > 1:  # one number for each channel
         return coefficients.flatten(2).sum(2) @ offset.flatten()
-    return coefficients.reshape(coefficients.shape[0], -1) @ offset.expand(shape).reshape(-1)
+    return rowwise(coefficients) @ offset.expand(shape).reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class Sweep:
         if self.limit is None or self.elements.shape[0] < 2:
             return None
         rows = self.elements.shape[0] * (1 if self.sides is not None else 2)
-        most = max(1, self.limit // (size * self.constant.element_size()))
+        most = max(1, self.limit // max(1, size * self.constant.element_size()))
         if rows <= most:
             return None
         pairs = torch.arange(self.elements.shape[0], device=self.elements.device)

@@ -15,7 +15,7 @@ from irverify.backends.torch.leaves import CurrentGraph, Holder, Leaves
 from irverify.backends.torch.normalising import batch_norms, check_modes, update
 from irverify.backends.torch.program import Box, Found, Program, Variant, specialisable
 from irverify.backends.torch.walking import walked
-from irverify.errors import UsageError
+from irverify.errors import UnsupportedError, UsageError
 from irverify.frontends.compile import Example
 from irverify.frontends.compile import compile as compile_graph
 from irverify.ir.graph import Graph
@@ -71,7 +71,8 @@ class BoundGraph(nn.Module):
         """`example`: one input beside a module, with or without batch axis. A graph is bounded with the running
         statistics of its batch normalisations, in either mode: a graph is a network in evaluation mode.
 
-        Raises what `iv.compile` raises, and UsageError for a method that bounds nothing, or another function.
+        Raises what `iv.compile` raises, UsageError for a method that bounds nothing, or another function, and
+        UnsupportedError for values without elements.
         """
         super().__init__()
         check_certifies(method, "the method")
@@ -85,6 +86,10 @@ class BoundGraph(nn.Module):
         if graph.operands or not graph.inputs:
             names = ", ".join(f"%{node.name}" for node in graph.operands) or "no inputs"
             raise UsageError(f"expected a network of inputs alone, got {names}", where=f"graph {graph.name!r}")
+        empty = [str(node) for node in graph if node.type.size == 0]
+        if empty:
+            hint = "leave them out of the model, or bound it with iv.margins"
+            raise UnsupportedError("a bound graph needs elements in these values", items=empty, hint=hint)
         self.classes = sum(graph[name].type.size for name in graph.outputs)
         self._graph = graph
         self._folded = specified(graph, self.classes)

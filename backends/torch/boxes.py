@@ -46,9 +46,11 @@ def is_floats(value: object) -> bool:
 
 
 def check_examples(x: Tensor, graph: Graph) -> None:
-    """Raises UsageError for a batch `[batch, *shape]` without examples, of which there is no mean."""
+    """Raises UsageError for a batch `[batch, *shape]` without examples, of which there is no mean, or elements."""
     if not len(x):
         raise UsageError("expected at least one example, got an empty batch", where=_place(graph))
+    if not x.numel():
+        raise UsageError(f"expected inputs with elements, got {list(x.shape)}", where=_place(graph))
 
 
 def _place(graph: Graph) -> str:

@@ -20,6 +20,7 @@ from irverify.backends.torch.dual_relaxation import DualRelaxation
 from irverify.ir.ops import Constant, Elementwise, Input, Operand, Relu, Spec
 from irverify.passes.backward import Context, Rows, linear_form
 from irverify.passes.relaxations import Relaxation, SpecRows, affine
+from irverify.regions.base import rowwise
 
 
 class Indicators(NamedTuple):
@@ -106,7 +107,7 @@ class _Adversary:
             passing = self.rows_over.get(node.name, torch.zeros_like(here))
             ends = torch.minimum((here - lower).abs(), (here - upper).abs())
             apart = torch.where(unstable, torch.where(passing < 0, ends, here.abs()), torch.zeros_like(here))
-            total, count = total + apart.flatten(1).sum(1), count + unstable.flatten(1).sum(1)
+            total, count = total + rowwise(apart).sum(1), count + rowwise(unstable).sum(1)
         return total / count.clamp(min=1)
 
     def spread(self, rows: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from irverify.ir.graph import Graph
 from irverify.passes.lines import Choice
 from irverify.passes.singleprop import Half, halves
 from irverify.pipeline.manager import fitted
+from irverify.regions.base import rowwise
 
 Lines: TypeAlias = Literal["zero", "fast-lin"]
 """Below an unstable ReLU: slope 0 (paper 3, eq. 8), or that of the line above (eq. 7)."""
@@ -70,7 +71,7 @@ def _logits(model: Model, x: Tensor, y: Tensor, around: _Ball, lines: Lines) -> 
 
 def _joined(outputs: list[Tensor]) -> Tensor:
     """Outputs `[batch, *shape]` one after the other, `[batch, classes]`."""
-    return outputs[0].flatten(1) if len(outputs) == 1 else torch.cat([part.flatten(1) for part in outputs], dim=1)
+    return rowwise(outputs[0]) if len(outputs) == 1 else torch.cat([rowwise(part) for part in outputs], dim=1)
 
 
 def _halves(graph: Graph, x: Tensor, around: _Ball, choice: Choice) -> list[Half]:
