@@ -22,6 +22,7 @@ import torch
 
 Result = TypeVar("Result")
 MIB = 2**20
+ROW, ROW_SECONDS = 8, 0.5
 
 
 def pin(core: int) -> None:
@@ -105,30 +106,35 @@ def _status(field: str) -> int:
 
 @dataclass(frozen=True)
 class Rounds:
-    """Seconds of each call in every round, by name."""
+    """Seconds of each call in every round, by name, and the number of rounds."""
 
     seconds: Mapping[str, Sequence[float]]
+    number: int
 
     def median(self, name: str) -> float:
         return median(self.seconds[name])
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], budget: float, most: int, twice: Container[str] = ()
+    calls: Mapping[str, Callable[[], object]], budget: float, most: int, in_a_row: Container[str] = ()
 ) -> Rounds:
     """Times all calls once a round, the order reversed every other round, for `budget` seconds; 1 to `most` rounds.
 
-    Those in `twice` are called once more before, so that no other one has filled the caches.
+    Those `in_a_row` are called once more before, so that no other one has filled the caches, and timed up to ROW times,
+    as often as fits into half a second.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
     begun = time.perf_counter()
     for number in range(most):
         names = list(calls)[:: 1 if number % 2 == 0 else -1]
         for name in names:
-            if name in twice:
+            if name in in_a_row:
                 calls[name]()
-            found[name].append(seconds_of(calls[name])[0])
+            took = [seconds_of(calls[name])[0]]
+            while name in in_a_row and len(took) < ROW and sum(took) + took[0] <= ROW_SECONDS:
+                took.append(seconds_of(calls[name])[0])
+            found[name] += took
         spent = time.perf_counter() - begun
         if spent * (number + 2) / (number + 1) > budget:
             break
-    return Rounds(found)
+    return Rounds(found, number + 1)

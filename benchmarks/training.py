@@ -3,7 +3,7 @@
     python -m benchmarks.training [--network wk-small|ibp-large] [--batch 100] [--seconds 60] [--device cuda]
 
 Prints the median of each step (loss and gradient, no optimiser), and its ratio to plain cross-entropy in the same run,
-in turns; where a step takes little time, after one of the same kind, as in training.
+in turns; where a step takes little time, some of them in a row, after one of the same kind, as in training.
 One core, random data of the size of MNIST: what a step costs does not depend on what the images show, but a little on
 how many ReLUs are unstable.
 """
@@ -124,7 +124,7 @@ def main() -> None:
         run()
     times = interleaved(steps, arguments.seconds, 1000, [name for name in cases if not name.startswith(ROWS)])
     plain, hand = times.median("plain"), times.median("ibp by hand")
-    print(f"{arguments.network}, batch {arguments.batch}, {arguments.device}, {len(times.seconds['plain'])} rounds, "
+    print(f"{arguments.network}, batch {arguments.batch}, {arguments.device}, {times.number} rounds, "
           f"{usable_cores()} cores of which one is used, torch {torch.__version__}")  # fmt: skip
     for name in cases:
         own = times.median(name)

@@ -64,6 +64,13 @@ def test_calls_take_turns() -> None:
     assert len(measure.interleaved({"a": lambda: None}, 0.0, 3).seconds["a"]) == 1
 
 
+def test_quick_calls_in_a_row() -> None:
+    order: list[str] = []
+    times = measure.interleaved({name: partial(order.append, name) for name in "ab"}, 0.0, 3, "b")
+    assert order == ["a", *"b" * (measure.ROW + 1)]
+    assert (len(times.seconds["b"]), times.number) == (measure.ROW, 1)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_children_are_measured_and_ended() -> None:
     # No tensors in here: OpenMP's threads do not survive a fork, and tests before this one have used them.
