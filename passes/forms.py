@@ -15,7 +15,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from irverify.ir.ops.memory import taken
+from irverify import kernels as compiled
+from irverify.ir.ops.memory import in_order, prefers_last, taken
 from irverify.passes.windows import Grid, Windows
 from irverify.regions.base import rowwise
 
@@ -85,10 +86,18 @@ class Columns:
 
     def dense(self) -> Tensor:
         flat = self.coefficients.new_zeros(self.coefficients.shape[0], math.prod(self.shape))
-        return flat.index_copy(1, self.index, self.coefficients).reshape(-1, *self.shape)
+        if len(self.shape) != 3 or not prefers_last(self.coefficients[:, None, None]):
+            return flat.index_copy(1, self.index, self.coefficients).reshape(-1, *self.shape)
+        channels, height, width = self.shape
+        index = self.index % (height * width) * channels + self.index // (height * width)
+        return flat.index_copy(1, index, self.coefficients).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
 
     def at(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         return [tensor.reshape(-1)[self.index][None] for tensor in tensors]
+
+    def spots(self, *, last: bool) -> compiled.Spots:
+        """Where the coefficients lie in what stands at the columns."""
+        return compiled.Spots.whole(*self.coefficients.shape)
 
     def with_coefficients(self, coefficients: Tensor) -> Columns:
         return replace(self, coefficients=coefficients)
@@ -121,6 +130,11 @@ class Dense:
         if self.owner is not None:
             return [taken(tensor, self.owner) for tensor in tensors]
         return [tensor[None] for tensor in tensors]
+
+    def spots(self, *, last: bool) -> compiled.Spots:
+        """Where the coefficients lie in the value."""
+        rows = self.coefficients
+        return compiled.Spots.whole(rows.shape[0], math.prod(rows.shape[1:]), owner=self.owner)
 
     def with_coefficients(self, coefficients: Tensor) -> Dense:
         return Dense(coefficients, self.owner)
@@ -159,6 +173,10 @@ class Patches:
     def at(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Zero beyond the plane."""
         return self.windows.cut(tensors)
+
+    def spots(self, *, last: bool) -> compiled.Spots | None:
+        """Where the coefficients lie in the value, stored with the channels `last` or not."""
+        return self.windows.spots(last=last)
 
     def with_coefficients(self, coefficients: Tensor) -> Patches:
         """Coefficients that were multiplied with what stands at the windows, and are zero beyond the plane."""
@@ -205,8 +223,34 @@ def pieces(form: Wide, tensors: Sequence[Tensor]) -> list[tuple[slice, list[Tens
     return [(slice(None), form.at(tensors))]
 
 
+def as_compiled(form: Wide, tensors: Sequence[Tensor | None]) -> tuple[compiled.Spots, list[Tensor | None]] | None:
+    """Where the coefficients lie, and the tensors that they meet, in the order in memory that they stand in; None where
+    these stand in another, or derivatives are asked for."""
+    rows = form.coefficients
+    if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (rows, *tensors)):
+        return None
+    if isinstance(form, Columns):
+        met = [None if part is None else part.reshape(-1)[form.index] for part in tensors]
+        return (form.spots(last=False), met) if rows.is_contiguous() else None
+    for last in (True, False):
+        if in_order(rows, 3, last=last):
+            rank = rows.ndim - 1
+            if all(part is None or in_order(part, rank, last=last) for part in tensors):
+                spots = form.spots(last=last)
+                return None if spots is None else (spots, list(tensors))
+    return None
+
+
 def minimum(form: Wide, center: Tensor, radius: Tensor) -> Tensor:
     """The minimum of each row over the box of this centre and radius, `[rows]`."""
+    told = as_compiled(form, (center, radius)) if compiled.available() else None
+    if told is not None:
+        spots, (middle, reach) = told
+        assert middle is not None
+        assert reach is not None
+        least = compiled.minimum(form.coefficients, spots, middle, reach)
+        if least is not None:
+            return least
     found = []
     for rows, (middle, reach) in pieces(form, [center, radius]):
         coefficients = form.coefficients[rows]

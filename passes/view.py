@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from irverify import kernels as compiled
 from irverify.ir.ops import Reshape
 from irverify.ir.ops.memory import planes_last
 from irverify.passes.backward import Context
-from irverify.passes.forms import Wide, pieces, products
+from irverify.passes.forms import Wide, as_compiled, pieces, products
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Relaxation
 
@@ -42,6 +43,9 @@ class Lines:
     def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
         """Rows over the operand, and their constants: the line below where a coefficient is positive, else above."""
         coefficients = form.coefficients
+        found = self._at_once(form) if compiled.available() else None
+        if found is not None:
+            return found
         given = [part for part in (self.slope, self.rise, self.base, self.top) if part is not None]
         if torch.is_grad_enabled() and any(part.requires_grad for part in (coefficients, *given)):
             passed, constant = self._bent(coefficients, form.at(given), differentiable=True)
@@ -51,9 +55,22 @@ class Lines:
             passed, constant = self._bent(coefficients, parts[0][1])
             return form.with_coefficients(passed), constant
         passed = torch.empty_like(coefficients)
-        constants = [self._bent(coefficients[rows], met, passed[rows])[1] for rows, met in parts]
-        found = [constant for constant in constants if constant is not None]
-        return form.with_coefficients(passed), torch.cat(found) if found else None
+        found = [self._bent(coefficients[rows], met, passed[rows])[1] for rows, met in parts]
+        constants = [constant for constant in found if constant is not None]
+        return form.with_coefficients(passed), torch.cat(constants) if constants else None
+
+    def _at_once(self, form: Wide) -> tuple[Wide, Tensor | None] | None:
+        """`bend` by compiled code."""
+        told = as_compiled(form, (self.slope, self.rise, self.base, self.top))
+        if told is None:
+            return None
+        spots, (slope, *rest) = told
+        assert slope is not None
+        found = compiled.bend(form.coefficients, spots, slope, *rest)
+        if found is None:
+            return None
+        passed, constants = found
+        return form.with_coefficients(passed), None if self.base is None and self.top is None else constants
 
     def _bent(
         self, rows: Tensor, met: Sequence[Tensor], into: Tensor | None = None, *, differentiable: bool = False

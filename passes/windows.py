@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from irverify import kernels as compiled
 from irverify.ir.ops import Conv
-from irverify.ir.ops.conv import pad_spatial
-from irverify.ir.ops.memory import prefers_last, settled, taken
+from irverify.ir.ops.memory import in_order, prefers_last, settled, stands_last, taken
+from irverify.ir.ops.padding import Pairs, pad_spatial
 from irverify.ir.ops.scatter import Steps, scatter
 from irverify.ir.params import value
 
@@ -168,10 +169,35 @@ class Windows:
         (inside,) = self.grid.cut([self.coefficients.new_ones((1, *self.grid.plane))], self.window, self.place)
         return self.with_coefficients(self.coefficients * inside, clean=True)
 
+    def spots(self, *, last: bool) -> compiled.Spots | None:
+        """The same as compiled code takes it, for planes of one axis, the second of two there, or of two; else None."""
+        grid, window = self.grid, self.window
+        if len(window) > 2:
+            return None
+        one = len(window) == 1
+        extents, plane = ((1, *window), (1, *grid.plane)) if one else (window, grid.plane)
+        scale, shift = ((1, *grid.scale), (0, *grid.shift)) if one else (grid.scale, grid.shift)
+        shape = self.coefficients.shape[1], extents, plane
+        return compiled.Spots.windows(*shape, grid.starts[-1], scale, shift, self.place, self.owner, last=last)
+
+    def _spread(self) -> Tensor | None:
+        """`dense` by compiled code."""
+        last = in_order(self.coefficients, 3, last=True)
+        if not last and not self.coefficients.is_contiguous():
+            return None
+        spots = self.spots(last=last)
+        flat = None if spots is None else compiled.spread(self.coefficients, spots)
+        if flat is None:
+            return None
+        channels, plane = self.coefficients.shape[1], self.grid.plane
+        return flat.reshape(-1, *plane, channels).movedim(-1, 1) if last else flat.reshape(-1, channels, *plane)
+
     def dense(self) -> Tensor:
         """The same rows over the whole value, `[rows, channels, *plane]`."""
         rows, channels = self.coefficients.shape[:2]
         differentiable = self.coefficients.requires_grad and torch.is_grad_enabled()
+        if not differentiable and (found := self._spread()) is not None:
+            return found
         if differentiable or not prefers_last(self.coefficients):
             index = torch.arange(math.prod(self.grid.plane), device=self.place.device).reshape(1, *self.grid.plane)
             (places,) = self.grid.cut([index], self.window, self.place)
@@ -237,9 +263,16 @@ class Windows:
         spans = [(min(a, c), max(b, d)) for a, b, c, d in first]
         own = tuple((a - low, high - b) for (a, b, _, _), (low, high) in zip(first, spans, strict=True))
         theirs = tuple((c - low, high - d) for (_, _, c, d), (low, high) in zip(first, spans, strict=True))
-        total = pad_spatial(self.coefficients, own) + pad_spatial(other.coefficients, theirs)
+        total = _padded(self.coefficients, own) + _padded(other.coefficients, theirs)
         grid = replace(self.grid, shift=tuple(low for low, _ in spans))
         return replace(self, coefficients=total, grid=grid, clean=self.clean and other.clean)
+
+
+def _padded(rows: Tensor, pairs: Pairs) -> Tensor:
+    """The rows padded along their windows, stored as they are."""
+    if not stands_last(rows):
+        return pad_spatial(rows, pairs)
+    return pad_spatial(rows.permute(0, 2, 3, 1), (*pairs, (0, 0))).permute(0, 3, 1, 2)
 
 
 def _as_matrix(rows: Tensor, weight: Tensor, op: Conv, extents: tuple[int, ...]) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from irverify import kernels
 from irverify.backends.torch.adjoints import Layer
 from irverify.backends.torch.layout import Layout
 from irverify.ir.first_order import first_order
@@ -73,10 +74,14 @@ class Bend(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         layout = Layout.of(rows.shape[1:], rows)
         a = layout.flat(rows).unflatten(0, (len(slope), -1))
-        negative = a.clamp(max=0)
-        constants = _dot(negative, rise) if base is None else _dot(negative, rise) + _dot(a, base)
-        passed = (a * slope.unsqueeze(1)).addcmul_(negative, more.unsqueeze(1)).flatten(0, 1)
-        over = layout.shaped(passed)
+        found = _bent(a, slope, more, base, rise)
+        if found is None:
+            negative = a.clamp(max=0)
+            constants = _dot(negative, rise) if base is None else _dot(negative, rise) + _dot(a, base)
+            passed = (a * slope.unsqueeze(1)).addcmul_(negative, more.unsqueeze(1))
+        else:
+            passed, constants = found
+        over = layout.shaped(passed.flatten(0, 1))
         return (over if layer is None or weight is None else layer.back(over, weight)), constants
 
     @staticmethod
@@ -91,6 +96,8 @@ class Bend(torch.autograd.Function):
         layer: Layer | None = ctx.layer
         layout = Layout.of(rows.shape[1:], rows)
         a = layout.flat(rows).unflatten(0, (len(slope), -1))
+        if (found := _bent_back(ctx, a, layout, of_found, of_constants)) is not None:
+            return found
         below = torch.lt(a, 0, out=torch.empty_like(a))
         bend = torch.addcmul(slope.unsqueeze(1), below, more.unsqueeze(1))
         of_weight = of_base = None
@@ -117,7 +124,12 @@ class Minimum(torch.autograd.Function):
     def forward(rows: Tensor, center: Tensor, radius: Tensor) -> Tensor:
         layout = Layout.of(rows.shape[1:], rows)
         a = layout.flat(rows).unflatten(0, (len(center), -1))
-        return _dot(a, layout.flat(center)) - _dot(a.abs(), layout.flat(radius))
+        middle, reach = layout.flat(center), layout.flat(radius)
+        if _ordered(a, middle, reach):
+            found = kernels.minimum(a, kernels.Spots.whole(rows.shape[0], a.shape[2], each=a.shape[1]), middle, reach)
+            if found is not None:
+                return found
+        return _dot(a, middle) - _dot(a.abs(), reach)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -130,12 +142,21 @@ class Minimum(torch.autograd.Function):
         layout = Layout.of(rows.shape[1:], rows)
         a = layout.flat(rows).unflatten(0, (len(center), -1))
         over = of_found.unflatten(0, (len(center), -1)).unsqueeze(2)
+        middle, reach = layout.flat(center), layout.flat(radius)
+        if _ordered(a, middle, reach, of_found):
+            wanted = {"of_center": ctx.needs_input_grad[1], "of_radius": ctx.needs_input_grad[2]}
+            found = kernels.minimum_back(a, middle, reach, of_found, **wanted)
+            if found is not None:
+                of_rows, *rest = found
+                return layout.shaped(of_rows.flatten(0, 1)), *(
+                    None if part is None else layout.shaped(part) for part in rest
+                )
         of_center = of_radius = None
         if ctx.needs_input_grad[1]:
             of_center = layout.shaped(torch.matmul(over.mT, a).squeeze(1))
         if ctx.needs_input_grad[2]:
             of_radius = layout.shaped(torch.matmul(over.mT, a.abs()).squeeze(1).neg())
-        end = torch.addcmul(layout.flat(center).unsqueeze(1), a.sign(), layout.flat(radius).unsqueeze(1), value=-1)
+        end = torch.addcmul(middle.unsqueeze(1), a.sign(), reach.unsqueeze(1), value=-1)
         return layout.shaped(end.mul_(over).flatten(0, 1)), of_center, of_radius
 
 
@@ -165,6 +186,43 @@ def lines(lower: Tensor, upper: Tensor, bias: Tensor | None) -> tuple[Tensor, ..
 def minimum(rows: Tensor, center: Tensor, radius: Tensor) -> Tensor:
     """What `Minimum` computes, in the type that autocast asks for."""
     return Minimum.apply(*_cast(rows, center, radius))  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _ordered(*tensors: Tensor | None) -> bool:
+    return all(tensor is None or tensor.is_contiguous() for tensor in tensors)
+
+
+def _bent(a: Tensor, slope: Tensor, more: Tensor, base: Tensor | None, rise: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The rows passed on, and the constants, by compiled code."""
+    if not _ordered(a, slope, more, base, rise) or not kernels.available():
+        return None
+    examples, count, size = a.shape
+    top = rise if base is None else base + rise
+    return kernels.bend(a, kernels.Spots.whole(examples * count, size, each=count), slope, more, base, top)
+
+
+def _bent_back(
+    ctx: Any, a: Tensor, layout: Layout, of_found: Tensor, of_constants: Tensor
+) -> tuple[Tensor | None, ...] | None:
+    """The gradients of `Bend` by compiled code."""
+    _, slope, more, base, rise, weight = ctx.saved_tensors
+    if not _ordered(a, slope, more, base, rise, of_constants) or kernels.addresses(a, of_found) is None:
+        return None
+    layer: Layer | None = ctx.layer
+    inner = layout.flat(of_found if layer is None or weight is None else layer.ahead(of_found, weight)).reshape(a.shape)
+    fresh = layer is not None and weight is not None and inner.is_contiguous()
+    inner = inner if fresh else inner.clone(memory_format=torch.contiguous_format)
+    through = layer is not None and ctx.needs_input_grad[5]
+    top = rise if base is None else base + rise
+    found = kernels.bend_back(a, slope, more, base, top, inner, of_constants, through=through)
+    if found is None:
+        return None
+    passed, of_rows, of_more, of_base, of_top = found
+    of_weight = None
+    if layer is not None and passed is not None:
+        of_weight = layer.in_weight(of_found, layout.shaped(passed.flatten(0, 1)), weight)
+    of_base = None if of_base is None else of_base.add_(of_top)
+    return layout.shaped(of_rows.flatten(0, 1)), None, of_more, of_base, of_top, of_weight, None
 
 
 def _dot(rows: Tensor, value: Tensor) -> Tensor:

@@ -39,6 +39,16 @@ def is_last(x: Tensor) -> bool:
     return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
+def in_order(x: Tensor, rank: int, *, last: bool) -> bool:
+    """Whether values of this rank, one or several, stand in memory in the order of their axes, one after the other, or
+    planes `[channels, height, width]` with the channels `last`."""
+    if not last:
+        return x.is_contiguous()
+    if rank != 3 or x.ndim not in (3, 4):
+        return False
+    return (x if x.ndim == 4 else x.unsqueeze(0)).is_contiguous(memory_format=torch.channels_last)
+
+
 def stands_last(rows: Tensor) -> bool:
     """Whether planes of rows have the channels last in memory, or might as well."""
     return rows.ndim == 4 and rows.is_contiguous(memory_format=torch.channels_last)

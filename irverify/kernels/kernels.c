@@ -1,0 +1,217 @@
+/* Steps over rows of coefficients, one pass over memory each, for tensors of a CPU.
+
+   Every function takes integers only: the size of an element (4 or 8), addresses and extents. What they say is checked
+   by the Python files beside this one, which are the only callers. Sums of a row are taken in double precision once
+   some of its elements have been added up. Products and sums are rounded one by one, as PyTorch does (no contraction),
+   and what is not a number stays none. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
+#define CLONED __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define CLONED
+#endif
+
+#ifdef _MSC_VER
+#define INLINE static __forceinline
+#define RESTRICT __restrict
+#else
+#define INLINE static inline __attribute__((always_inline))
+#define RESTRICT restrict
+#endif
+
+#if defined(_OPENMP) || defined(SIMD)
+#define DO_PRAGMA(text) _Pragma(#text)
+#else
+#define DO_PRAGMA(text)
+#endif
+
+/* Raised whenever what a function takes changes; beside it VERSION in __init__.py. */
+#define VERSION 2
+
+enum { RISE = 1, BASE = 2, TOP = 4 };
+enum { BLOCK = 1024, MANY = 16 * BLOCK };
+
+/* Where the coefficients of rows lie in a value of planes `[owner, outer, plane[0], plane[1], unit]`: at windows
+   `[outer, extent[0], extent[1], unit]` that begin at `scale * place + shift`. */
+typedef struct {
+    int64_t rows, each;               /* rows of an example where `owner` is null, 0 where all are of the first */
+    int64_t outer, unit;
+    int64_t extent[2], plane[2];
+    int64_t starts, scale[2], shift[2]; /* `starts`: the extent of the last axis that places are counted along */
+    const int64_t *place, *owner;     /* null: all at the first place */
+} Grid;
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+INLINE int64_t size_of_row(const Grid *g) { return g->outer * g->extent[0] * g->extent[1] * g->unit; }
+INLINE int64_t size_of_planes(const Grid *g) { return g->outer * g->plane[0] * g->plane[1] * g->unit; }
+
+INLINE int64_t owner_of(const Grid *g, int64_t row) {
+    return g->owner ? g->owner[row] : g->each ? row / g->each : 0;
+}
+
+/* A run of elements that stand together in a row and in the planes: how many zeros are before it in the row, how many
+   elements it has, how many zeros come after it, and where in the planes it begins. */
+typedef struct { int64_t before, count, after, at; } Run;
+
+INLINE Run run_of(const Grid *g, const int64_t begin[2], int64_t outer, int64_t line) {
+    const int64_t whole = g->extent[1] * g->unit, y = begin[0] + line;
+    Run run = {whole, 0, 0, 0};
+    if (y < 0 || y >= g->plane[0]) return run;
+    const int64_t low = least(most(0, -begin[1]), g->extent[1]);
+    const int64_t high = most(low, least(g->extent[1], g->plane[1] - begin[1]));
+    run.before = low * g->unit;
+    run.count = (high - low) * g->unit;
+    run.after = whole - high * g->unit;
+    run.at = ((outer * g->plane[0] + y) * g->plane[1] + begin[1] + low) * g->unit;
+    return run;
+}
+
+INLINE void begin_of(const Grid *g, int64_t row, int64_t begin[2]) {
+    const int64_t place = g->place ? g->place[row] : 0;
+    begin[0] = g->scale[0] * (place / g->starts) + g->shift[0];
+    begin[1] = g->scale[1] * (place % g->starts) + g->shift[1];
+}
+
+/* Windows of a convolution that begin `first` elements before a plane, the channels last in both. */
+typedef struct { int64_t windows[2], taps[2], unit, stride[2], first[2], plane[2]; } Taps;
+
+#define REAL float
+#define NAME(name) name##_single
+#include "rows.h"
+#undef REAL
+#undef NAME
+#define REAL double
+#define NAME(name) name##_double
+#include "rows.h"
+#undef REAL
+#undef NAME
+
+/* The face to Python */
+
+enum { MOST = 32, GRID = 15 };
+
+static int taken(PyObject *const *given, Py_ssize_t count, Py_ssize_t wanted, int64_t *found) {
+    if (count != wanted) {
+        PyErr_Format(PyExc_TypeError, "%zd numbers wanted, %zd given", wanted, count);
+        return 0;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        found[i] = PyLong_AsLongLong(given[i]);
+        if (found[i] == -1 && PyErr_Occurred()) return 0;
+    }
+    return 1;
+}
+
+#define AT(value) ((void *)(intptr_t)(value))
+
+/* rows, each, outer, unit, extent 2, plane 2, starts, scale 2, shift 2, place, owner */
+static Grid grid_of(const int64_t *v) {
+    Grid g = {v[0], v[1], v[2], v[3], {v[4], v[5]}, {v[6], v[7]}, v[8], {v[9], v[10]}, {v[11], v[12]},
+              AT(v[13]), AT(v[14])};
+    return g;
+}
+
+#define BEGIN(wanted)                                                 \
+    int64_t v[MOST];                                                  \
+    if (!taken(given, count, wanted, v)) return NULL;                 \
+    const int threads = (int)v[1];                                    \
+    Py_BEGIN_ALLOW_THREADS
+#define CALL(name, ...) v[0] == 4 ? name##_single(threads, __VA_ARGS__) : name##_double(threads, __VA_ARGS__)
+#define END                                                           \
+    Py_END_ALLOW_THREADS                                              \
+    Py_RETURN_NONE;
+#define METHOD(name) static PyObject *name(PyObject *self, PyObject *const *given, Py_ssize_t count)
+
+METHOD(bend) {
+    BEGIN(2 + GRID + 7)
+    const Grid g = grid_of(v + 2);
+    const int64_t *w = v + 2 + GRID;
+    CALL(bend, &g, AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]), AT(w[6]));
+    END
+}
+
+METHOD(bend_back) {
+    BEGIN(2 + 3 + 12)
+    const int64_t *w = v + 5;
+    CALL(bend_back, v[2], v[3], v[4], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]), AT(w[6]), AT(w[7]),
+         AT(w[8]), AT(w[9]), AT(w[10]), AT(w[11]));
+    END
+}
+
+METHOD(minimum) {
+    BEGIN(2 + GRID + 4)
+    const Grid g = grid_of(v + 2);
+    const int64_t *w = v + 2 + GRID;
+    CALL(minimum, &g, AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]));
+    END
+}
+
+METHOD(minimum_back) {
+    BEGIN(2 + 3 + 7)
+    const int64_t *w = v + 5;
+    CALL(minimum_back, v[2], v[3], v[4], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]), AT(w[6]));
+    END
+}
+
+METHOD(spread) {
+    BEGIN(2 + GRID + 2)
+    const Grid g = grid_of(v + 2);
+    CALL(spread, &g, AT(v[2 + GRID]), AT(v[3 + GRID]));
+    END
+}
+
+METHOD(fold) {
+    BEGIN(2 + 1 + 11 + 2)
+    const int64_t *w = v + 3;
+    const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
+    CALL(fold, v[2], &t, AT(w[11]), AT(w[12]));
+    END
+}
+
+METHOD(half_zero) {
+    BEGIN(2 + 1 + 5)
+    CALL(half_zero, v[2], AT(v[3]), AT(v[4]), AT(v[5]), AT(v[6]), AT(v[7]));
+    END
+}
+
+METHOD(half_zero_back) {
+    BEGIN(2 + 1 + 7)
+    CALL(half_zero_back, v[2], AT(v[3]), AT(v[4]), AT(v[5]), AT(v[6]), AT(v[7]), AT(v[8]), AT(v[9]));
+    END
+}
+
+METHOD(half_parallel) {
+    BEGIN(2 + 1 + 5)
+    CALL(half_parallel, v[2], AT(v[3]), AT(v[4]), AT(v[5]), AT(v[6]), AT(v[7]));
+    END
+}
+
+METHOD(half_parallel_back) {
+    BEGIN(2 + 1 + 6)
+    CALL(half_parallel_back, v[2], AT(v[3]), AT(v[4]), AT(v[5]), AT(v[6]), AT(v[7]), AT(v[8]));
+    END
+}
+
+#define ENTRY(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
+
+static PyMethodDef methods[] = {
+    ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(spread), ENTRY(fold),
+    ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),
+    {NULL, NULL, 0, NULL},
+};
+
+static int loaded(PyObject *module) { return PyModule_AddIntConstant(module, "VERSION", VERSION); }
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, loaded}, {0, NULL}};
+
+static struct PyModuleDef definition = {
+    .m_base = PyModuleDef_HEAD_INIT, .m_name = "_kernels", .m_size = 0, .m_methods = methods, .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__kernels(void) { return PyModuleDef_Init(&definition); }

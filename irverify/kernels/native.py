@@ -1,0 +1,60 @@
+"""The compiled code, and the addresses that it takes."""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+
+import torch  # before the compiled code, so that both share one library of threads
+from torch import Tensor
+
+VERSION = 2
+"""That of the functions of kernels.c which are called here."""
+OFF = "IRVERIFY_KERNELS"
+"""The environment variable that turns compiled code off: 0."""
+THREADED = 2**16
+"""From so many elements on work is shared among threads."""
+
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+
+
+def _load() -> ModuleType | None:
+    if os.environ.get(OFF) == "0":
+        return None
+    try:
+        from irverify.kernels import _kernels
+    except ImportError:  # there was no C compiler
+        return None
+    return _kernels if _kernels.VERSION == VERSION else None
+
+
+native = _load()
+
+
+def available() -> bool:
+    """Whether there is compiled code."""
+    return native is not None
+
+
+def head(like: Tensor) -> tuple[int, int]:
+    """What each compiled function takes first: the size of an element, and on how many threads to work."""
+    return like.element_size(), torch.get_num_threads() if like.numel() >= THREADED else 1
+
+
+def addresses(first: Tensor, *others: Tensor | None) -> list[int] | None:
+    """Where tensors begin, 0 for None; None where compiled code cannot read them."""
+    dtype = first.dtype
+    if native is None or torch.compiler.is_compiling() or (dtype != torch.float32 and dtype != torch.float64):
+        return None
+    found = []
+    try:
+        for tensor in (first, *others):
+            if tensor is None:
+                found.append(0)
+            elif type(tensor) in _PLAIN and tensor.is_cpu and tensor.dtype == dtype:
+                found.append(tensor.data_ptr())
+            else:
+                return None
+    except RuntimeError:  # a function transform's tensor has no memory
+        return None
+    return found

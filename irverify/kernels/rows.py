@@ -1,0 +1,125 @@
+"""Rows of coefficients over values, through lines around these values, to their minimum over a box, and over planes.
+
+Rows `[rows, size]` stand one after the other in memory. What they meet has an entry for each element of a value, for
+one example or several, one after the other: `[examples, elements]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from irverify.kernels.native import addresses, head, native
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Where the coefficients of rows lie in a value, and of which example each row is: `owner` `[rows]`, or `each` rows
+    of every example in turn, or all of the first."""
+
+    numbers: tuple[int, ...]
+    size: int
+    place: Tensor | None = None
+    owner: Tensor | None = None
+
+    @staticmethod
+    def whole(rows: int, size: int, each: int = 0, owner: Tensor | None = None) -> Spots:
+        """Rows that have a coefficient for every element."""
+        return Spots((rows, each, 1, size, 1, 1, 1, 1, 1, 1, 1, 0, 0), size, None, owner)
+
+    @staticmethod
+    def windows(
+        channels: int,
+        window: tuple[int, int],
+        plane: tuple[int, int],
+        starts: int,
+        scale: tuple[int, int],
+        shift: tuple[int, int],
+        place: Tensor,
+        owner: Tensor | None,
+        *,
+        last: bool,
+    ) -> Spots:
+        """Windows over planes, the channels `last` in both or before their axes. A window begins at
+        `scale * place + shift`, of places counted along planes whose last axis has `starts` of them."""
+        outer, unit = (1, channels) if last else (channels, 1)
+        numbers = (place.shape[0], 0, outer, unit, *window, *plane, starts, *scale, *shift)
+        return Spots(numbers, channels * window[0] * window[1], place, owner)
+
+    @property
+    def planes(self) -> int:
+        """How many elements the value has."""
+        return self.numbers[2] * self.numbers[3] * self.numbers[6] * self.numbers[7]
+
+    def told(self) -> tuple[int, ...]:
+        """As compiled code takes it."""
+        pointers = (0 if index is None else index.data_ptr() for index in (self.place, self.owner))
+        return (*self.numbers, *pointers)
+
+
+def bend(
+    rows: Tensor, spots: Spots, slope: Tensor, rise: Tensor | None, base: Tensor | None, top: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """`a slope + min(a, 0) rise`, stored as the rows `a` are, and `max(a, 0) . base + min(a, 0) . top`, `[rows]`."""
+    found = addresses(rows, slope, rise, base, top)
+    if found is None or native is None:
+        return None
+    passed, constants = torch.empty_like(rows), rows.new_empty(spots.numbers[0])
+    native.bend(*head(rows), *spots.told(), *found, passed.data_ptr(), constants.data_ptr())
+    return passed, constants
+
+
+def bend_back(
+    rows: Tensor, slope: Tensor, rise: Tensor, base: Tensor | None, top: Tensor,
+    inner: Tensor, outer: Tensor, *, through: bool,
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None, Tensor] | None:  # fmt: skip
+    """For rows `[examples, count, size]` and what each example has `[examples, size]`: the rows passed on (with
+    `through`), and the gradients in rows, rise, base and top from those in them, `inner`, and in the constants, `outer`
+    `[examples, count]`. The gradient in the rows takes the memory of `inner`."""
+    found = addresses(rows, slope, rise, base, top, inner, outer)
+    if found is None or native is None:
+        return None
+    passed = torch.empty_like(rows) if through else None
+    of_rise, of_top = torch.empty_like(rise), torch.empty_like(top)
+    of_base = None if base is None else torch.empty_like(base)
+    results = [0 if tensor is None else tensor.data_ptr() for tensor in (passed, inner, of_rise, of_base, of_top)]
+    native.bend_back(*head(rows), *rows.shape, *found, *results)
+    return passed, inner, of_rise, of_base, of_top
+
+
+def minimum(rows: Tensor, spots: Spots, center: Tensor, radius: Tensor) -> Tensor | None:
+    """`a . center - |a| . radius` for each row, `[rows]`."""
+    found = addresses(rows, center, radius)
+    if found is None or native is None:
+        return None
+    least = rows.new_empty(spots.numbers[0])
+    native.minimum(*head(rows), *spots.told(), *found, least.data_ptr())
+    return least
+
+
+def minimum_back(
+    rows: Tensor, center: Tensor, radius: Tensor, outer: Tensor, *, of_center: bool, of_radius: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+    """The gradients of the minimum of rows `[examples, count, size]` in these, in centre and in radius, from `outer`
+    `[examples, count]`."""
+    found = addresses(rows, center, radius, outer)
+    if found is None or native is None:
+        return None
+    results = torch.empty_like(rows), *(
+        torch.empty_like(part) if wanted else None for part, wanted in ((center, of_center), (radius, of_radius))
+    )
+    places = [0 if tensor is None else tensor.data_ptr() for tensor in results]
+    native.minimum_back(*head(rows), *rows.shape, *found, *places)
+    return results[0], results[1], results[2]
+
+
+def spread(rows: Tensor, spots: Spots) -> Tensor | None:
+    """The rows over whole planes `[rows, elements]`, zero where no window reaches."""
+    found = addresses(rows)
+    if found is None or native is None:
+        return None
+    planes = rows.new_empty(spots.numbers[0], spots.planes)
+    native.spread(*head(planes), *spots.told(), *found, planes.data_ptr())
+    return planes
