@@ -23,17 +23,23 @@ from irverify.ir.first_order import first_order
 class Lines(torch.autograd.Function):
     """Lines around a ReLU (Zhang et al. 2018), `slope z <= relu(z) <= high z + top` for l <= z <= u: high is
     u / (u - l) and top is -l u / (u - l), with l at most 0 and u at least 0; the slope below is 1 where u > -l, else 0,
-    and has no derivative. Gives slope, `high - slope` and top. First derivatives only.
+    and has no derivative. Gives slope, `high - slope`, and the constants of both lines as functions of x, where
+    z = x + offset: `slope offset` and `top + high offset`. First derivatives only.
 
     A bound that is not a number makes lines that are none.
     """
 
     @staticmethod
-    def forward(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(lower: Tensor, upper: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        found = kernels.lines(lower, upper, offset)
+        if found is not None:
+            return found
         above, below, width = _sides(lower, upper)
         high = above / width
         slope = (above > below).to(lower.dtype)
-        return slope, high - slope, high * below
+        if offset is None:
+            return slope, high - slope, None, high * below
+        return slope, high - slope, slope * offset, high * (below + offset)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -42,12 +48,23 @@ class Lines(torch.autograd.Function):
 
     @staticmethod
     @first_order
-    def backward(ctx: Any, _: Tensor, of_high: Tensor, of_top: Tensor) -> tuple[Tensor, Tensor]:
-        lower, upper = ctx.saved_tensors
+    def backward(
+        ctx: Any, _: Tensor, of_rise: Tensor, of_base: Tensor | None, of_top: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        lower, upper, offset = ctx.saved_tensors
+        if offset is None:
+            of_base = None
+        found = kernels.lines_back(lower, upper, offset, of_rise, of_base, of_top)
+        if found is not None:
+            return found
         above, below, width = _sides(lower, upper)
-        steep, high, rest = of_high / width, above / width, below / width
+        high, rest, of_offset = above / width, below / width, None
+        if offset is not None and of_base is not None:
+            of_offset = (of_top * high).addcmul_(of_base, (above > below).to(lower.dtype)).sum(0)
+            of_rise = torch.addcmul(of_rise, of_top, offset)
+        steep = of_rise / width
         of_lower = torch.addcmul(steep, high, of_top, value=-1).mul_(high).mul_(lower < 0)
-        return of_lower, steep.addcmul_(rest, of_top).mul_(rest).mul_(upper > 0)
+        return of_lower, steep.addcmul_(rest, of_top).mul_(rest).mul_(upper > 0), of_offset
 
 
 def _sides(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,9 +76,9 @@ def _sides(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 class Bend(torch.autograd.Function):
     """For rows `a` `[batch * count, *shape]` over `relu(z)`, and for each example `[batch, size]` the slope of the line
-    below, `more` of the line above, `base` and `rise` of the constants:
+    below, what that of the line above has more, and their constants `base`, zero if None, and `top`:
 
-        passed = a slope + min(a, 0) more        constants = a . base + min(a, 0) . rise
+        passed = a slope + min(a, 0) more        constants = max(a, 0) . base + min(a, 0) . top
 
     gives the rows `passed W` over the operand of the layer z = W x + b, or `passed` without a layer, and the constants
     `[batch * count]`. First derivatives only, and none in the slope.
@@ -69,15 +86,15 @@ class Bend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        rows: Tensor, slope: Tensor, more: Tensor, base: Tensor | None, rise: Tensor,
+        rows: Tensor, slope: Tensor, more: Tensor, base: Tensor | None, top: Tensor,
         weight: Tensor | None, layer: Layer | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         layout = Layout.of(rows.shape[1:], rows)
         a = layout.flat(rows).unflatten(0, (len(slope), -1))
-        found = _bent(a, slope, more, base, rise)
+        found = _bent(a, slope, more, base, top)
         if found is None:
             negative = a.clamp(max=0)
-            constants = _dot(negative, rise) if base is None else _dot(negative, rise) + _dot(a, base)
+            constants = _dot(negative, top) if base is None else _dot(negative, top - base) + _dot(a, base)
             passed = (a * slope.unsqueeze(1)).addcmul_(negative, more.unsqueeze(1))
         else:
             passed, constants = found
@@ -92,7 +109,7 @@ class Bend(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, of_found: Tensor, of_constants: Tensor) -> tuple[Tensor | None, ...]:
-        rows, slope, more, base, rise, weight = ctx.saved_tensors
+        rows, slope, more, base, top, weight = ctx.saved_tensors
         layer: Layer | None = ctx.layer
         layout = Layout.of(rows.shape[1:], rows)
         a = layout.flat(rows).unflatten(0, (len(slope), -1))
@@ -105,15 +122,16 @@ class Bend(torch.autograd.Function):
             of_weight = layer.in_weight(of_found, layout.shaped((a * bend).flatten(0, 1)), weight)
         gradient = layout.flat(of_found if layer is None or weight is None else layer.ahead(of_found, weight))
         gradient, constant = gradient.reshape(a.shape), of_constants.reshape(*a.shape[:2], 1)
-        tilt = below * rise.unsqueeze(1)
+        tilt = below * (top if base is None else top - base).unsqueeze(1)
         if base is not None:
             tilt += base.unsqueeze(1)
-            of_base = torch.matmul(constant.mT, a).squeeze(1)
         of_rows = (gradient * bend).addcmul_(constant, tilt)
         negative = below.mul_(a)
-        of_rise = torch.matmul(constant.mT, negative).squeeze(1)
+        of_top = torch.matmul(constant.mT, negative).squeeze(1)
+        if base is not None:
+            of_base = torch.matmul(constant.mT, a).squeeze(1) - of_top
         of_more = negative.mul_(gradient).sum(1)
-        return layout.shaped(of_rows.flatten(0, 1)), None, of_more, of_base, of_rise, of_weight, None
+        return layout.shaped(of_rows.flatten(0, 1)), None, of_more, of_base, of_top, of_weight, None
 
 
 class Minimum(torch.autograd.Function):
@@ -168,19 +186,17 @@ class BendStep(nn.Module):
         self._layer = layer
 
     def forward(self, rows: Tensor, lines: Sequence[Tensor], weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`lines` are slope, more, rise and, with a bias, base."""
-        slope, more, rise, base = (*lines, None)[:4]
-        return Bend.apply(*_cast(rows, slope, more, base, rise, weight), self._layer)  # type: ignore[no-untyped-call, no-any-return]
+        """`lines` are slope, more, top and, with a bias, base."""
+        slope, more, top, base = (*lines, None)[:4]
+        return Bend.apply(*_cast(rows, slope, more, base, top, weight), self._layer)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def lines(lower: Tensor, upper: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
     """What `BendStep` takes: lines around a ReLU, whose operand has a bias `[channels]` that is no part of the rows."""
     layout = Layout.of(lower.shape[1:], lower)
-    slope, more, top = Lines.apply(layout.flat(lower), layout.flat(upper))  # type: ignore[no-untyped-call]
-    if bias is None:
-        return slope, more, top
-    offset = layout.spread(bias)
-    return slope, more, torch.addcmul(top, more, offset), slope * offset
+    offset = None if bias is None else layout.spread(bias)
+    slope, more, base, top = Lines.apply(layout.flat(lower), layout.flat(upper), offset)  # type: ignore[no-untyped-call]
+    return (slope, more, top) if base is None else (slope, more, top, base)
 
 
 def minimum(rows: Tensor, center: Tensor, radius: Tensor) -> Tensor:
@@ -192,12 +208,11 @@ def _ordered(*tensors: Tensor | None) -> bool:
     return all(tensor is None or tensor.is_contiguous() for tensor in tensors)
 
 
-def _bent(a: Tensor, slope: Tensor, more: Tensor, base: Tensor | None, rise: Tensor) -> tuple[Tensor, Tensor] | None:
+def _bent(a: Tensor, slope: Tensor, more: Tensor, base: Tensor | None, top: Tensor) -> tuple[Tensor, Tensor] | None:
     """The rows passed on, and the constants, by compiled code."""
-    if not _ordered(a, slope, more, base, rise) or not kernels.available():
+    if not _ordered(a, slope, more, base, top):
         return None
     examples, count, size = a.shape
-    top = rise if base is None else base + rise
     return kernels.bend(a, kernels.Spots.whole(examples * count, size, each=count), slope, more, base, top)
 
 
@@ -205,15 +220,14 @@ def _bent_back(
     ctx: Any, a: Tensor, layout: Layout, of_found: Tensor, of_constants: Tensor
 ) -> tuple[Tensor | None, ...] | None:
     """The gradients of `Bend` by compiled code."""
-    _, slope, more, base, rise, weight = ctx.saved_tensors
-    if not _ordered(a, slope, more, base, rise, of_constants) or kernels.addresses(a, of_found) is None:
+    _, slope, more, base, top, weight = ctx.saved_tensors
+    if not _ordered(a, slope, more, base, top, of_constants) or kernels.addresses(a, of_found) is None:
         return None
     layer: Layer | None = ctx.layer
     inner = layout.flat(of_found if layer is None or weight is None else layer.ahead(of_found, weight)).reshape(a.shape)
     fresh = layer is not None and weight is not None and inner.is_contiguous()
     inner = inner if fresh else inner.clone(memory_format=torch.contiguous_format)
     through = layer is not None and ctx.needs_input_grad[5]
-    top = rise if base is None else base + rise
     found = kernels.bend_back(a, slope, more, base, top, inner, of_constants, through=through)
     if found is None:
         return None
@@ -221,7 +235,6 @@ def _bent_back(
     of_weight = None
     if layer is not None and passed is not None:
         of_weight = layer.in_weight(of_found, layout.shaped(passed.flatten(0, 1)), weight)
-    of_base = None if of_base is None else of_base.add_(of_top)
     return layout.shaped(of_rows.flatten(0, 1)), None, of_more, of_base, of_top, of_weight, None
 
 

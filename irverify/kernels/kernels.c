@@ -31,7 +31,7 @@
 #endif
 
 /* Raised whenever what a function takes changes; beside it VERSION in __init__.py. */
-#define VERSION 2
+#define VERSION 3
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -174,6 +174,21 @@ METHOD(fold) {
     END
 }
 
+METHOD(lines) {
+    BEGIN(2 + 2 + 7)
+    const int64_t *w = v + 4;
+    CALL(lines, v[2], v[3], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]), AT(w[6]));
+    END
+}
+
+METHOD(lines_back) {
+    BEGIN(2 + 2 + 9)
+    const int64_t *w = v + 4;
+    CALL(lines_back, v[2], v[3], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]), AT(w[6]), AT(w[7]),
+         AT(w[8]));
+    END
+}
+
 METHOD(half_zero) {
     BEGIN(2 + 1 + 5)
     CALL(half_zero, v[2], AT(v[3]), AT(v[4]), AT(v[5]), AT(v[6]), AT(v[7]));
@@ -201,7 +216,7 @@ METHOD(half_parallel_back) {
 #define ENTRY(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 
 static PyMethodDef methods[] = {
-    ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(spread), ENTRY(fold),
+    ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(spread), ENTRY(fold), ENTRY(lines), ENTRY(lines_back),
     ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),
     {NULL, NULL, 0, NULL},
 };
