@@ -10,6 +10,7 @@ from torch import Tensor
 from irverify.backends.torch.layout import Layout
 from irverify.ir.ops import Conv
 from irverify.ir.ops.conv import CONV
+from irverify.ir.ops.memory import channels_last
 from irverify.ir.ops.moves import Moves
 from irverify.ir.ops.scatter import WEIGHT_GRADIENT, Steps, scatter
 
@@ -59,7 +60,7 @@ class Convolution:
         moves = self._moves(weight)
         convolve = CONV[weight.ndim - 2]
         return convolve(
-            moves.operand(gradient), weight, None, moves.stride, moves.padding, moves.dilation, self.op.groups
+            moves.operand(gradient), channels_last(weight), None, moves.stride, moves.padding, moves.dilation, self.op.groups
         )
 
     def in_weight(self, gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
