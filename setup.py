@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -22,7 +22,7 @@ class Build(build_ext):
             ext.extra_compile_args, ext.extra_link_args = [*PLAIN, *THREADS], THREADS
             super().build_extension(ext)
         except Exception as error:  # compilers and linkers fail in many ways
-            print(f"irverify: kernels without threads ({error})", file=sys.stderr)
+            logging.getLogger(__name__).warning("irverify: kernels without threads (%s)", error)
             ext.extra_compile_args, ext.extra_link_args = PLAIN, []
             super().build_extension(ext)
 

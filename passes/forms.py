@@ -15,8 +15,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from irverify import kernels as compiled
 from irverify.ir.ops.memory import in_order, prefers_last, taken
+from irverify.kernels import available
+from irverify.kernels import rows as compiled
 from irverify.passes.windows import Grid, Windows
 from irverify.regions.base import rowwise
 
@@ -243,7 +244,7 @@ def as_compiled(form: Wide, tensors: Sequence[Tensor | None]) -> tuple[compiled.
 
 def minimum(form: Wide, center: Tensor, radius: Tensor) -> Tensor:
     """The minimum of each row over the box of this centre and radius, `[rows]`."""
-    told = as_compiled(form, (center, radius)) if compiled.available() else None
+    told = as_compiled(form, (center, radius)) if available() else None
     if told is not None:
         spots, (middle, reach) = told
         assert middle is not None

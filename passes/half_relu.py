@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from irverify import kernels
 from irverify.ir.first_order import first_order
 from irverify.ir.ops.memory import stored_as
+from irverify.kernels import halves
 from irverify.passes.lines import Choice
 
 TINY = 1e-15
@@ -53,7 +53,7 @@ class Zero:
     is 0."""
 
     def ahead(self, center: Tensor, gap: Tensor, free: bool) -> Kept:
-        if (kept := kernels.half_zero(center, gap, free=free)) is not None:
+        if (kept := halves.half_zero(center, gap, free=free)) is not None:
             return kept
         half = torch.lerp(center, gap, 0.5)
         found = _cut(half, gap, gap if free else None)
@@ -63,7 +63,7 @@ class Zero:
         """Slopes 1/2 and 1/2 in z_nom and v where the ReLU is unstable, 0 and 1 where it is active."""
         result, found, half = kept
         outer, inner = stored_as(result, outer), stored_as(result, inner)
-        if (gradients := kernels.half_zero_back(kept, outer, inner, free=free)) is not None:
+        if (gradients := halves.half_zero_back(kept, outer, inner, free=free)) is not None:
             return gradients
         above = half - found
         active = _passed(inner, above, above)
@@ -76,7 +76,7 @@ class Parallel:
     """Eq. 7, by the slope s = t / v of both lines: `v s (2 - s)`."""
 
     def ahead(self, center: Tensor, gap: Tensor, free: bool) -> Kept:
-        if (kept := kernels.half_parallel(center, gap, free=free)) is not None:
+        if (kept := halves.half_parallel(center, gap, free=free)) is not None:
             return kept
         width = gap.clamp(min=TINY)
         half = torch.lerp(center, width, 0.5)
@@ -88,7 +88,7 @@ class Parallel:
         """With `s = (z_nom + v) / (2 v)`: slopes `1 - s` and `1 - s (1 - s)`; 0 and 1 where the ReLU is active."""
         result, _, slope = kept
         outer, inner = stored_as(result, outer), stored_as(result, inner)
-        if (gradients := kernels.half_parallel_back((result, slope), outer, inner, free=free)) is not None:
+        if (gradients := halves.half_parallel_back((result, slope), outer, inner, free=free)) is not None:
             return gradients
         inner = _passed(inner, slope, inner if free else None)
         by_center = torch.addcmul(inner, inner, slope, value=-1)

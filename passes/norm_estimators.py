@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from irverify.ir.first_order import first_order
-from irverify.ir.ops.memory import descending
+from irverify.ir.ops.memory import descending, stored_as
+from irverify.kernels.columns import middle_back
 
 BISECTIONS = 200
 
@@ -55,6 +56,9 @@ class _Median(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         projected, low, high = ctx.saved_tensors
+        found = middle_back(projected, low, high, stored_as(low, gradient))
+        if found is not None:
+            return found
         half, result = gradient.unsqueeze(1) / 2, torch.empty_like(projected)
         # Example by example on a CPU: then what it takes stays in a cache.
         step = 1 if projected.device.type == "cpu" else len(projected)

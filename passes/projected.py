@@ -20,6 +20,7 @@ from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import Elementwise, Linear, LinearOp, Reshape, Spec
 from irverify.ir.ops.memory import flat_with, is_last, stored_as
 from irverify.ir.params import value
+from irverify.kernels import columns as compiled
 from irverify.passes.interval import product
 
 
@@ -80,13 +81,18 @@ class _Bent(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, columns: Tensor, slope: Tensor, radius: Tensor, drawn: Tensor) -> Tensor:
         ctx.save_for_backward(columns, slope, radius, drawn)
-        return (columns * slope.unsqueeze(1)).addcmul_(radius.unsqueeze(1), drawn)
+        found = compiled.columns(columns, slope, radius, drawn)
+        return (columns * slope.unsqueeze(1)).addcmul_(radius.unsqueeze(1), drawn) if found is None else found
 
     @staticmethod
     @first_order
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         columns, slope, _, drawn = ctx.saved_tensors
-        gradient, drawn = stored_as(columns, gradient), drawn.expand(1, *columns.shape[1:])
+        gradient = stored_as(columns, gradient)
+        found = compiled.columns_back(columns, slope, drawn, gradient)
+        if found is not None:
+            return *found, None
+        drawn = drawn.expand(1, *columns.shape[1:])
         of_columns, like = torch.empty_like(columns), columns[:, 0]
         of_slope, of_radius = torch.empty_like(like), torch.empty_like(like)
         step = 1 if gradient.device.type == "cpu" else len(gradient)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from irverify import kernels as compiled
 from irverify.ir.ops import Reshape
 from irverify.ir.ops.memory import planes_last
+from irverify.kernels import available
+from irverify.kernels import rows as compiled
 from irverify.passes.backward import Context
 from irverify.passes.forms import Wide, as_compiled, pieces, products
 from irverify.passes.propagate import Interval
@@ -43,9 +44,9 @@ class Lines:
     def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
         """Rows over the operand, and their constants: the line below where a coefficient is positive, else above."""
         coefficients = form.coefficients
-        found = self._at_once(form) if compiled.available() else None
-        if found is not None:
-            return found
+        at_once = self._at_once(form) if available() else None
+        if at_once is not None:
+            return at_once
         given = [part for part in (self.slope, self.rise, self.base, self.top) if part is not None]
         if torch.is_grad_enabled() and any(part.requires_grad for part in (coefficients, *given)):
             passed, constant = self._bent(coefficients, form.at(given), differentiable=True)

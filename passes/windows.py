@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from irverify import kernels as compiled
 from irverify.ir.ops import Conv
 from irverify.ir.ops.memory import in_order, prefers_last, settled, stands_last, taken
 from irverify.ir.ops.padding import Pairs, pad_spatial
 from irverify.ir.ops.scatter import Steps, scatter
 from irverify.ir.params import value
+from irverify.kernels import rows as compiled
 
 SHARE = 0.6
 """Windows that cover more than this share of a plane are not worth their while,"""
@@ -174,11 +174,12 @@ class Windows:
         grid, window = self.grid, self.window
         if len(window) > 2:
             return None
-        one = len(window) == 1
-        extents, plane = ((1, *window), (1, *grid.plane)) if one else (window, grid.plane)
-        scale, shift = ((1, *grid.scale), (0, *grid.shift)) if one else (grid.scale, grid.shift)
-        shape = self.coefficients.shape[1], extents, plane
-        return compiled.Spots.windows(*shape, grid.starts[-1], scale, shift, self.place, self.owner, last=last)
+        before = (1,) * (2 - len(window))
+        frame = compiled.Frame(
+            extents=(*before, *window), plane=(*before, *grid.plane), starts=grid.starts[-1],
+            scale=(*before, *grid.scale), shift=((0,) * len(before)) + grid.shift,
+        )  # fmt: skip
+        return compiled.Spots.windows(self.coefficients.shape[1], frame, self.place, self.owner, last=last)
 
     def _spread(self) -> Tensor | None:
         """`dense` by compiled code."""

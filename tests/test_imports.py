@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Lowest first. A new room (a module or package directly under irverify) gets its place here.
 FLOORS = (
-    {"errors", "rounding", "cores", "allocator", "autocast"},
+    {"errors", "rounding", "cores", "allocator", "autocast", "kernels"},
     {"ir"},
     {"regions", "properties"},
     {"frontends", "pipeline"},

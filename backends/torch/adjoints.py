@@ -59,9 +59,8 @@ class Convolution:
     def ahead(self, gradient: Tensor, weight: Tensor) -> Tensor:
         moves = self._moves(weight)
         convolve = CONV[weight.ndim - 2]
-        return convolve(
-            moves.operand(gradient), channels_last(weight), None, moves.stride, moves.padding, moves.dilation, self.op.groups
-        )
+        operand, weight = moves.operand(gradient), channels_last(weight)
+        return convolve(operand, weight, None, moves.stride, moves.padding, moves.dilation, self.op.groups)
 
     def in_weight(self, gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         moves = self._moves(weight)

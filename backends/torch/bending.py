@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from irverify import kernels
 from irverify.backends.torch.adjoints import Layer
 from irverify.backends.torch.layout import Layout
 from irverify.ir.first_order import first_order
+from irverify.kernels import available, bounds
+from irverify.kernels import rows as compiled
 
 
 class Lines(torch.autograd.Function):
@@ -31,7 +32,7 @@ class Lines(torch.autograd.Function):
 
     @staticmethod
     def forward(lower: Tensor, upper: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        found = kernels.lines(lower, upper, offset)
+        found = bounds.lines(lower, upper, offset)
         if found is not None:
             return found
         above, below, width = _sides(lower, upper)
@@ -54,7 +55,7 @@ class Lines(torch.autograd.Function):
         lower, upper, offset = ctx.saved_tensors
         if offset is None:
             of_base = None
-        found = kernels.lines_back(lower, upper, offset, of_rise, of_base, of_top)
+        found = bounds.lines_back(lower, upper, offset, of_rise, of_base, of_top)
         if found is not None:
             return found
         above, below, width = _sides(lower, upper)
@@ -144,7 +145,7 @@ class Minimum(torch.autograd.Function):
         a = layout.flat(rows).unflatten(0, (len(center), -1))
         middle, reach = layout.flat(center), layout.flat(radius)
         if _ordered(a, middle, reach):
-            found = kernels.minimum(a, kernels.Spots.whole(rows.shape[0], a.shape[2], each=a.shape[1]), middle, reach)
+            found = compiled.minimum(a, compiled.Spots.whole(rows.shape[0], a.shape[2], each=a.shape[1]), middle, reach)
             if found is not None:
                 return found
         return _dot(a, middle) - _dot(a.abs(), reach)
@@ -163,7 +164,7 @@ class Minimum(torch.autograd.Function):
         middle, reach = layout.flat(center), layout.flat(radius)
         if _ordered(a, middle, reach, of_found):
             wanted = {"of_center": ctx.needs_input_grad[1], "of_radius": ctx.needs_input_grad[2]}
-            found = kernels.minimum_back(a, middle, reach, of_found, **wanted)
+            found = compiled.minimum_back(a, middle, reach, of_found, **wanted)
             if found is not None:
                 of_rows, *rest = found
                 return layout.shaped(of_rows.flatten(0, 1)), *(
@@ -213,7 +214,7 @@ def _bent(a: Tensor, slope: Tensor, more: Tensor, base: Tensor | None, top: Tens
     if not _ordered(a, slope, more, base, top):
         return None
     examples, count, size = a.shape
-    return kernels.bend(a, kernels.Spots.whole(examples * count, size, each=count), slope, more, base, top)
+    return compiled.bend(a, compiled.Spots.whole(examples * count, size, each=count), slope, more, base, top)
 
 
 def _bent_back(
@@ -221,14 +222,14 @@ def _bent_back(
 ) -> tuple[Tensor | None, ...] | None:
     """The gradients of `Bend` by compiled code."""
     _, slope, more, base, top, weight = ctx.saved_tensors
-    if not _ordered(a, slope, more, base, top, of_constants) or kernels.addresses(a, of_found) is None:
+    if not _ordered(a, slope, more, base, top, of_constants) or not available():
         return None
     layer: Layer | None = ctx.layer
     inner = layout.flat(of_found if layer is None or weight is None else layer.ahead(of_found, weight)).reshape(a.shape)
     fresh = layer is not None and weight is not None and inner.is_contiguous()
     inner = inner if fresh else inner.clone(memory_format=torch.contiguous_format)
     through = layer is not None and ctx.needs_input_grad[5]
-    found = kernels.bend_back(a, slope, more, base, top, inner, of_constants, through=through)
+    found = compiled.bend_back(a, slope, more, base, top, inner, of_constants, through=through)
     if found is None:
         return None
     passed, of_rows, of_more, of_base, of_top = found

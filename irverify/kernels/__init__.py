@@ -5,13 +5,6 @@ than single and double precision, for tensors that stand in memory in another or
 function transforms. No derivatives are recorded.
 """
 
-from irverify.kernels.bounds import lines, lines_back
-from irverify.kernels.folding import fold
-from irverify.kernels.halves import half_parallel, half_parallel_back, half_zero, half_zero_back
-from irverify.kernels.native import addresses, available
-from irverify.kernels.rows import Spots, bend, bend_back, minimum, minimum_back, spread
+from irverify.kernels.native import available
 
-__all__ = [
-    "Spots", "addresses", "available", "bend", "bend_back", "fold", "half_parallel", "half_parallel_back",
-    "half_zero", "half_zero_back", "lines", "lines_back", "minimum", "minimum_back", "spread",
-]  # fmt: skip
+__all__ = ["available"]

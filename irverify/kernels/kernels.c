@@ -31,7 +31,7 @@
 #endif
 
 /* Raised whenever what a function takes changes; beside it VERSION in __init__.py. */
-#define VERSION 3
+#define VERSION 4
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -189,6 +189,27 @@ METHOD(lines_back) {
     END
 }
 
+METHOD(columns) {
+    BEGIN(2 + 3 + 5)
+    const int64_t *w = v + 5;
+    CALL(columns, v[2], v[3], v[4], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]));
+    END
+}
+
+METHOD(columns_back) {
+    BEGIN(2 + 3 + 7)
+    const int64_t *w = v + 5;
+    CALL(columns_back, v[2], v[3], v[4], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]), AT(w[6]));
+    END
+}
+
+METHOD(middle_back) {
+    BEGIN(2 + 3 + 5)
+    const int64_t *w = v + 5;
+    CALL(middle_back, v[2], v[3], v[4], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]));
+    END
+}
+
 METHOD(half_zero) {
     BEGIN(2 + 1 + 5)
     CALL(half_zero, v[2], AT(v[3]), AT(v[4]), AT(v[5]), AT(v[6]), AT(v[7]));
@@ -217,6 +238,7 @@ METHOD(half_parallel_back) {
 
 static PyMethodDef methods[] = {
     ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(spread), ENTRY(fold), ENTRY(lines), ENTRY(lines_back),
+    ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back),
     ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),
     {NULL, NULL, 0, NULL},
 };

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch  # before the compiled code, so that both share one library of threads
 from torch import Tensor
 
-VERSION = 3
+VERSION = 4
 """That of the functions of kernels.c which are called here."""
 OFF = "IRVERIFY_KERNELS"
 """The environment variable that turns compiled code off: 0."""

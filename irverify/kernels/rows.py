@@ -7,11 +7,23 @@ one example or several, one after the other: `[examples, elements]`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from irverify.kernels.native import addresses, head, native
+
+
+class Frame(NamedTuple):
+    """Where windows of these extents lie in a plane: that of the row which starts from a place begins at
+    `scale * place + shift`, where the last axis that places are counted along has `starts` of them."""
+
+    extents: tuple[int, ...]
+    plane: tuple[int, ...]
+    starts: int
+    scale: tuple[int, ...]
+    shift: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -20,33 +32,21 @@ class Spots:
     of every example in turn, or all of the first."""
 
     numbers: tuple[int, ...]
-    size: int
     place: Tensor | None = None
     owner: Tensor | None = None
 
     @staticmethod
     def whole(rows: int, size: int, each: int = 0, owner: Tensor | None = None) -> Spots:
         """Rows that have a coefficient for every element."""
-        return Spots((rows, each, 1, size, 1, 1, 1, 1, 1, 1, 1, 0, 0), size, None, owner)
+        return Spots((rows, each, 1, size, 1, 1, 1, 1, 1, 1, 1, 0, 0), None, owner)
 
     @staticmethod
-    def windows(
-        channels: int,
-        window: tuple[int, int],
-        plane: tuple[int, int],
-        starts: int,
-        scale: tuple[int, int],
-        shift: tuple[int, int],
-        place: Tensor,
-        owner: Tensor | None,
-        *,
-        last: bool,
-    ) -> Spots:
-        """Windows over planes, the channels `last` in both or before their axes. A window begins at
-        `scale * place + shift`, of places counted along planes whose last axis has `starts` of them."""
+    def windows(channels: int, frame: Frame, place: Tensor, owner: Tensor | None, *, last: bool) -> Spots:
+        """Windows over two axes for rows that start from `place` `[rows]`, the channels `last` in both or before their
+        axes."""
         outer, unit = (1, channels) if last else (channels, 1)
-        numbers = (place.shape[0], 0, outer, unit, *window, *plane, starts, *scale, *shift)
-        return Spots(numbers, channels * window[0] * window[1], place, owner)
+        lies = (*frame.extents, *frame.plane, frame.starts, *frame.scale, *frame.shift)
+        return Spots((place.shape[0], 0, outer, unit, *lies), place, owner)
 
     @property
     def planes(self) -> int:
@@ -107,12 +107,12 @@ def minimum_back(
     found = addresses(rows, center, radius, outer)
     if found is None or native is None:
         return None
-    results = torch.empty_like(rows), *(
-        torch.empty_like(part) if wanted else None for part, wanted in ((center, of_center), (radius, of_radius))
-    )
-    places = [0 if tensor is None else tensor.data_ptr() for tensor in results]
-    native.minimum_back(*head(rows), *rows.shape, *found, *places)
-    return results[0], results[1], results[2]
+    of_rows = torch.empty_like(rows)
+    middle = torch.empty_like(center) if of_center else None
+    reach = torch.empty_like(radius) if of_radius else None
+    results = [0 if tensor is None else tensor.data_ptr() for tensor in (of_rows, middle, reach)]
+    native.minimum_back(*head(rows), *rows.shape, *found, *results)
+    return of_rows, middle, reach
 
 
 def spread(rows: Tensor, spots: Spots) -> Tensor | None:

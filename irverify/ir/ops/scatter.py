@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-from irverify import kernels
 from irverify.ir.ops.blocks import CONV, filled, in_blocks, spaced
 from irverify.ir.ops.memory import channels_last, is_last, stands_last
 from irverify.ir.ops.moves import Moves, apart, skips
 from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.ops.taps import Steps as Steps
 from irverify.ir.ops.taps import tap_by_tap
+from irverify.kernels.folding import fold
 
 FEW = 4
 """Up to so many channels in the operand, a product and `fold` are faster than torch's routine."""
@@ -47,9 +47,11 @@ def scatter(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], 
     quick = _quick(rows) and not differentiable
     few = channels <= FEW_STRIDED or weight[0, 0].numel() == 1
     single = rows.dtype == torch.float32
-    if quick and steps.groups == 1 and max(steps.stride) > 1 and (found := _folded(rows, weight, steps, first, extents)) is not None:
-        return found
-    if quick and steps.groups == 1 and few and max(steps.stride) > 1:
+    strided = quick and steps.groups == 1 and max(steps.stride) > 1
+    folded = _folded(rows, weight, steps, first, extents) if strided else None
+    if folded is not None:
+        return folded
+    if strided and few:
         if single and weight[0, 0].numel() == 1 and not any(first):
             return spaced(rows, weight, steps.stride, extents)
         if (channels == 1 or len(rows) <= SHORT) and _folds(rows, weight, steps, first, extents):
@@ -89,7 +91,7 @@ def _folded(
     small = max(weight.shape[:2]) <= FEW_FOLDED and weight[0, 0].numel() > 1 and max(steps.dilation) == 1
     if not small or rows.ndim != 4 or rows.dtype != torch.float32 or not stands_last(rows):
         return None
-    found = kernels.fold(rows.permute(0, 2, 3, 1), weight, steps.stride, first, extents)
+    found = fold(rows.permute(0, 2, 3, 1), weight, steps.stride, first, extents)
     return None if found is None else found.permute(0, 3, 1, 2)
 
 

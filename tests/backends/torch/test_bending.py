@@ -72,7 +72,8 @@ def test_stable_and_no_numbers() -> None:
     """Active, inactive, a point at 0, l = -1 and u = 3; a bound that is not a number makes lines that are none."""
     lower = torch.tensor([[1.0, -2.0, 0.0, -1.0, float("nan")]]).double()
     upper = torch.tensor([[2.0, -1.0, 0.0, 3.0, 1.0]]).double()
-    slope, more, top = Lines.apply(lower, upper)  # type: ignore[no-untyped-call]
+    slope, more, base, top = Lines.apply(lower, upper, None)  # type: ignore[no-untyped-call]
+    assert base is None
     assert slope[0, :4].tolist() == [1, 0, 0, 1]
     assert more[0, :4].tolist() == [0, 0, 0, -0.25]
     assert top[0, :4].tolist() == [0, 0, 0, 0.75]

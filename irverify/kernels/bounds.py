@@ -1,0 +1,43 @@
+"""Lines around ReLUs from bounds of their operands, and the gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from irverify.kernels.native import addresses, head, native
+
+
+def lines(
+    lower: Tensor, upper: Tensor, offset: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor] | None:
+    """Of bounds `[examples, size]`: the slope below, what the slope above has more, and the constants below and above.
+    With an `offset` `[size]` the lines are around `relu(x + offset)` as functions of x, and x + offset has the bounds;
+    without one nothing is below."""
+    if not (lower.is_contiguous() and upper.is_contiguous() and (offset is None or offset.is_contiguous())):
+        return None
+    found = addresses(lower, upper, offset)
+    if found is None or native is None:
+        return None
+    slope, rise, top = torch.empty_like(lower), torch.empty_like(lower), torch.empty_like(lower)
+    base = None if offset is None else torch.empty_like(lower)
+    results = [0 if tensor is None else tensor.data_ptr() for tensor in (slope, rise, base, top)]
+    native.lines(*head(lower), *lower.shape, *found, *results)
+    return slope, rise, base, top
+
+
+def lines_back(
+    lower: Tensor, upper: Tensor, offset: Tensor | None, of_rise: Tensor, of_base: Tensor | None, of_top: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """The gradients in bounds and offset from those in the last three of `lines`."""
+    given = (lower, upper, offset, of_rise, of_base, of_top)
+    if not all(tensor is None or tensor.is_contiguous() for tensor in given):
+        return None
+    found = addresses(lower, upper, offset, of_rise, of_base, of_top)
+    if found is None or native is None:
+        return None
+    of_lower, of_upper = torch.empty_like(lower), torch.empty_like(upper)
+    of_offset = None if offset is None else torch.empty_like(offset)
+    results = [0 if tensor is None else tensor.data_ptr() for tensor in (of_lower, of_upper, of_offset)]
+    native.lines_back(*head(lower), *lower.shape, *found, *results)
+    return of_lower, of_upper, of_offset
