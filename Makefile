@@ -26,10 +26,13 @@ clean:
 $(BIN)/pip: # the last thing that venv makes: after a failure half-way it is made again
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/pip
+# what an installation is made of
+SOURCES = pyproject.toml constraints.txt setup.py irverify/kernels/kernels.c irverify/kernels/rows.h
+
+$(VENV)/installed: $(SOURCES) | $(BIN)/pip
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e .
 	touch $@
 
-$(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/pip
+$(VENV)/installed-test: $(SOURCES) | $(BIN)/pip
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[test]"
 	touch $(VENV)/installed $@

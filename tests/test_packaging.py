@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -67,16 +68,21 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with an sdist and the wheel built from it, made from a checkout that has no symbolic links."""
     checkout = tmp_path_factory.mktemp("checkout")
     for name in ("irverify", *LINKED):
-        ignore = shutil.ignore_patterns("__pycache__", *(LINKED if name == "irverify" else ()))
+        ignore = shutil.ignore_patterns("__pycache__", "*.so", *(LINKED if name == "irverify" else ()))
         shutil.copytree(ROOT / name, checkout / name, ignore=ignore)
     for name in LINKED:
         (checkout / "irverify" / name).write_text(f"../{name}", encoding="utf-8")
-    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist", "."]
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    build(checkout, "dist")
     return checkout / "dist"
+
+
+def build(checkout: Path, out: str, *kind: str, **environment: str) -> None:
+    command = [sys.executable, "-m", "build", "--no-isolation", *kind, "--outdir", out, "."]
+    given = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=checkout, env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def expected_files() -> set[str]:
@@ -86,12 +92,29 @@ def expected_files() -> set[str]:
     recipes = (ROOT / "irverify" / "train" / "recipes").glob("*.toml")
     names |= {f"irverify/train/recipes/{file.name}" for file in recipes}
     for package, folder in package_folders().items():
-        names |= {f"{package.replace('.', '/')}/{file.name}" for file in (ROOT / folder).glob("*.py")}
+        names |= {f"{package.replace('.', '/')}/{file.name}" for file in (ROOT / folder).glob("*.py*")}
     return names
+
+
+def compiled_files() -> set[str]:
+    """The name of what is compiled, where there is a C compiler."""
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    return {f"irverify/kernels/_kernels{suffix}"} if shutil.which(compiler) else set()
 
 
 def test_wheel_holds_irverify_and_nothing_else(distributions: Path) -> None:
     with zipfile.ZipFile(next(distributions.glob("*.whl"))) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert names == expected_files() | compiled_files()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no environment variable names the compiler there")
+def test_wheel_without_a_compiler(distributions: Path) -> None:
+    checkout = distributions.parent
+    shutil.rmtree(checkout / "build", ignore_errors=True)
+    build(checkout, "plain", "--wheel", CC="false")
+    with zipfile.ZipFile(next((checkout / "plain").glob("*.whl"))) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert names == expected_files()
 
@@ -100,6 +123,7 @@ def test_sdist_holds_what_a_build_needs(distributions: Path) -> None:
     with tarfile.open(next(distributions.glob("*.tar.gz"))) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "passes/__init__.py", "backends/__init__.py"} <= names
+    assert {"setup.py", "irverify/kernels/kernels.c", "irverify/kernels/rows.h"} <= names
 
 
 def test_wheel_works_away_from_the_repository(distributions: Path, tmp_path: Path) -> None:

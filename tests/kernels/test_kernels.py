@@ -1,0 +1,275 @@
+"""Compiled steps over rows against PyTorch's operations, by hand and at random."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from irverify.ir.ops.padding import pad_spatial
+from irverify.kernels import available, bounds, columns, rows
+from irverify.kernels.folding import fold
+from irverify.kernels.rows import Frame, Spots
+
+pytestmark = pytest.mark.skipif(not available(), reason="kernels are not compiled here")
+DTYPES = st.sampled_from((torch.float32, torch.float64))
+SEEDS = st.integers(0, 2**16)
+ODD = (0.0, -0.0, math.nan, math.inf, -math.inf)
+
+
+@pytest.fixture(params=[1, 2], autouse=True, scope="module")
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def whole(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Small whole numbers, whose sums of products are exact."""
+    return torch.randint(-3, 4, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def random(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def planes_last(x: Tensor) -> Tensor:
+    """Columns of planes with the channels last in memory."""
+    return x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+
+
+def same(found: object, expected: object) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_by_hand() -> None:
+    """(1, -2) through slopes (0.5, 0) below and (0.75, 1) above, constants (1, 1) below and (3, 5) above."""
+    row = torch.tensor([[1.0, -2.0]])
+    slope, rise, base, top = (torch.tensor([part]) for part in ([0.5, 0.0], [0.25, 1.0], [1.0, 1.0], [3.0, 5.0]))
+    found = rows.bend(row, Spots.whole(1, 2), slope, rise, base, top)
+    assert found is not None
+    assert (found[0].tolist(), found[1].tolist()) == ([[0.5, -2.0]], [1.0 - 10.0])
+    least = rows.minimum(row, Spots.whole(1, 2), torch.tensor([[3.0, 4.0]]), torch.tensor([[0.5, 1.0]]))
+    assert least is not None
+    assert least.tolist() == [3 - 8 - 0.5 - 2]
+
+
+def test_lines_by_hand() -> None:
+    """Active, inactive, a point at 0, l = -1 and u = 3; offset 2 adds 2 to what the ReLU reads."""
+    lower = torch.tensor([[1.0, -2.0, 0.0, -1.0]])
+    upper = torch.tensor([[2.0, -1.0, 0.0, 3.0]])
+    found = bounds.lines(lower, upper, torch.full((4,), 2.0))
+    assert found is not None
+    slope, rise, base, top = found
+    assert slope.tolist() == [[1, 0, 0, 1]]
+    assert rise.tolist() == [[0, 0, 0, -0.25]]
+    assert base is not None
+    assert base.tolist() == [[2, 0, 0, 2]]
+    assert top.tolist() == [[2, 0, 0, 0.75 + 1.5]]
+
+
+@settings(max_examples=30)
+@given(st.data(), DTYPES, SEEDS, st.booleans())
+def test_windows_meet_what_stands_there(data: st.DataObject, dtype: torch.dtype, seed: int, last: bool) -> None:
+    """Windows anywhere, also wholly beyond the plane, of rows with owners, against the planes that they stand for."""
+    axes = [data.draw(st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3),
+                                st.integers(-6, 6))) for _ in range(2)]  # fmt: skip
+    window, plane, starts, scale, shift = zip(*axes, strict=True)
+    channels, count, examples = (data.draw(st.integers(1, top)) for top in (3, 6, 3))
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.randint(math.prod(starts), (count,), generator=generator)
+    owner = torch.randint(examples, (count,), generator=generator)
+    row = whole(count, channels, *window, seed=seed, dtype=dtype)
+    met = [whole(examples, channels, *plane, seed=seed + part, dtype=dtype) for part in range(1, 5)]
+    planes = torch.zeros(count, channels, *plane, dtype=dtype)
+    clean = torch.zeros_like(row)
+    for r in range(count):
+        begin = [s * p + f for s, p, f in zip(scale, divmod(int(place[r]), starts[1]), shift, strict=True)]
+        for y in range(window[0]):
+            for x in range(window[1]):
+                at = begin[0] + y, begin[1] + x
+                if 0 <= at[0] < plane[0] and 0 <= at[1] < plane[1]:
+                    planes[r, :, at[0], at[1]] = row[r, :, y, x]
+                    clean[r, :, y, x] = row[r, :, y, x]
+    form = torch.channels_last if last else torch.contiguous_format
+    row, met = row.contiguous(memory_format=form), [part.contiguous(memory_format=form) for part in met]
+    spots = Spots.windows(channels, Frame(window, plane, starts[1], scale, shift), place, owner, last=last)
+
+    spread = rows.spread(row, spots)
+    assert spread is not None
+    shaped = spread.reshape(count, *plane, channels).permute(0, 3, 1, 2) if last else spread.reshape(planes.shape)
+    same(shaped, planes)
+
+    slope, (rise, base, top) = met[0], (data.draw(st.sampled_from((part, None))) for part in met[1:])
+    found = rows.bend(row, spots, slope, rise, base, top)
+    assert found is not None
+    negative = planes.clamp(max=0)
+    passed = planes * slope[owner] + (0 if rise is None else negative * rise[owner])
+    constant = torch.zeros_like(planes)
+    constant += 0 if base is None else (planes - negative) * base[owner]
+    constant += 0 if top is None else negative * top[owner]
+    same(found[1], constant.flatten(1).sum(1))
+    again = rows.spread(found[0], spots)
+    assert again is not None
+    same(again.reshape(count, *plane, channels).permute(0, 3, 1, 2) if last else again.reshape(planes.shape), passed)
+    same(found[0] == 0, (found[0] == 0) | (clean == 0))  # and nothing beyond the plane
+
+    least = rows.minimum(row, spots, met[0], met[1].abs())
+    expected = planes * met[0][owner] - planes.abs() * met[1].abs()[owner]
+    same(least, expected.flatten(1).sum(1))
+
+
+@settings(max_examples=25)
+@given(DTYPES, SEEDS, st.integers(1, 4), st.integers(0, 3), st.sampled_from((1, 3, 16, 1500)), st.booleans())
+def test_gradients_of_rows(
+    dtype: torch.dtype, seed: int, examples: int, count: int, size: int, based: bool
+) -> None:
+    row = random(examples, count, size, seed=seed, dtype=dtype).requires_grad_()
+    slope, rise, base, top = (random(examples, size, seed=seed + k, dtype=dtype).requires_grad_() for k in range(1, 5))
+    inner = random(examples, count, size, seed=seed + 5, dtype=dtype)
+    outer = random(examples, count, seed=seed + 6, dtype=dtype)
+    negative = row.clamp(max=0)
+    passed = row * slope[:, None] + negative * rise[:, None]
+    constants = (negative * top[:, None]).sum(2) + (((row - negative) * base[:, None]).sum(2) if based else 0)
+    given = [row, rise, top, *([base] if based else [])]
+    expected = torch.autograd.grad([passed, constants], given, [inner, outer])
+    a, s, r, b, t = (part.detach() for part in (row, slope, rise, base, top))
+    found = rows.bend_back(a, s, r, b if based else None, t, inner.clone(), outer, through=True)
+    assert found is not None
+    torch.testing.assert_close(found[0], passed.detach())
+    for mine, theirs in zip((found[1], found[2], found[4], found[3]), expected, strict=False):
+        torch.testing.assert_close(mine, theirs)
+
+    center, radius = slope, rise
+    least = (row * center[:, None] - row.abs() * radius[:, None]).sum(2)
+    wanted = torch.autograd.grad(least, [row, center, radius], outer)
+    got = rows.minimum_back(a, s, r, outer, of_center=True, of_radius=True)
+    assert got is not None
+    for mine, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@settings(max_examples=25)
+@given(DTYPES, SEEDS, st.sampled_from((1, 5, 1500)), st.booleans())
+def test_lines_and_their_gradients(dtype: torch.dtype, seed: int, size: int, shifted: bool) -> None:
+    lower = random(3, size, seed=seed, dtype=dtype)
+    upper = lower + random(3, size, seed=seed + 1, dtype=dtype).abs()
+    offset = random(size, seed=seed + 2, dtype=dtype) if shifted else None
+    given = [part.requires_grad_() for part in (lower, upper, offset) if part is not None]
+    above, below = upper.clamp(min=0), -lower.clamp(max=0)
+    high = above / (above + below).where(above + below != 0, torch.ones(()).to(dtype))
+    slope = (above > below).to(dtype)
+    base, top = torch.zeros_like(slope), high * below
+    if offset is not None:
+        base, top = slope * offset, top + high * offset
+    outer = [random(3, size, seed=seed + k, dtype=dtype) for k in (3, 4, 5)]
+    results = [(high - slope, outer[0]), (top, outer[2]), *([(base, outer[1])] if shifted else [])]
+    expected = torch.autograd.grad([part for part, _ in results], given, [gradient for _, gradient in results])
+    plain = [None if part is None else part.detach() for part in (lower, upper, offset)]
+    assert plain[0] is not None
+    assert plain[1] is not None
+    found = bounds.lines(plain[0], plain[1], plain[2])
+    assert found is not None
+    for mine, theirs in zip(found, (slope, high - slope, base if shifted else None, top), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    back = bounds.lines_back(plain[0], plain[1], plain[2], outer[0], outer[1] if shifted else None, outer[2])
+    assert back is not None
+    near = 1e-3 if dtype == torch.float32 else 1e-8  # bounds may be close together
+    for mine, theirs in zip(back, expected, strict=False):
+        torch.testing.assert_close(mine, theirs, rtol=near, atol=near)
+
+
+@settings(max_examples=30)
+@given(st.data(), DTYPES, SEEDS)
+def test_fold_is_the_adjoint(data: st.DataObject, dtype: torch.dtype, seed: int) -> None:
+    """Against the transposed convolution, cut out or padded with zeros to what was asked for."""
+    kernel, stride, windows, first, extents = (
+        tuple(data.draw(st.integers(low, high)) for _ in range(2))
+        for low, high in ((1, 4), (1, 3), (1, 4), (-2, 3), (6, 14))
+    )
+    count, out, channels = (data.draw(st.integers(low, 3)) for low in (0, 1, 1))
+    row = whole(count, out, *windows, seed=seed, dtype=dtype)
+    weight = whole(out, channels, *kernel, seed=seed + 1, dtype=dtype)
+    full = functional.conv_transpose2d(row, weight, stride=stride)
+    expected = pad_spatial(full, tuple((-b, e + b - n) for b, e, n in zip(first, extents, full.shape[2:], strict=True)))
+    found = fold(row.permute(0, 2, 3, 1).contiguous(), weight, stride, first, extents)
+    assert found is not None
+    same(found.permute(0, 3, 1, 2), expected)
+
+
+@settings(max_examples=25)
+@given(DTYPES, SEEDS, st.booleans(), st.booleans())
+def test_columns(dtype: torch.dtype, seed: int, last: bool, odd: bool) -> None:
+    shape = (2, 3, 4) if last else (5,)
+    tensor, drawn = whole(3, 4, *shape, seed=seed, dtype=dtype), whole(1, 4, *shape, seed=seed + 1, dtype=dtype)
+    slope, radius, gradient = (whole(3, *shape, seed=seed + k, dtype=dtype) for k in (2, 3, 4))
+    outer = whole(3, 4, *shape, seed=seed + 5, dtype=dtype)
+    if odd:
+        tensor.view(-1)[: len(ODD)] = torch.tensor(ODD)
+    if last:  # channels last in memory, like the columns of planes
+        tensor, drawn, outer = (planes_last(x) for x in (tensor, drawn, outer))
+        slope, radius, gradient = (x.contiguous(memory_format=torch.channels_last) for x in (slope, radius, gradient))
+    same(columns.columns(tensor, slope, radius, drawn), tensor * slope[:, None] + radius[:, None] * drawn)
+    expected = outer * slope[:, None], (outer * tensor).sum(1), (outer * drawn).sum(1)
+    same(columns.columns_back(tensor, slope, drawn, outer), expected)
+    low, high = tensor.abs()[:, 0], tensor.abs()[:, 2]
+    low, high = (torch.empty_like(slope).copy_(x) for x in (low, high))
+    magnitude = tensor.abs()
+    share = (magnitude == low[:, None]).to(dtype) + (magnitude == high[:, None]).to(dtype)
+    half = (gradient[:, None] / 2 * share * tensor.sign()).nan_to_num(0.0)
+    same(columns.middle_back(tensor, low, high, gradient), half)
+
+
+@settings(max_examples=25)
+@given(DTYPES, SEEDS, st.sampled_from((1, 7, 40_000)), st.booleans(), st.booleans())
+def test_halves(dtype: torch.dtype, seed: int, size: int, free: bool, odd: bool) -> None:
+    """The same numbers as operation by operation, in place or not, whatever they are."""
+    from irverify.kernels import native
+    from irverify.passes.half_relu import Parallel, Zero
+
+    center, gap = random(size, seed=seed, dtype=dtype), random(size, seed=seed + 1, dtype=dtype).abs()
+    outer, inner = random(size, seed=seed + 2, dtype=dtype), random(size, seed=seed + 3, dtype=dtype)
+    if odd and size > 10:
+        center[: len(ODD)] = torch.tensor(ODD)
+        gap[1:4] = torch.tensor([0.0, math.inf, math.nan])
+    for curve in (Zero(), Parallel()):
+        compiled = curve.ahead(center.clone(), gap.clone(), free)
+        back = curve.back(compiled, outer.clone(), inner.clone(), free)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "native", None)
+            plain = curve.ahead(center.clone(), gap.clone(), free)
+            torch.testing.assert_close(compiled, plain, equal_nan=True)
+            expected = curve.back(plain, outer.clone(), inner.clone(), free)
+            torch.testing.assert_close(back, expected, equal_nan=True)
+
+
+def test_what_is_not_a_number_stays_none() -> None:
+    row, ones = torch.tensor([[math.nan, 1.0], [math.inf, 1.0]]), torch.ones(1, 2)
+    found = rows.bend(row, Spots.whole(2, 2), ones, ones, None, ones)
+    assert found is not None
+    assert found[0][0, 0].isnan()
+    assert found[1].isnan().tolist() == [True, False]
+    least = rows.minimum(row, Spots.whole(2, 2), ones, ones)
+    assert least is not None
+    assert least.isnan().all()  # inf - inf
+    lines = bounds.lines(torch.tensor([[math.nan, -1.0]]), torch.tensor([[1.0, math.nan]]), None)
+    assert lines is not None
+    assert lines[1].isnan().all()
+
+
+def test_left_to_pytorch() -> None:
+    """Types and kinds of tensors that compiled code does not read."""
+    spots, row, half = Spots.whole(1, 2), torch.ones(1, 2), torch.ones(1, 2, dtype=torch.float16)
+    assert rows.minimum(half, spots, half, half) is None
+    assert rows.minimum(row, spots, row.double(), row) is None
+    assert rows.minimum(row.to("meta"), spots, row, row) is None
+    assert torch.func.vmap(lambda x: torch.tensor(rows.minimum(x, spots, x, x) is None))(torch.ones(3, 1, 2)).all()
+
+
