@@ -11,9 +11,11 @@ from torch import Tensor
 
 from irverify.ir.ops import Add, Conv, Elementwise, Gather, Input, Neg, Operator, Reshape, Sub
 from irverify.ir.ops.base import normalize_axis
-from irverify.ir.ops.memory import settled
+from irverify.ir.ops.memory import in_order, settled
 from irverify.ir.params import value
 from irverify.ir.types import TensorType
+from irverify.kernels import available
+from irverify.kernels.rows import dot
 from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide, unowned
 from irverify.passes.windows import kernels, receptive, worthwhile
 
@@ -71,6 +73,15 @@ def before_gather(op: Gather, shape: tuple[int, ...], form: Form) -> Form | None
     return None
 
 
+def _of_channels_at_once(rows: Tensor, offset: Tensor) -> Tensor | None:
+    """Rows `[rows, channels, *plane]` times a number for each channel, by compiled code."""
+    if not available() or (torch.is_grad_enabled() and (rows.requires_grad or offset.requires_grad)):
+        return None
+    if in_order(rows, 3, last=True):
+        return dot(rows, offset.repeat(rows.shape[3]))
+    return dot(rows, offset.repeat_interleave(rows[0, 0].numel())) if len(rows) and rows.is_contiguous() else None
+
+
 def _of_channels(op: Gather, shape: tuple[int, ...]) -> bool:
     return len(shape) > 1 and normalize_axis(op.axis, len(shape)) == 0
 
@@ -86,5 +97,6 @@ def constants(form: Form, offset: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The constants of rows over a value of a shape from the offset of the operator that makes it."""
     per_channel = len(shape) > 1 and offset.shape == (shape[0], *(1,) * (len(shape) - 1))
     if per_channel and (isinstance(form, Dense) or (isinstance(form, Patches) and form.windows.clean)):
-        return form.coefficients.flatten(2).sum(2) @ offset.reshape(-1)
+        found = _of_channels_at_once(form.coefficients, offset.reshape(-1))
+        return form.coefficients.flatten(2).sum(2) @ offset.reshape(-1) if found is None else found
     return unowned(form).dot(offset.expand(shape))

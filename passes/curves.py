@@ -12,6 +12,7 @@ from torch import Tensor
 
 from irverify.ir.graph import Node
 from irverify.ir.ops import Abs, Clip, LeakyRelu, Pow
+from irverify.kernels.bounds import relu_lines
 from irverify.passes.lines import (
     Choice,
     Relaxation,
@@ -35,7 +36,14 @@ Function: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def relu(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
-    return kinked(0.0, 1.0, operands[0], choice)
+    lower, upper = operands[0]
+    if torch.is_grad_enabled() and (lower.requires_grad or upper.requires_grad):
+        return kinked(0.0, 1.0, operands[0], choice)
+    found = relu_lines(lower, upper, choice)
+    if found is None or not found[3]:
+        return kinked(0.0, 1.0, operands[0], choice)
+    free, chord, top, _ = found
+    return Relaxation(free, free.new_zeros(()).expand_as(free), chord, top)
 
 
 def leaky_relu(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,22 +70,22 @@ def max_pool(node: Node, operands: Sequence[Interval], choice: Choice) -> Select
     )
     high = pad_spatial(operand.upper, pool.padding, -math.inf)
     chosen = high.flatten(2).gather(2, index.flatten(2)).reshape(index.shape)
-    above = window_elements(pool, high, largest.shape[2:]) > largest.unsqueeze(-1)
-    rivals = above.sum(-1) - (chosen > largest).long()
+    # The chosen element may be the only one whose upper bound is above the largest lower one.
+    rivals = (chosen > largest).to(low.dtype).neg_()
+    for elements in window_elements(pool, high, largest.shape[2:]):
+        rivals += elements > largest
     certain = (rivals == 0).to(low.dtype)
     return Selected(pool, tuple(operand.lower.shape[1:]), index, certain, pool.evaluate(operand.upper))
 
 
-def window_elements(pool: MaxPool, padded: Tensor, windows: Sequence[int]) -> Tensor:
-    """The elements of each window of a padded plane, `[batch, channels, *windows, elements]`."""
-    parts = []
+def window_elements(pool: MaxPool, padded: Tensor, windows: Sequence[int]) -> Iterator[Tensor]:
+    """The elements of each window of a padded plane, one after the other, each `[batch, channels, *windows]`."""
     for place in itertools.product(*map(range, pool.kernel)):
         ends = zip(place, pool.dilation, pool.stride, windows, strict=True)
         axes: list[slice] = [
             slice(k * dilation, k * dilation + (n - 1) * stride + 1, stride) for k, dilation, stride, n in ends
         ]
-        parts.append(padded[(slice(None), slice(None), *axes)])
-    return torch.stack(parts, -1)
+        yield padded[(slice(None), slice(None), *axes)]
 
 
 def maximum(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxed:

@@ -35,11 +35,15 @@ class Shares:
     @classmethod
     def of(cls, selected: Selected, operand: Interval) -> Shares:
         pool = selected.pool
-        high = window_elements(pool, pad_spatial(operand.upper, pool.padding, -math.inf), selected.index.shape[2:])
-        low = window_elements(pool, pad_spatial(operand.lower, pool.padding, -math.inf), selected.index.shape[2:])
+        windows = selected.index.shape[2:]
+
+        def elements(padded: Tensor) -> Tensor:
+            return torch.stack([*window_elements(pool, padded, windows)], -1)
+
+        high, low = (elements(pad_spatial(end, pool.padding, -math.inf)) for end in (operand.upper, operand.lower))
         plane = [n + before + after for n, (before, after) in zip(operand.lower.shape[2:], pool.padding, strict=True)]
         index = torch.arange(math.prod(plane), device=low.device).reshape(1, 1, *plane)
-        places = window_elements(pool, index, selected.index.shape[2:]).expand(low.shape)
+        places = elements(index).expand(low.shape)
         chosen = places == selected.index.unsqueeze(-1)
         rivals = (high > low.amax(-1, keepdim=True)) & ~chosen
         zero = torch.zeros_like(low)

@@ -14,6 +14,7 @@ from irverify.kernels import available
 from irverify.kernels import rows as compiled
 from irverify.passes.backward import Context
 from irverify.passes.forms import Wide, as_compiled, pieces, products
+from irverify.passes.lines import nonzero
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Relaxation
 
@@ -33,7 +34,7 @@ class Lines:
         slope, high = relaxation.lower_slope[examples], relaxation.upper_slope[examples]
         rest = (high - slope, relaxation.lower_intercept[examples], relaxation.upper_intercept[examples])
         rank = relaxation.lower_slope.ndim - 1
-        rise, base, top = (stored(part, rank) if bool(part.any()) else None for part in rest)
+        rise, base, top = (stored(part, rank) if nonzero(part) else None for part in rest)
         return cls(stored(slope, rank), rise, base, top)
 
     def support(self) -> Tensor:

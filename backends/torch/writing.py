@@ -15,7 +15,8 @@ from irverify.backends.torch.code import Code
 from irverify.backends.torch.layout import columns, flat, trained
 from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import BatchNorm, Conv, Linear, Reshape
-from irverify.ir.ops.conv import CONV, pad_spatial
+from irverify.ir.ops.conv import pad_spatial
+from irverify.ir.ops.convolving import convolved
 from irverify.ir.ops.moves import Moves, every
 from irverify.ir.params import Param, value
 
@@ -92,8 +93,7 @@ class Writer:
         if not moves.plain:
             x = self.once(every, self.once(pad_spatial, x, moves.around), moves.every)
         operand = self.once(trained, x)
-        convolve = CONV[len(kernel)]
-        return self.call(convolve, operand, weight, bias, moves.stride, moves.padding, moves.dilation, op.groups)
+        return self.call(convolved, operand, weight, bias, moves.stride, moves.padding, moves.dilation, op.groups)
 
     def _flattened(self, node: Node) -> Node | None:
         """The value with channels and two axes that was flattened for a product."""

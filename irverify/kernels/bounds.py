@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from irverify.kernels.native import addresses, head, native
+from irverify.kernels.native import addresses, alike, head, native
+
+CHOICES = ("adaptive", "zero", "same")
+"""Of the line below, in the order that compiled code counts them in."""
+
+
+def relu_lines(
+    lower: Tensor, upper: Tensor, choice: Literal["adaptive", "zero", "same"]
+) -> tuple[Tensor, Tensor, Tensor, bool] | None:
+    """The slope of the line below, slope and constant of the chord above, and whether all are finite, as is the
+    width."""
+    found = alike(lower, upper)
+    if found is None or native is None:
+        return None
+    results = torch.empty_like(lower), torch.empty_like(lower), torch.empty_like(lower)
+    places = (tensor.data_ptr() for tensor in results)
+    finite = native.relu_lines(*head(lower), CHOICES.index(choice), lower.numel(), *found, *places)
+    return *results, finite
 
 
 def lines(

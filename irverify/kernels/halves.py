@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from irverify.kernels.native import addresses, head, native
+from irverify.kernels.native import alike, head, native
 
 
 def half_zero(center: Tensor, gap: Tensor, *, free: bool) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -33,7 +33,7 @@ def half_parallel_back(
 
 
 def _ahead(name: str, center: Tensor, gap: Tensor, free: bool) -> tuple[Tensor, Tensor, Tensor] | None:
-    found = _alike(center, gap)
+    found = alike(center, gap)
     if found is None:
         return None
     result, moved = (center, gap) if free else (torch.empty_like(center), torch.empty_like(gap))
@@ -44,18 +44,9 @@ def _ahead(name: str, center: Tensor, gap: Tensor, free: bool) -> tuple[Tensor, 
 
 
 def _back(name: str, kept: Sequence[Tensor], outer: Tensor, inner: Tensor, free: bool) -> tuple[Tensor, Tensor] | None:
-    found = _alike(*kept, outer, inner)
+    found = alike(*kept, outer, inner)
     if found is None:
         return None
     of_center, of_gap = (outer, inner) if free else (torch.empty_like(outer), torch.empty_like(inner))
     getattr(native, name)(*head(outer), outer.numel(), *found, of_center.data_ptr(), of_gap.data_ptr())
     return of_center, of_gap
-
-
-def _alike(first: Tensor, *others: Tensor) -> list[int] | None:
-    """Addresses of tensors that have all their elements in one order, one after the other."""
-    stride = first.stride()
-    if any(other.stride() != stride or other.shape != first.shape for other in others):
-        return None
-    dense = first.is_contiguous() or (first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last))
-    return addresses(first, *others) if dense else None

@@ -31,7 +31,7 @@
 #endif
 
 /* Raised whenever what a function takes changes; beside it VERSION in __init__.py. */
-#define VERSION 4
+#define VERSION 6
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -159,6 +159,12 @@ METHOD(minimum_back) {
     END
 }
 
+METHOD(dot) {
+    BEGIN(2 + 3 + 3)
+    CALL(dot, v[2], v[3], v[4], AT(v[5]), AT(v[6]), AT(v[7]));
+    END
+}
+
 METHOD(spread) {
     BEGIN(2 + GRID + 2)
     const Grid g = grid_of(v + 2);
@@ -179,6 +185,15 @@ METHOD(lines) {
     const int64_t *w = v + 4;
     CALL(lines, v[2], v[3], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]), AT(w[6]));
     END
+}
+
+METHOD(relu_lines) {
+    int finite;
+    BEGIN(2 + 2 + 5)
+    const int64_t *w = v + 4;
+    finite = CALL(relu_lines, v[2], v[3], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(finite);
 }
 
 METHOD(lines_back) {
@@ -237,7 +252,7 @@ METHOD(half_parallel_back) {
 #define ENTRY(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 
 static PyMethodDef methods[] = {
-    ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(spread), ENTRY(fold), ENTRY(lines), ENTRY(lines_back),
+    ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold), ENTRY(lines), ENTRY(relu_lines), ENTRY(lines_back),
     ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back),
     ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),
     {NULL, NULL, 0, NULL},

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch  # before the compiled code, so that both share one library of threads
 from torch import Tensor
 
-VERSION = 4
+VERSION = 6
 """That of the functions of kernels.c which are called here."""
 OFF = "IRVERIFY_KERNELS"
 """The environment variable that turns compiled code off: 0."""
@@ -58,3 +58,12 @@ def addresses(first: Tensor, *others: Tensor | None) -> list[int] | None:
     except RuntimeError:  # a function transform's tensor has no memory
         return None
     return found
+
+
+def alike(first: Tensor, *others: Tensor) -> list[int] | None:
+    """Addresses of tensors that have all their elements in one order, one after the other."""
+    stride = first.stride()
+    if any(other.stride() != stride or other.shape != first.shape for other in others):
+        return None
+    dense = first.is_contiguous() or (first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last))
+    return addresses(first, *others) if dense else None

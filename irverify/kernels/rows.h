@@ -214,6 +214,29 @@ static void NAME(minimum_back)(int threads, int64_t examples, int64_t count, int
     }
 }
 
+/* Each row times numbers that repeat after `period` elements. */
+INLINE REAL NAME(dot_run)(int64_t n, const REAL *RESTRICT row, const REAL *RESTRICT numbers) {
+    REAL sum = 0;
+    DO_PRAGMA(omp simd reduction(+ : sum))
+    for (int64_t i = 0; i < n; i++) sum += row[i] * numbers[i];
+    return sum;
+}
+
+CLONED static double NAME(dot_row)(int64_t size, int64_t period, const REAL *row, const REAL *numbers) {
+    double sum = 0;
+    for (int64_t at = 0; at < size; at += period)
+        for (int64_t from = 0; from < period; from += BLOCK)
+            sum += NAME(dot_run)(least(BLOCK, period - from), row + at + from, numbers + from);
+    return sum;
+}
+
+static void NAME(dot)(int threads, int64_t count, int64_t size, int64_t period, const REAL *rows, const REAL *numbers,
+                      REAL *found) {
+    (void)threads;
+    DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
+    for (int64_t r = 0; r < count; r++) found[r] = (REAL)NAME(dot_row)(size, period, rows + r * size, numbers);
+}
+
 /* Windows as planes, zero where no window reaches. */
 static void NAME(spread)(int threads, const Grid *g, const REAL *rows, REAL *planes) {
     const int64_t size = size_of_row(g), whole = size_of_planes(g);
@@ -235,6 +258,11 @@ static void NAME(spread)(int threads, const Grid *g, const REAL *rows, REAL *pla
     }
 }
 
+INLINE void NAME(add)(int64_t n, const REAL *RESTRICT from, REAL *RESTRICT to) {
+    DO_PRAGMA(omp simd)
+    for (int64_t i = 0; i < n; i++) to[i] += from[i];
+}
+
 /* Products of one row with the taps of a kernel, `[windows 2, taps 2, unit]`, added up where the taps lie in a plane. */
 CLONED static void NAME(fold_row)(const Taps *t, const REAL *RESTRICT columns, REAL *RESTRICT plane) {
     const int64_t whole = t->taps[1] * t->unit, line = t->plane[1] * t->unit;
@@ -250,12 +278,17 @@ CLONED static void NAME(fold_row)(const Taps *t, const REAL *RESTRICT columns, R
                 const REAL *RESTRICT from = columns + low * t->unit;
                 REAL *RESTRICT to = plane + at * line + (begin + low) * t->unit;
                 const int64_t n = (high - low) * t->unit;
-                if (n == 4) { /* a short run of one channel, which loops take several times as long for */
-                    to[0] += from[0], to[1] += from[1], to[2] += from[2], to[3] += from[3];
-                    continue;
+                switch (n) { /* short runs of few channels: a loop of unknown length takes several times as long */
+                case 2: NAME(add)(2, from, to); break;
+                case 3: NAME(add)(3, from, to); break;
+                case 4: NAME(add)(4, from, to); break;
+                case 5: NAME(add)(5, from, to); break;
+                case 6: NAME(add)(6, from, to); break;
+                case 8: NAME(add)(8, from, to); break;
+                case 9: NAME(add)(9, from, to); break;
+                case 12: NAME(add)(12, from, to); break;
+                default: NAME(add)(n, from, to);
                 }
-                DO_PRAGMA(omp simd)
-                for (int64_t i = 0; i < n; i++) to[i] += from[i];
             }
         }
     }
@@ -298,6 +331,37 @@ static void NAME(lines)(int threads, int64_t examples, int64_t size, const REAL 
         NAME(lines_example)(size, lower + at, upper + at, offset, slope + at, rise + at, base ? base + at : NULL,
                             top + at);
     }
+}
+
+/* Lines around ReLUs: `free` below (0: adaptive, 1: slope 0, 2: parallel to the one above), the chord above, and its
+   constant. Whether all numbers are finite. */
+CLONED static int NAME(relu_block)(int choice, int64_t n, const REAL *lower, const REAL *upper, REAL *free, REAL *chord,
+                                   REAL *top) {
+    REAL total = 0; /* 0 times each number: not a number if one of them is infinite or none */
+    DO_PRAGMA(omp simd reduction(+ : total))
+    for (int64_t i = 0; i < n; i++) {
+        const REAL l = lower[i], u = upper[i], width = u - l;
+        const int open = l < 0 && u > 0;
+        const REAL sided = l >= 0 ? 1 : 0, span = open ? width : 1;
+        const REAL slope = open ? u / span : sided, constant = open ? u * (-l / span) : 0;
+        const REAL low = choice == 2 ? slope : !open ? sided : choice == 1 ? 0 : u > -l ? 1 : 0;
+        free[i] = low;
+        chord[i] = slope;
+        top[i] = constant;
+        total += (width + constant) * 0;
+    }
+    return total == 0;
+}
+
+static int NAME(relu_lines)(int threads, int64_t choice, int64_t n, const REAL *lower, const REAL *upper, REAL *free,
+                            REAL *chord, REAL *top) {
+    int finite = 1;
+    (void)threads;
+    DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(&& : finite))
+    for (int64_t i = 0; i < n; i += MANY)
+        finite = NAME(relu_block)((int)choice, least(MANY, n - i), lower + i, upper + i, free + i, chord + i, top + i)
+                 && finite;
+    return finite;
 }
 
 /* The gradients in bounds and offset from those in rise, base and top. */

@@ -6,6 +6,7 @@ one example or several, one after the other: `[examples, elements]`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -123,3 +124,14 @@ def spread(rows: Tensor, spots: Spots) -> Tensor | None:
     planes = rows.new_empty(spots.numbers[0], spots.planes)
     native.spread(*head(planes), *spots.told(), *found, planes.data_ptr())
     return planes
+
+
+def dot(rows: Tensor, numbers: Tensor) -> Tensor | None:
+    """Each row `[rows, ...]`, one element after the other in memory, times numbers that repeat until its end."""
+    size, period = math.prod(rows.shape[1:]), numbers.numel()
+    found = addresses(rows, numbers)
+    if found is None or native is None or period == 0 or size % period or not numbers.is_contiguous():
+        return None
+    products = rows.new_empty(rows.shape[0])
+    native.dot(*head(rows), rows.shape[0], size, period, *found, products.data_ptr())
+    return products

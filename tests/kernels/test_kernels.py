@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import torch
@@ -273,3 +274,31 @@ def test_left_to_pytorch() -> None:
     assert torch.func.vmap(lambda x: torch.tensor(rows.minimum(x, spots, x, x) is None))(torch.ones(3, 1, 2)).all()
 
 
+
+
+@given(DTYPES, SEEDS, st.sampled_from((0, 1, 5)), st.sampled_from((1, 3, 1500)), st.integers(1, 3))
+def test_numbers_that_repeat(dtype: torch.dtype, seed: int, count: int, period: int, times: int) -> None:
+    row, numbers = whole(count, times, period, seed=seed, dtype=dtype), whole(period, seed=seed + 1, dtype=dtype)
+    same(rows.dot(row, numbers), (row * numbers).flatten(1).sum(1))
+    assert rows.dot(row, whole(period * times + 1, seed=seed, dtype=dtype)) is None or count * times * period == 0
+
+
+@given(DTYPES, SEEDS, st.sampled_from((1, 7, 40_000)), st.sampled_from(("adaptive", "zero", "same")))
+def test_lines_around_relus(dtype: torch.dtype, seed: int, size: int, choice: Literal["adaptive", "zero", "same"]) -> None:
+    """Slopes and constants as by PyTorch, on any side of 0; infinite or no numbers are found."""
+    from irverify.passes.curves import kinked
+    from irverify.passes.propagate import Interval
+
+    lower = whole(size, seed=seed, dtype=dtype)
+    upper = lower + whole(size, seed=seed + 1, dtype=dtype).abs()
+    found = bounds.relu_lines(lower, upper, choice)
+    assert found is not None
+    expected = kinked(0.0, 1.0, Interval(lower, upper), choice)
+    same(found[:3], (expected.lower_slope, expected.upper_slope, expected.upper_intercept))
+    assert found[3]
+    for number in (math.inf, math.nan):
+        odd = upper.clone()
+        odd[size // 2] = number
+        wrong = bounds.relu_lines(lower, odd, choice)
+        assert wrong is not None
+        assert not wrong[3]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from irverify.ir.ops.base import LinearOp, expect_shape, param_value
 from irverify.ir.ops.blocks import CONV as CONV
+from irverify.ir.ops.convolving import convolved
 from irverify.ir.ops.memory import channels_last
 from irverify.ir.ops.moves import Moves
 from irverify.ir.ops.padding import Pairs as Pairs
@@ -76,7 +77,7 @@ class Conv(LinearOp):
         operand = moves.operand(operand)
         if weight.requires_grad and torch.is_grad_enabled():
             operand = channels_last(operand)
-        return CONV[weight.ndim - 2](operand, weight, bias, moves.stride, moves.padding, moves.dilation, self.groups)
+        return convolved(operand, weight, bias, moves.stride, moves.padding, moves.dilation, self.groups)
 
     def apply(self, *inputs: Tensor) -> Tensor:
         return self._convolve(inputs[0], value(self.weight), None)

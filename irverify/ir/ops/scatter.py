@@ -47,11 +47,12 @@ def scatter(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], 
     quick = _quick(rows) and not differentiable
     few = channels <= FEW_STRIDED or weight[0, 0].numel() == 1
     single = rows.dtype == torch.float32
-    strided = quick and steps.groups == 1 and max(steps.stride) > 1
-    folded = _folded(rows, weight, steps, first, extents) if strided else None
-    if folded is not None:
-        return folded
-    if strided and few:
+    strided = max(steps.stride) > 1
+    if quick and steps.groups == 1 and (strided or 1 < channels <= FEW):
+        folded = _folded(rows, weight, steps, first, extents)
+        if folded is not None:
+            return folded
+    if quick and steps.groups == 1 and few and strided:
         if single and weight[0, 0].numel() == 1 and not any(first):
             return spaced(rows, weight, steps.stride, extents)
         if (channels == 1 or len(rows) <= SHORT) and _folds(rows, weight, steps, first, extents):
