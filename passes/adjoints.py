@@ -11,10 +11,10 @@ from torch import Tensor
 
 from irverify.ir.ops import Add, Conv, Elementwise, Gather, Input, Neg, Operator, Reshape, Sub
 from irverify.ir.ops.base import normalize_axis
-from irverify.ir.ops.memory import in_order, settled
+from irverify.ir.ops.memory import settled, stands_last
 from irverify.ir.params import value
 from irverify.ir.types import TensorType
-from irverify.kernels import available
+from irverify.kernels.native import addresses
 from irverify.kernels.rows import dot
 from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide, unowned
 from irverify.passes.windows import kernels, receptive, worthwhile
@@ -75,9 +75,11 @@ def before_gather(op: Gather, shape: tuple[int, ...], form: Form) -> Form | None
 
 def _of_channels_at_once(rows: Tensor, offset: Tensor) -> Tensor | None:
     """Rows `[rows, channels, *plane]` times a number for each channel, by compiled code."""
-    if not available() or (torch.is_grad_enabled() and (rows.requires_grad or offset.requires_grad)):
+    if torch.is_grad_enabled() and (rows.requires_grad or offset.requires_grad):
         return None
-    if in_order(rows, 3, last=True):
+    if addresses(rows, offset) is None:  # before any question about memory, which not all tensors answer
+        return None
+    if stands_last(rows):
         return dot(rows, offset.repeat(rows.shape[3]))
     return dot(rows, offset.repeat_interleave(rows[0, 0].numel())) if len(rows) and rows.is_contiguous() else None
 

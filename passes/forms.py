@@ -15,9 +15,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from irverify.ir.ops.memory import in_order, prefers_last, taken
-from irverify.kernels import available
+from irverify.ir.ops.memory import in_order, prefers_last, stands_last, taken
 from irverify.kernels import rows as compiled
+from irverify.kernels.native import addresses
 from irverify.passes.windows import Grid, Windows
 from irverify.regions.base import rowwise
 
@@ -230,11 +230,13 @@ def as_compiled(form: Wide, tensors: Sequence[Tensor | None]) -> tuple[compiled.
     rows = form.coefficients
     if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (rows, *tensors)):
         return None
+    if addresses(rows, *tensors) is None:
+        return None
     if isinstance(form, Columns):
         met = [None if part is None else part.reshape(-1)[form.index] for part in tensors]
         return (form.spots(last=False), met) if rows.is_contiguous() else None
     for last in (True, False):
-        if in_order(rows, 3, last=last):
+        if stands_last(rows) if last else rows.is_contiguous():
             rank = rows.ndim - 1
             if all(part is None or in_order(part, rank, last=last) for part in tensors):
                 spots = form.spots(last=last)
@@ -244,7 +246,7 @@ def as_compiled(form: Wide, tensors: Sequence[Tensor | None]) -> tuple[compiled.
 
 def minimum(form: Wide, center: Tensor, radius: Tensor) -> Tensor:
     """The minimum of each row over the box of this centre and radius, `[rows]`."""
-    told = as_compiled(form, (center, radius)) if available() else None
+    told = as_compiled(form, (center, radius))
     if told is not None:
         spots, (middle, reach) = told
         assert middle is not None

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from irverify.ir.ops import Reshape
 from irverify.ir.ops.memory import planes_last
-from irverify.kernels import available
 from irverify.kernels import rows as compiled
 from irverify.passes.backward import Context
 from irverify.passes.forms import Wide, as_compiled, pieces, products
@@ -45,7 +44,7 @@ class Lines:
     def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
         """Rows over the operand, and their constants: the line below where a coefficient is positive, else above."""
         coefficients = form.coefficients
-        at_once = self._at_once(form) if available() else None
+        at_once = self._at_once(form)
         if at_once is not None:
             return at_once
         given = [part for part in (self.slope, self.rise, self.base, self.top) if part is not None]

@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from irverify.ir.ops import Conv
-from irverify.ir.ops.memory import in_order, prefers_last, settled, stands_last, taken
+from irverify.ir.ops.memory import prefers_last, settled, stands_last, taken
 from irverify.ir.ops.padding import Pairs, pad_spatial
 from irverify.ir.ops.scatter import Steps, scatter
 from irverify.ir.params import value
 from irverify.kernels import rows as compiled
+from irverify.kernels.native import addresses
 
 SHARE = 0.6
 """Windows that cover more than this share of a plane are not worth their while,"""
@@ -183,7 +184,9 @@ class Windows:
 
     def _spread(self) -> Tensor | None:
         """`dense` by compiled code."""
-        last = in_order(self.coefficients, 3, last=True)
+        if addresses(self.coefficients) is None:
+            return None
+        last = stands_last(self.coefficients)
         if not last and not self.coefficients.is_contiguous():
             return None
         spots = self.spots(last=last)

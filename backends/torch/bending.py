@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from irverify.backends.torch.adjoints import Layer
 from irverify.backends.torch.layout import Layout
 from irverify.ir.first_order import first_order
-from irverify.kernels import available, bounds
+from irverify.kernels import bounds
 from irverify.kernels import rows as compiled
+from irverify.kernels.native import addresses
 
 
 class Lines(torch.autograd.Function):
@@ -222,8 +223,9 @@ def _bent_back(
 ) -> tuple[Tensor | None, ...] | None:
     """The gradients of `Bend` by compiled code."""
     _, slope, more, base, top, weight = ctx.saved_tensors
-    if not _ordered(a, slope, more, base, top, of_constants) or not available():
-        return None
+    told = a, slope, more, base, top, of_constants
+    if addresses(*told) is None or not _ordered(*told) or (weight is not None and weight.dtype != a.dtype):
+        return None  # before anything is done that would have to be done again
     layer: Layer | None = ctx.layer
     inner = layout.flat(of_found if layer is None or weight is None else layer.ahead(of_found, weight)).reshape(a.shape)
     fresh = layer is not None and weight is not None and inner.is_contiguous()

@@ -33,7 +33,7 @@ def lines(
     """Of bounds `[examples, size]`: the slope below, what the slope above has more, and the constants below and above.
     With an `offset` `[size]` the lines are around `relu(x + offset)` as functions of x, and x + offset has the bounds;
     without one nothing is below."""
-    if not (lower.is_contiguous() and upper.is_contiguous() and (offset is None or offset.is_contiguous())):
+    if not _fit(lower, (upper,), offset):
         return None
     found = addresses(lower, upper, offset)
     if found is None or native is None:
@@ -49,8 +49,7 @@ def lines_back(
     lower: Tensor, upper: Tensor, offset: Tensor | None, of_rise: Tensor, of_base: Tensor | None, of_top: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None] | None:
     """The gradients in bounds and offset from those in the last three of `lines`."""
-    given = (lower, upper, offset, of_rise, of_base, of_top)
-    if not all(tensor is None or tensor.is_contiguous() for tensor in given):
+    if not _fit(lower, (upper, of_rise, of_base, of_top), offset) or (offset is None) != (of_base is None):
         return None
     found = addresses(lower, upper, offset, of_rise, of_base, of_top)
     if found is None or native is None:
@@ -60,3 +59,11 @@ def lines_back(
     results = [0 if tensor is None else tensor.data_ptr() for tensor in (of_lower, of_upper, of_offset)]
     native.lines_back(*head(lower), *lower.shape, *found, *results)
     return of_lower, of_upper, of_offset
+
+
+def _fit(lower: Tensor, others: tuple[Tensor | None, ...], offset: Tensor | None) -> bool:
+    """Whether all have the shape of `lower`, but for the offset, and stand in memory in the order of their axes."""
+    if lower.ndim != 2 or not (offset is None or (offset.shape == lower.shape[1:] and offset.is_contiguous())):
+        return False
+    alike = all(other is None or (other.shape == lower.shape and other.is_contiguous()) for other in others)
+    return alike and lower.is_contiguous()

@@ -10,8 +10,8 @@ from irverify.kernels.native import addresses, head, native
 
 def columns(tensor: Tensor, slope: Tensor, radius: Tensor, drawn: Tensor) -> Tensor | None:
     """`diag(slope) columns + diag(radius) drawn`, for columns `drawn` `[1, count, *shape]` of all examples."""
-    sizes = _sizes((tensor,), (slope, radius), drawn)
     found = addresses(tensor, slope, radius, drawn)
+    sizes = None if found is None else _sizes((tensor,), (slope, radius), drawn)
     if sizes is None or found is None or native is None:
         return None
     result = torch.empty_like(tensor)
@@ -23,8 +23,8 @@ def columns_back(
     tensor: Tensor, slope: Tensor, drawn: Tensor, outer: Tensor
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """The gradients in columns, slope and radius."""
-    sizes = _sizes((tensor, outer), (slope,), drawn)
     found = addresses(tensor, slope, drawn, outer)
+    sizes = None if found is None else _sizes((tensor, outer), (slope,), drawn)
     if sizes is None or found is None or native is None:
         return None
     results = torch.empty_like(tensor), torch.empty_like(slope), torch.empty_like(slope)
@@ -34,8 +34,8 @@ def columns_back(
 
 def middle_back(tensor: Tensor, low: Tensor, high: Tensor, outer: Tensor) -> Tensor | None:
     """The gradient of `(low + high) / 2`, two of the magnitudes of the columns of each element."""
-    sizes = _sizes((tensor,), (low, high, outer), None)
     found = addresses(tensor, low, high, outer)
+    sizes = None if found is None else _sizes((tensor,), (low, high, outer), None)
     if sizes is None or found is None or native is None:
         return None
     result = torch.empty_like(tensor)
@@ -47,6 +47,8 @@ def _sizes(many: tuple[Tensor, ...], one: tuple[Tensor, ...], drawn: Tensor | No
     """Examples, columns and elements; None where something is not stored in the order of the first, one element after
     the other."""
     first = many[0]
+    if first.numel() == 0:
+        return None
     examples, count, *shape = first.shape
     size = first[0, 0].numel()
     inner, whole = first.stride()[2:], (count * size, size)

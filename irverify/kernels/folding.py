@@ -23,7 +23,7 @@ def fold(
     count, *windows, out = rows.shape
     channels, taps = weight.shape[1], tuple(weight.shape[2:])
     matrix = weight.permute(0, 2, 3, 1).reshape(out, -1)
-    step = max(1, NEAR // (windows[0] * windows[1] * matrix.shape[1]))
+    step = max(1, NEAR // max(1, windows[0] * windows[1] * matrix.shape[1]))
     found = rows.new_empty(count, *extents, channels)
     columns = rows.new_empty(min(step, count) * windows[0] * windows[1], matrix.shape[1])
     for begin in range(0, count, step):

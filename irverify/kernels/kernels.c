@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
 #define CLONED __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define CLONED
@@ -30,7 +30,7 @@
 #define DO_PRAGMA(text)
 #endif
 
-/* Raised whenever what a function takes changes; beside it VERSION in __init__.py. */
+/* Raised whenever what a function takes changes; beside it VERSION in native.py. */
 #define VERSION 6
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
@@ -252,8 +252,8 @@ METHOD(half_parallel_back) {
 #define ENTRY(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 
 static PyMethodDef methods[] = {
-    ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold), ENTRY(lines), ENTRY(relu_lines), ENTRY(lines_back),
-    ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back),
+    ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold),
+    ENTRY(lines), ENTRY(relu_lines), ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back),
     ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),
     {NULL, NULL, 0, NULL},
 };

@@ -7,6 +7,8 @@ from types import ModuleType
 
 import torch  # before the compiled code, so that both share one library of threads
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 VERSION = 6
 """That of the functions of kernels.c which are called here."""
@@ -44,16 +46,18 @@ def head(like: Tensor) -> tuple[int, int]:
 def addresses(first: Tensor, *others: Tensor | None) -> list[int] | None:
     """Where tensors begin, 0 for None; None where compiled code cannot read them."""
     dtype = first.dtype
-    if native is None or torch.compiler.is_compiling() or (dtype != torch.float32 and dtype != torch.float64):
+    if native is None or _watched() or (dtype != torch.float32 and dtype != torch.float64):
         return None
     found = []
     try:
         for tensor in (first, *others):
             if tensor is None:
                 found.append(0)
-            elif type(tensor) in _PLAIN and tensor.is_cpu and tensor.dtype == dtype:
-                found.append(tensor.data_ptr())
-            else:
+                continue
+            if type(tensor) not in _PLAIN or not tensor.is_cpu or tensor.dtype != dtype or tensor.is_neg():
+                return None
+            found.append(tensor.data_ptr())
+            if not found[-1] and tensor.numel():  # zeros without memory
                 return None
     except RuntimeError:  # a function transform's tensor has no memory
         return None
@@ -62,8 +66,19 @@ def addresses(first: Tensor, *others: Tensor | None) -> list[int] | None:
 
 def alike(first: Tensor, *others: Tensor) -> list[int] | None:
     """Addresses of tensors that have all their elements in one order, one after the other."""
-    stride = first.stride()
-    if any(other.stride() != stride or other.shape != first.shape for other in others):
+    found, stride = addresses(first, *others), first.stride()
+    if found is None or any(other.stride() != stride or other.shape != first.shape for other in others):
         return None
     dense = first.is_contiguous() or (first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last))
-    return addresses(first, *others) if dense else None
+    return found if dense else None
+
+
+def _watched() -> bool:
+    """Whether somebody follows PyTorch's operations, to whom what compiled code does would be lost: compilers, tracers
+    (a program of theirs would return memory that nobody has written), and forward derivatives."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or _get_current_dispatch_mode() is not None
+        or forward_ad._current_level >= 0
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class Spots:
     @staticmethod
     def whole(rows: int, size: int, each: int = 0, owner: Tensor | None = None) -> Spots:
         """Rows that have a coefficient for every element."""
-        return Spots((rows, each, 1, size, 1, 1, 1, 1, 1, 1, 1, 0, 0), None, owner)
+        return Spots((rows, each, 1, size, 1, 1, 1, 1, 1, 1, 1, 0, 0), None, _whole(owner))
 
     @staticmethod
     def windows(channels: int, frame: Frame, place: Tensor, owner: Tensor | None, *, last: bool) -> Spots:
@@ -47,12 +47,23 @@ class Spots:
         axes."""
         outer, unit = (1, channels) if last else (channels, 1)
         lies = (*frame.extents, *frame.plane, frame.starts, *frame.scale, *frame.shift)
-        return Spots((place.shape[0], 0, outer, unit, *lies), place, owner)
+        return Spots((place.shape[0], 0, outer, unit, *lies), _whole(place), _whole(owner))
 
     @property
     def planes(self) -> int:
         """How many elements the value has."""
         return self.numbers[2] * self.numbers[3] * self.numbers[6] * self.numbers[7]
+
+    def fit(self, rows: Tensor, *met: Tensor | None) -> bool:
+        """Whether rows have as many elements as this says, and what they meet as many as the examples have."""
+        count, each, outer, unit, height, width, *_ = self.numbers
+        sizes = {part.numel() for part in met if part is not None}
+        if rows.numel() != count * outer * unit * height * width or len(sizes) > 1:
+            return False
+        if self.owner is not None:
+            return self.owner.shape[0] == count and not any(size % max(1, self.planes) for size in sizes)
+        examples = count // each if each else 1
+        return not count or all(size == examples * self.planes for size in sizes)
 
     def told(self) -> tuple[int, ...]:
         """As compiled code takes it."""
@@ -65,7 +76,7 @@ def bend(
 ) -> tuple[Tensor, Tensor] | None:
     """`a slope + min(a, 0) rise`, stored as the rows `a` are, and `max(a, 0) . base + min(a, 0) . top`, `[rows]`."""
     found = addresses(rows, slope, rise, base, top)
-    if found is None or native is None:
+    if found is None or native is None or not spots.fit(rows, slope, rise, base, top):
         return None
     passed, constants = torch.empty_like(rows), rows.new_empty(spots.numbers[0])
     native.bend(*head(rows), *spots.told(), *found, passed.data_ptr(), constants.data_ptr())
@@ -80,7 +91,7 @@ def bend_back(
     `through`), and the gradients in rows, rise, base and top from those in them, `inner`, and in the constants, `outer`
     `[examples, count]`. The gradient in the rows takes the memory of `inner`."""
     found = addresses(rows, slope, rise, base, top, inner, outer)
-    if found is None or native is None:
+    if found is None or native is None or not _alike(rows, (slope, rise, base, top), inner, outer):
         return None
     passed = torch.empty_like(rows) if through else None
     of_rise, of_top = torch.empty_like(rise), torch.empty_like(top)
@@ -93,7 +104,7 @@ def bend_back(
 def minimum(rows: Tensor, spots: Spots, center: Tensor, radius: Tensor) -> Tensor | None:
     """`a . center - |a| . radius` for each row, `[rows]`."""
     found = addresses(rows, center, radius)
-    if found is None or native is None:
+    if found is None or native is None or not spots.fit(rows, center, radius):
         return None
     least = rows.new_empty(spots.numbers[0])
     native.minimum(*head(rows), *spots.told(), *found, least.data_ptr())
@@ -106,7 +117,7 @@ def minimum_back(
     """The gradients of the minimum of rows `[examples, count, size]` in these, in centre and in radius, from `outer`
     `[examples, count]`."""
     found = addresses(rows, center, radius, outer)
-    if found is None or native is None:
+    if found is None or native is None or not _alike(rows, (center, radius), rows, outer):
         return None
     of_rows = torch.empty_like(rows)
     middle = torch.empty_like(center) if of_center else None
@@ -119,7 +130,7 @@ def minimum_back(
 def spread(rows: Tensor, spots: Spots) -> Tensor | None:
     """The rows over whole planes `[rows, elements]`, zero where no window reaches."""
     found = addresses(rows)
-    if found is None or native is None:
+    if found is None or native is None or not spots.fit(rows):
         return None
     planes = rows.new_empty(spots.numbers[0], spots.planes)
     native.spread(*head(planes), *spots.told(), *found, planes.data_ptr())
@@ -135,3 +146,19 @@ def dot(rows: Tensor, numbers: Tensor) -> Tensor | None:
     products = rows.new_empty(rows.shape[0])
     native.dot(*head(rows), rows.shape[0], size, period, *found, products.data_ptr())
     return products
+
+
+def _alike(rows: Tensor, met: tuple[Tensor | None, ...], inner: Tensor, outer: Tensor) -> bool:
+    """Whether the sizes are those of rows `[examples, count, size]`."""
+    examples, count, size = rows.shape
+    sized = all(part is None or part.numel() == examples * size for part in met)
+    return sized and inner.numel() == rows.numel() and outer.numel() == examples * count
+
+
+@overload
+def _whole(index: Tensor) -> Tensor: ...
+@overload
+def _whole(index: None) -> None: ...
+def _whole(index: Tensor | None) -> Tensor | None:
+    """The indices as compiled code reads them: 64 bits each, one after the other."""
+    return None if index is None else index.to(torch.int64).contiguous()

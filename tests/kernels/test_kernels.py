@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import pytest
@@ -11,12 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from irverify.ir.ops.padding import pad_spatial
+from irverify.ir.ops.scatter import Steps, scatter
 from irverify.kernels import available, bounds, columns, rows
 from irverify.kernels.folding import fold
 from irverify.kernels.rows import Frame, Spots
+from irverify.passes.adjoints import constants
+from irverify.passes.forms import Dense, Patches, minimum
+from irverify.passes.view import Lines
+from irverify.passes.windows import Grid, Windows
 
 pytestmark = pytest.mark.skipif(not available(), reason="kernels are not compiled here")
 DTYPES = st.sampled_from((torch.float32, torch.float64))
@@ -284,7 +291,9 @@ def test_numbers_that_repeat(dtype: torch.dtype, seed: int, count: int, period: 
 
 
 @given(DTYPES, SEEDS, st.sampled_from((1, 7, 40_000)), st.sampled_from(("adaptive", "zero", "same")))
-def test_lines_around_relus(dtype: torch.dtype, seed: int, size: int, choice: Literal["adaptive", "zero", "same"]) -> None:
+def test_lines_around_relus(
+    dtype: torch.dtype, seed: int, size: int, choice: Literal["adaptive", "zero", "same"]
+) -> None:
     """Slopes and constants as by PyTorch, on any side of 0; infinite or no numbers are found."""
     from irverify.passes.curves import kinked
     from irverify.passes.propagate import Interval
@@ -302,3 +311,92 @@ def test_lines_around_relus(dtype: torch.dtype, seed: int, size: int, choice: Li
         wrong = bounds.relu_lines(lower, odd, choice)
         assert wrong is not None
         assert not wrong[3]
+
+
+@pytest.mark.filterwarnings("ignore:.*(deprecated|boolean)")
+def test_what_follows_operations_sees_all_of_them() -> None:
+    """Tracers record no compiled code: their programs would return memory that nobody writes. Forward derivatives."""
+    spots, row, met = Spots.whole(2, 3), whole(2, 3, seed=0), whole(1, 3, seed=1)
+    form = Dense(row)
+
+    def least(row: Tensor) -> Tensor:
+        return minimum(form.with_coefficients(row), met[0], met[0].abs())
+
+    assert rows.minimum(row, spots, met, met) is not None
+    same(make_fx(least)(row)(-row), least(-row))
+    same(torch.jit.trace(least, row)(-row), least(-row))
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(least(forward_ad.make_dual(row, torch.ones_like(row)))).tangent
+    torch.testing.assert_close(tangent, (met - row.sign() * met.abs()).sum(1))
+
+
+def test_no_memory_and_negated_views() -> None:
+    spots, row = Spots.whole(2, 3), random(2, 3, seed=0)
+    assert rows.minimum(torch._efficientzerotensor((2, 3), dtype=row.dtype), spots, row[:1], row[:1]) is None
+    assert rows.minimum(torch._neg_view(row), spots, row[:1], row[:1]) is None
+
+
+def test_places_and_owners_of_any_type_and_step() -> None:
+    """Indices of 32 bits, and every other of a tensor."""
+    frame = Frame((1, 1), (2, 2), 2, (1, 1), (0, 0))
+    row, met = whole(3, 1, 1, 1, seed=0), whole(2, 1, 2, 2, seed=1)
+    place, owner = torch.tensor([[3, 0], [1, 0], [2, 0]]), torch.tensor([[0, 5], [1, 5], [1, 5]])
+    expected = row.flatten() * met[owner[:, 0], 0, place[:, 0] // 2, place[:, 0] % 2]
+    for dtype in (torch.int64, torch.int32):
+        spots = Spots.windows(1, frame, place[:, 0].to(dtype), owner.to(dtype)[:, 0], last=False)
+        same(rows.minimum(row, spots, met, torch.zeros_like(met)), expected)
+
+
+def test_other_sizes_are_left_to_pytorch() -> None:
+    """What would be read beyond its end."""
+    row, met = random(4, 3, seed=0), random(2, 3, seed=1)
+    each = Spots.whole(4, 3, each=2)
+    assert rows.minimum(row, each, met, met) is not None
+    assert rows.minimum(row, each, met, met[:1]) is None
+    assert rows.minimum(row, each, met[:1], met[:1]) is None
+    assert rows.minimum(row[:3], each, met, met) is None
+    assert rows.bend(row, each, met, None, met[:1], None) is None
+    assert rows.spread(row, Spots.whole(5, 3)) is None
+    assert bounds.lines(met, met[:1], None) is None
+    assert bounds.lines(met, met, met[:, 0]) is None
+    several, outer = row.view(2, 2, 3), torch.ones(2, 2).double()
+    assert rows.minimum_back(several, met, met, outer[:1], of_center=True, of_radius=True) is None
+    assert rows.bend_back(several, met, met, None, met[:1], several.clone(), outer, through=False) is None
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
+def test_windows_over_one_axis_have_one_order(channels: int, count: int) -> None:
+    """A single row `[1, channels, window]` may be taken for a plane with the channels last."""
+    row = whole(count, channels, 3, seed=0)
+    windows = Windows(row, torch.arange(count) + 2, Grid((6,), (1,), (0,), (10,)), True)
+    expected = torch.stack([functional.pad(part, (2 + at, 5 - at)) for at, part in enumerate(row)])
+    same(windows.dense(), expected)
+    offset = torch.arange(1.0, channels + 1).double().reshape(-1, 1)
+    same(constants(Patches(windows), offset, (channels, 10)), (expected * offset).flatten(1).sum(1))
+
+
+def test_no_elements() -> None:
+    none = torch.empty(0, 2, 3)
+    assert columns.columns(none, none[:, 0], none[:, 0], torch.ones(1, 2, 3)) is None
+    found = fold(torch.ones(2, 1, 1, 3), torch.ones(3, 0, 2, 2), (2, 2), (0, 0), (4, 4))
+    assert found is not None
+    assert found.shape == (2, 4, 4, 0)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_vmap(dtype: torch.dtype) -> None:
+    """Which cannot say how planes are stored."""
+    row, met = whole(2, 6, 2, 3, 3, seed=0, dtype=dtype), whole(2, 2, 3, 3, seed=1, dtype=dtype)
+    owner, weight = torch.arange(6) // 3, whole(2, 4, 3, 3, seed=2, dtype=dtype)
+    strides, grid = Steps((2, 2), (1, 1), 1), Grid((3, 3), (1, 1), (-1, -1), (5, 5))
+    steps: tuple[Callable[[Tensor], Tensor], ...] = (
+        lambda x: minimum(Dense(x, owner), met, met.abs()),
+        lambda x: Lines(met, met, met, met).bend(Dense(x, owner))[0].dense(),
+        lambda x: Windows(x, torch.arange(6), grid, False).dense(),
+        lambda x: constants(Dense(x), met[0, :, :1, :1], (2, 3, 3)),
+        lambda x: scatter(x, weight, strides, (1, 1), (6, 6)),
+    )
+    for step in steps:
+        same(torch.func.vmap(step)(row), torch.stack([step(part) for part in row]))

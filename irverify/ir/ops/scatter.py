@@ -17,6 +17,7 @@ from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.ops.taps import Steps as Steps
 from irverify.ir.ops.taps import tap_by_tap
 from irverify.kernels.folding import fold
+from irverify.kernels.native import addresses
 
 FEW = 4
 """Up to so many channels in the operand, a product and `fold` are faster than torch's routine."""
@@ -90,7 +91,9 @@ def _folded(
 ) -> Tensor | None:
     """`scatter` by compiled code; None where there is none, or another way is faster."""
     small = max(weight.shape[:2]) <= FEW_FOLDED and weight[0, 0].numel() > 1 and max(steps.dilation) == 1
-    if not small or rows.ndim != 4 or rows.dtype != torch.float32 or not stands_last(rows):
+    if not small or rows.ndim != 4 or rows.dtype != torch.float32 or addresses(rows, weight) is None:
+        return None
+    if not stands_last(rows):  # which vmap cannot say
         return None
     found = fold(rows.permute(0, 2, 3, 1), weight, steps.stride, first, extents)
     return None if found is None else found.permute(0, 3, 1, 2)
