@@ -20,7 +20,7 @@ from torch.nn import functional
 from irverify.ir.ops import Conv
 from irverify.ir.ops.memory import prefers_last, settled, stands_last, taken
 from irverify.ir.ops.padding import Pairs, pad_spatial
-from irverify.ir.ops.scatter import Steps, scatter
+from irverify.ir.ops.scatter import Steps, folded, scatter
 from irverify.ir.params import value
 from irverify.kernels import rows as compiled
 from irverify.kernels.native import addresses
@@ -238,7 +238,11 @@ class Windows:
         if not worthwhile(extents, plane):
             return None
         rows, weight = self.cleaned().coefficients, value(op.weight)
-        if _as_matrix(rows, weight, op, extents):
+        steps, first = Steps(op.stride, op.dilation, op.groups), (0,) * len(plane)
+        at_once = folded(rows, weight, steps, first, extents)
+        if at_once is not None:
+            passed = at_once
+        elif _as_matrix(rows, weight, op, extents):
             last = prefers_last(rows)
             matrix = _matrix(weight, op, self.window, extents, last=last)
             if last:
@@ -247,8 +251,7 @@ class Windows:
             else:
                 passed = (rows.flatten(1) @ matrix).reshape(-1, weight.shape[1], *extents)
         else:
-            steps = Steps(op.stride, op.dilation, op.groups)
-            passed = scatter(rows, weight, steps, (0,) * len(plane), extents)
+            passed = scatter(rows, weight, steps, first, extents)
         grid = self.grid.before(op, plane)
         return replace(self, coefficients=passed, grid=grid, clean=grid.inside(extents))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import pytest
 import torch
@@ -17,11 +16,15 @@ from torch.nn import functional
 
 from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.ops.scatter import Steps, scatter
-from irverify.kernels import available, bounds, columns, rows
+from irverify.kernels import available, bounds, columns, native, rows
 from irverify.kernels.folding import fold
 from irverify.kernels.rows import Frame, Spots
 from irverify.passes.adjoints import constants
+from irverify.passes.curves import kinked
 from irverify.passes.forms import Dense, Patches, minimum
+from irverify.passes.half_relu import Parallel, Zero
+from irverify.passes.lines import Choice
+from irverify.passes.propagate import Interval
 from irverify.passes.view import Lines
 from irverify.passes.windows import Grid, Windows
 
@@ -239,9 +242,6 @@ def test_columns(dtype: torch.dtype, seed: int, last: bool, odd: bool) -> None:
 @given(DTYPES, SEEDS, st.sampled_from((1, 7, 40_000)), st.booleans(), st.booleans())
 def test_halves(dtype: torch.dtype, seed: int, size: int, free: bool, odd: bool) -> None:
     """The same numbers as operation by operation, in place or not, whatever they are."""
-    from irverify.kernels import native
-    from irverify.passes.half_relu import Parallel, Zero
-
     center, gap = random(size, seed=seed, dtype=dtype), random(size, seed=seed + 1, dtype=dtype).abs()
     outer, inner = random(size, seed=seed + 2, dtype=dtype), random(size, seed=seed + 3, dtype=dtype)
     if odd and size > 10:
@@ -291,13 +291,8 @@ def test_numbers_that_repeat(dtype: torch.dtype, seed: int, count: int, period: 
 
 
 @given(DTYPES, SEEDS, st.sampled_from((1, 7, 40_000)), st.sampled_from(("adaptive", "zero", "same")))
-def test_lines_around_relus(
-    dtype: torch.dtype, seed: int, size: int, choice: Literal["adaptive", "zero", "same"]
-) -> None:
+def test_lines_around_relus(dtype: torch.dtype, seed: int, size: int, choice: Choice) -> None:
     """Slopes and constants as by PyTorch, on any side of 0; infinite or no numbers are found."""
-    from irverify.passes.curves import kinked
-    from irverify.passes.propagate import Interval
-
     lower = whole(size, seed=seed, dtype=dtype)
     upper = lower + whole(size, seed=seed + 1, dtype=dtype).abs()
     found = bounds.relu_lines(lower, upper, choice)

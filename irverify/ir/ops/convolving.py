@@ -27,7 +27,9 @@ def convolved(
     One image with little to do goes the plain way on a CPU: torch leaves it to oneDNN where kernels are larger than
     three elements, which takes up to four times as long to begin.
     """
-    if _little(x, weight, stride, padding) and groups == 1 and max(dilation) == 1:
+    given = [part for part in (x, weight, bias) if part is not None]
+    little = _little(x, weight, stride, padding) and groups == 1 and max(dilation) == 1
+    if little and not (torch.is_grad_enabled() and any(part.requires_grad for part in given)):
         plain = torch.ops.aten.thnn_conv2d.default
         found: Tensor = plain(x, weight, weight.shape[2:], bias, stride, padding)
         return found
@@ -35,7 +37,7 @@ def convolved(
 
 
 def _little(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> bool:
-    if x.ndim != 4 or x.shape[0] != 1 or not x.is_cpu or x.dtype != torch.float32 or torch.is_grad_enabled():
+    if x.ndim != 4 or x.shape[0] != 1 or not x.is_cpu or x.dtype != torch.float32:
         return False
     if min(weight.shape[2:]) <= 3 or torch.compiler.is_compiling():
         return False

@@ -49,10 +49,10 @@ def scatter(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], 
     few = channels <= FEW_STRIDED or weight[0, 0].numel() == 1
     single = rows.dtype == torch.float32
     strided = max(steps.stride) > 1
-    if quick and steps.groups == 1 and (strided or 1 < channels <= FEW):
-        folded = _folded(rows, weight, steps, first, extents)
-        if folded is not None:
-            return folded
+    if (strided and max(weight.shape[:2]) <= FEW_FOLDED and weight[0, 0].numel() > 1) or 1 < channels <= FEW:
+        at_once = folded(rows, weight, steps, first, extents)
+        if at_once is not None:
+            return at_once
     if quick and steps.groups == 1 and few and strided:
         if single and weight[0, 0].numel() == 1 and not any(first):
             return spaced(rows, weight, steps.stride, extents)
@@ -86,14 +86,15 @@ def _quick(rows: Tensor) -> bool:
     return rows.device.type == "cpu" and len(rows) > 0
 
 
-def _folded(
+def folded(
     rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], extents: tuple[int, ...]
 ) -> Tensor | None:
-    """`scatter` by compiled code; None where there is none, or another way is faster."""
-    small = max(weight.shape[:2]) <= FEW_FOLDED and weight[0, 0].numel() > 1 and max(steps.dilation) == 1
-    if not small or rows.ndim != 4 or rows.dtype != torch.float32 or addresses(rows, weight) is None:
+    """`scatter` by compiled code; None where there is none for it, and where gradients are asked for."""
+    if rows.ndim != 4 or rows.dtype != torch.float32 or max(*steps.dilation, steps.groups) > 1 or not len(rows):
         return None
-    if not stands_last(rows):  # which vmap cannot say
+    if addresses(rows, weight) is None or not stands_last(rows):  # in this order: vmap cannot say how rows stand
+        return None
+    if torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad):
         return None
     found = fold(rows.permute(0, 2, 3, 1), weight, steps.stride, first, extents)
     return None if found is None else found.permute(0, 3, 1, 2)
