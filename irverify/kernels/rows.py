@@ -56,14 +56,20 @@ class Spots:
 
     def fit(self, rows: Tensor, *met: Tensor | None) -> bool:
         """Whether rows have as many elements as this says, and what they meet as many as the examples have."""
-        count, each, outer, unit, height, width, *_ = self.numbers
-        sizes = {part.numel() for part in met if part is not None}
-        if rows.numel() != count * outer * unit * height * width or len(sizes) > 1:
+        count, each, outer, unit, height, width = self.numbers[:6]
+        if rows.numel() != count * outer * unit * height * width:
             return False
+        planes, size = self.planes, -1
+        for part in met:
+            if part is not None and (found := part.numel()) != size:
+                if size >= 0:
+                    return False
+                size = found
+        if size < 0 or count == 0:
+            return True
         if self.owner is not None:
-            return self.owner.shape[0] == count and not any(size % max(1, self.planes) for size in sizes)
-        examples = count // each if each else 1
-        return not count or all(size == examples * self.planes for size in sizes)
+            return self.owner.shape[0] == count and size % max(1, planes) == 0
+        return size == (count // each if each else 1) * planes
 
     def told(self) -> tuple[int, ...]:
         """As compiled code takes it."""
@@ -161,4 +167,6 @@ def _whole(index: Tensor) -> Tensor: ...
 def _whole(index: None) -> None: ...
 def _whole(index: Tensor | None) -> Tensor | None:
     """The indices as compiled code reads them: 64 bits each, one after the other."""
-    return None if index is None else index.to(torch.int64).contiguous()
+    if index is None or (index.dtype == torch.int64 and index.is_contiguous()):
+        return index
+    return index.to(torch.int64).contiguous()
