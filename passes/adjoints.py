@@ -16,7 +16,7 @@ from irverify.ir.params import value
 from irverify.ir.types import TensorType
 from irverify.kernels.native import addresses
 from irverify.kernels.rows import dot
-from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide, unowned
+from irverify.passes.forms import MANY, Columns, Dense, Form, Patches, Units, Wide, unowned
 from irverify.passes.windows import kernels, receptive, worthwhile
 
 
@@ -80,7 +80,8 @@ def _of_channels_at_once(rows: Tensor, offset: Tensor) -> Tensor | None:
     if addresses(rows, offset) is None:  # before any question about memory, which not all tensors answer
         return None
     if stands_last(rows):
-        return dot(rows, offset.repeat(rows.shape[3]))
+        # Longer runs of many rows are worth a copy.
+        return dot(rows, offset if rows.numel() < MANY else offset.repeat(rows.shape[3]))
     return dot(rows, offset.repeat_interleave(rows[0, 0].numel())) if len(rows) and rows.is_contiguous() else None
 
 
