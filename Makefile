@@ -27,7 +27,7 @@ $(BIN)/pip: # the last thing that venv makes: after a failure half-way it is mad
 	$(PYTHON) -m venv $(VENV)
 
 # what an installation is made of
-SOURCES = pyproject.toml constraints.txt setup.py irverify/kernels/kernels.c irverify/kernels/rows.h
+SOURCES = pyproject.toml constraints.txt setup.py $(wildcard irverify/kernels/*.[ch])
 
 $(VENV)/installed: $(SOURCES) | $(BIN)/pip
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -30,7 +31,7 @@ class Build(build_ext):
 KERNELS = Extension(
     "irverify.kernels._kernels",
     ["irverify/kernels/kernels.c"],
-    depends=["irverify/kernels/rows.h"],
+    depends=sorted(glob("irverify/kernels/*.h")),
     optional=True,  # a failure is a warning
 )
 

@@ -123,7 +123,7 @@ def test_sdist_holds_what_a_build_needs(distributions: Path) -> None:
     with tarfile.open(next(distributions.glob("*.tar.gz"))) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "passes/__init__.py", "backends/__init__.py"} <= names
-    assert {"setup.py", "irverify/kernels/kernels.c", "irverify/kernels/rows.h"} <= names
+    assert {"setup.py", "irverify/kernels/kernels.c", "irverify/kernels/rows.h", "irverify/kernels/lines.h"} <= names
 
 
 def test_wheel_works_away_from_the_repository(distributions: Path, tmp_path: Path) -> None:

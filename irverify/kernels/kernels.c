@@ -29,6 +29,9 @@
 #else
 #define DO_PRAGMA(text)
 #endif
+#define IN_PARALLEL \
+    (void)threads;  \
+    DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
 #define VERSION 6
@@ -83,12 +86,12 @@ typedef struct { int64_t windows[2], taps[2], unit, stride[2], first[2], plane[2
 
 #define REAL float
 #define NAME(name) name##_single
-#include "rows.h"
+#include "every.h"
 #undef REAL
 #undef NAME
 #define REAL double
 #define NAME(name) name##_double
-#include "rows.h"
+#include "every.h"
 #undef REAL
 #undef NAME
 

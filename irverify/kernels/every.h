@@ -1,0 +1,8 @@
+/* All functions for elements of type REAL, whose names end in what NAME puts there. */
+
+#include "rows.h"
+
+#include "columns.h"
+#include "fold.h"
+#include "halves.h"
+#include "lines.h"

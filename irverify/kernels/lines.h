@@ -1,0 +1,95 @@
+/* Lines around ReLUs from bounds of their operands, for elements of type REAL. */
+
+/* Lines around ReLUs whose operands lie between `lower` and `upper`, without an `offset` that is the same in every
+   example or null: the slope below, how much steeper the line above is, and the constants of both. */
+CLONED static void NAME(lines_example)(int64_t n, const REAL *lower, const REAL *upper, const REAL *offset, REAL *slope,
+                                       REAL *rise, REAL *base, REAL *top) {
+    DO_PRAGMA(omp simd)
+    for (int64_t i = 0; i < n; i++) {
+        const REAL above = upper[i] < 0 ? 0 : upper[i], below = lower[i] > 0 ? 0 : -lower[i], width = above + below;
+        const REAL high = above / (width == 0 ? 1 : width), low = above > below ? 1 : 0;
+        slope[i] = low;
+        rise[i] = high - low;
+        top[i] = high * below;
+    }
+    if (!offset) return;
+    DO_PRAGMA(omp simd)
+    for (int64_t i = 0; i < n; i++) {
+        base[i] = slope[i] * offset[i];
+        top[i] += (slope[i] + rise[i]) * offset[i];
+    }
+}
+
+static void NAME(lines)(int threads, int64_t examples, int64_t size, const REAL *lower, const REAL *upper,
+                        const REAL *offset, REAL *slope, REAL *rise, REAL *base, REAL *top) {
+    IN_PARALLEL
+    for (int64_t e = 0; e < examples; e++) {
+        const int64_t at = e * size;
+        NAME(lines_example)(size, lower + at, upper + at, offset, slope + at, rise + at, base ? base + at : NULL,
+                            top + at);
+    }
+}
+
+/* Lines around ReLUs: `free` below (0: adaptive, 1: slope 0, 2: parallel to the one above), the chord above, and its
+   constant. Whether all numbers are finite. */
+CLONED static int NAME(relu_block)(int choice, int64_t n, const REAL *lower, const REAL *upper, REAL *free, REAL *chord,
+                                   REAL *top) {
+    REAL total = 0; /* 0 times each number: not a number if one of them is infinite or none */
+    DO_PRAGMA(omp simd reduction(+ : total))
+    for (int64_t i = 0; i < n; i++) {
+        const REAL l = lower[i], u = upper[i], width = u - l;
+        const int open = l < 0 && u > 0;
+        const REAL sided = l >= 0 ? 1 : 0, span = open ? width : 1;
+        const REAL slope = open ? u / span : sided, constant = open ? u * (-l / span) : 0;
+        const REAL low = choice == 2 ? slope : !open ? sided : choice == 1 ? 0 : u > -l ? 1 : 0;
+        free[i] = low;
+        chord[i] = slope;
+        top[i] = constant;
+        total += (width + constant) * 0;
+    }
+    return total == 0;
+}
+
+static int NAME(relu_lines)(int threads, int64_t choice, int64_t n, const REAL *lower, const REAL *upper, REAL *free,
+                            REAL *chord, REAL *top) {
+    int finite = 1;
+    (void)threads;
+    DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(&& : finite))
+    for (int64_t i = 0; i < n; i += MANY)
+        finite = NAME(relu_block)((int)choice, least(MANY, n - i), lower + i, upper + i, free + i, chord + i, top + i)
+                 && finite;
+    return finite;
+}
+
+/* The gradients in bounds and offset from those in rise, base and top. */
+CLONED static void NAME(lines_back_block)(int64_t examples, int64_t size, int64_t n, const REAL *lower,
+                                          const REAL *upper, const REAL *offset, const REAL *of_rise,
+                                          const REAL *of_base, const REAL *of_top, REAL *of_lower, REAL *of_upper,
+                                          REAL *of_offset) {
+    REAL sums[BLOCK];
+    memset(sums, 0, sizeof sums);
+    for (int64_t e = 0; e < examples; e++) {
+        DO_PRAGMA(omp simd)
+        for (int64_t i = 0; i < n; i++) {
+            const REAL l = lower[i], u = upper[i], above = u < 0 ? 0 : u, below = l > 0 ? 0 : -l;
+            const REAL whole = above + below, width = whole == 0 ? 1 : whole, high = above / width, rest = below / width;
+            const REAL t = of_top[i], steep = (offset ? of_rise[i] + t * offset[i] : of_rise[i]) / width;
+            of_lower[i] = l < 0 ? (steep - high * t) * high : 0;
+            of_upper[i] = u > 0 ? (steep + rest * t) * rest : 0;
+            if (offset) sums[i] += t * high + (above > below ? of_base[i] : 0);
+        }
+        lower += size, upper += size, of_rise += size, of_top += size, of_lower += size, of_upper += size;
+        if (offset) of_base += size;
+    }
+    if (of_offset) memcpy(of_offset, sums, n * sizeof(REAL));
+}
+
+static void NAME(lines_back)(int threads, int64_t examples, int64_t size, const REAL *lower, const REAL *upper,
+                             const REAL *offset, const REAL *of_rise, const REAL *of_base, const REAL *of_top,
+                             REAL *of_lower, REAL *of_upper, REAL *of_offset) {
+    IN_PARALLEL
+    for (int64_t i = 0; i < size; i += BLOCK)
+        NAME(lines_back_block)(examples, size, least(BLOCK, size - i), lower + i, upper + i, offset ? offset + i : NULL,
+                               of_rise + i, of_base ? of_base + i : NULL, of_top + i, of_lower + i, of_upper + i,
+                               of_offset ? of_offset + i : NULL);
+}
