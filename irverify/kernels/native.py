@@ -46,7 +46,7 @@ def head(like: Tensor) -> tuple[int, int]:
 def addresses(first: Tensor, *others: Tensor | None) -> list[int] | None:
     """Where tensors begin, 0 for None; None where compiled code cannot read them."""
     dtype = first.dtype
-    if native is None or _watched() or (dtype != torch.float32 and dtype != torch.float64):
+    if native is None or watched() or (dtype != torch.float32 and dtype != torch.float64):
         return None
     found = []
     try:
@@ -73,7 +73,7 @@ def alike(first: Tensor, *others: Tensor) -> list[int] | None:
     return found if dense else None
 
 
-def _watched() -> bool:
+def watched() -> bool:
     """Whether somebody follows PyTorch's operations, to whom what compiled code does would be lost: compilers, tracers
     (a program of theirs would return memory that nobody has written), and forward derivatives."""
     return (

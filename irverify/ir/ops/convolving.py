@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from irverify.ir.ops.blocks import CONV
+from irverify.kernels.native import watched
 
 LITTLE = 2**20
 """Up to so many products."""
@@ -29,6 +30,7 @@ def convolved(
     """
     given = [part for part in (x, weight, bias) if part is not None]
     little = _little(x, weight, stride, padding) and groups == 1 and max(dilation) == 1
+    little = little and not torch.is_autocast_enabled("cpu")
     if little and not (torch.is_grad_enabled() and any(part.requires_grad for part in given)):
         plain = torch.ops.aten.thnn_conv2d.default
         found: Tensor = plain(x, weight, weight.shape[2:], bias, stride, padding)
@@ -39,7 +41,7 @@ def convolved(
 def _little(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> bool:
     if x.ndim != 4 or x.shape[0] != 1 or not x.is_cpu or x.dtype != torch.float32:
         return False
-    if min(weight.shape[2:]) <= 3 or torch.compiler.is_compiling():
+    if min(weight.shape[2:]) <= 3 or watched():  # it has no forward derivatives
         return False
     places = [(n + 2 * pad) // step for n, pad, step in zip(x.shape[2:], padding, stride, strict=True)]
     return places[0] * places[1] * weight.numel() <= LITTLE
