@@ -90,7 +90,8 @@ class _Trace:
 
 
 def mosaics(graph: Graph) -> dict[str, Mosaic]:
-    """The mosaics of a graph, by name."""
+    """The mosaics of a graph, by name, of whose activations nobody else reads anything: rows that two readers of an
+    activation ask for add up before its lines are chosen."""
     if not any(isinstance(node.op, Gather) for node in graph):
         return {}
     device = graph.leaves[0].device if graph.leaves else None
@@ -107,7 +108,17 @@ def mosaics(graph: Graph) -> dict[str, Mosaic]:
             if mosaic is not None and graph[trace.base].type.size == node.type.size:
                 found[node.name] = mosaic
         traces[node.name] = trace
-    return found
+    return {name: mosaic for name, mosaic in found.items() if _alone(graph, name, mosaic)}
+
+
+def _alone(graph: Graph, name: str, mosaic: Mosaic) -> bool:
+    """Whether all that is made of the activations of a mosaic goes into it."""
+    inside = {name}
+    for node in reversed(graph.nodes):
+        readers = graph.users(node.name)
+        if readers and node.name not in graph.outputs and inside.issuperset(readers):
+            inside.add(node.name)
+    return all(part.activation in inside for part in mosaic.parts)
 
 
 def _followed(node: Node, traces: Mapping[str, _Trace], activations: list[Node]) -> _Trace | None:

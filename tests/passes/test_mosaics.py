@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import irverify as iv
 from irverify.ir.graph import Graph, GraphBuilder
-from irverify.ir.ops import Concat, Gather, Pad, Relu, Reshape
+from irverify.ir.ops import Concat, Gather, Pad, Relu, Reshape, Sub
 from irverify.ir.types import TensorType
 from irverify.passes import crown
 from irverify.passes.adjoints import before_gather
@@ -127,3 +127,15 @@ def test_masked_convolutions_in_a_batch() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(crown, "mosaics", lambda graph: {})
             torch.testing.assert_close(margins, iv.margins(graph, region, labels, method="crown"), rtol=1e-9, atol=1e-9)
+
+
+def test_an_activation_that_somebody_else_reads() -> None:
+    """relu(x) less what a gather takes of it, all in order, is 0: rows of both readers meet before the lines do."""
+    builder = GraphBuilder()
+    x = builder.input(TensorType((3,), torch.float64), name="x")
+    relu = builder.add(Relu(), x, name="relu")
+    gathered = builder.add(Gather(torch.arange(3), 0), relu, name="gathered")
+    graph = builder.graph([builder.add(Sub(), relu, gathered, name="y")])
+    assert mosaics(graph) == {}
+    found = iv.run(graph, "crown", iv.Linf(torch.zeros(1, 3).double(), 1.0)).bounds["y"]
+    assert (found.lower.tolist(), found.upper.tolist()) == ([[0.0] * 3], [[0.0] * 3])
