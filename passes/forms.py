@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from irverify.ir.ops.memory import in_order, prefers_last, stands_last, taken
+from irverify.kernels import available
 from irverify.kernels import rows as compiled
-from irverify.kernels.native import addresses
 from irverify.passes.windows import Grid, Windows
 from irverify.regions.base import rowwise
 
@@ -230,17 +230,27 @@ def as_compiled(form: Wide, tensors: Sequence[Tensor | None]) -> tuple[compiled.
     rows = form.coefficients
     if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (rows, *tensors)):
         return None
-    if addresses(rows, *tensors) is None:
+    if not available():
         return None
     if isinstance(form, Columns):
         met = [None if part is None else part.reshape(-1)[form.index] for part in tensors]
         return (form.spots(last=False), met) if rows.is_contiguous() else None
+    try:
+        last = _order(rows, tensors)
+    except RuntimeError:  # tensors of vmap do not say how they stand
+        return None
+    spots = None if last is None else form.spots(last=last)
+    return None if spots is None else (spots, list(tensors))
+
+
+def _order(rows: Tensor, tensors: Sequence[Tensor | None]) -> bool | None:
+    """Whether rows and what they meet stand in memory with the channels last, or in the order of their axes; None where
+    they stand in different orders."""
     for last in (True, False):
         if stands_last(rows) if last else rows.is_contiguous():
             rank = rows.ndim - 1
             if all(part is None or in_order(part, rank, last=last) for part in tensors):
-                spots = form.spots(last=last)
-                return None if spots is None else (spots, list(tensors))
+                return last
     return None
 
 

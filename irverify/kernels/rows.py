@@ -7,7 +7,6 @@ one example or several, one after the other: `[examples, elements]`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple, overload
 
 import torch
@@ -27,8 +26,7 @@ class Frame(NamedTuple):
     shift: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Spots:
+class Spots(NamedTuple):
     """Where the coefficients of rows lie in a value, and of which example each row is: `owner` `[rows]`, or `each` rows
     of every example in turn, or all of the first."""
 
