@@ -1,5 +1,5 @@
 # Two commands do all the set-up: `make demo` and `make test`. Both put an environment into $(VENV) and reuse it
-# as long as pyproject.toml and constraints.txt stay as they are.
+# as long as what an installation is made of stays as it is.
 
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
