@@ -10,6 +10,7 @@ from setuptools.command.build_ext import build_ext
 
 PLAIN = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 THREADS = ["-fopenmp"]
+MATHEMATICS = ["-lm"]
 
 
 class Build(build_ext):
@@ -20,11 +21,11 @@ class Build(build_ext):
             super().build_extension(ext)
             return
         try:
-            ext.extra_compile_args, ext.extra_link_args = [*PLAIN, *THREADS], THREADS
+            ext.extra_compile_args, ext.extra_link_args = [*PLAIN, *THREADS], [*THREADS, *MATHEMATICS]
             super().build_extension(ext)
         except Exception as error:  # compilers and linkers fail in many ways
             logging.getLogger(__name__).warning("irverify: kernels without threads (%s)", error)
-            ext.extra_compile_args, ext.extra_link_args = PLAIN, []
+            ext.extra_compile_args, ext.extra_link_args = PLAIN, MATHEMATICS
             super().build_extension(ext)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from irverify.ir.graph import Node
 from irverify.ir.ops import Abs, Clip, LeakyRelu, Pow
 from irverify.kernels.bounds import relu_lines
+from irverify.kernels.curves import CurveName, curve_lines
 from irverify.passes.lines import (
     Choice,
     Relaxation,
@@ -37,13 +38,18 @@ Function: TypeAlias = Callable[[Tensor], Tensor]
 
 def relu(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
     lower, upper = operands[0]
-    if torch.is_grad_enabled() and (lower.requires_grad or upper.requires_grad):
+    if differentiable(operands[0]):
         return kinked(0.0, 1.0, operands[0], choice)
     found = relu_lines(lower, upper, choice)
     if found is None or not found[3]:
         return kinked(0.0, 1.0, operands[0], choice)
     free, chord, top, _ = found
     return Relaxation(free, free.new_zeros(()).expand_as(free), chord, top)
+
+
+def differentiable(operand: Interval) -> bool:
+    """Whether derivatives in the bounds may be asked for."""
+    return torch.is_grad_enabled() and any(side.requires_grad for side in operand)
 
 
 def leaky_relu(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
@@ -134,13 +140,14 @@ def _cut(left: float, right: float, at: float, operand: Interval, choice: Choice
 class Curve:
     """A function that is odd up to a constant, convex below 0 and concave above, with its first two derivatives.
     `steep_at`, where there is one, gives the point above 0 that has a slope, up to rounding; `bend` is about where it
-    bends most."""
+    bends most; `compiled` is the name of compiled code that knows it."""
 
     function: Function
     slope: Function
     curvature: Function
     steep_at: Function | None = None
     bend: float = math.inf
+    compiled: CurveName | None = None
 
 
 def sigmoid_slope(x: Tensor) -> Tensor:
@@ -168,18 +175,24 @@ def _tanh_steep_at(slope: Tensor) -> Tensor:
     return (1 - slope).clamp(min=0).sqrt().atanh()  # f' = 1 - f^2
 
 
-SIGMOID = Curve(torch.sigmoid, sigmoid_slope, _sigmoid_curvature, _sigmoid_steep_at, 3.0)
-TANH = Curve(torch.tanh, tanh_slope, _tanh_curvature, _tanh_steep_at, 1.5)
+SIGMOID = Curve(torch.sigmoid, sigmoid_slope, _sigmoid_curvature, _sigmoid_steep_at, 3.0, "sigmoid")
+TANH = Curve(torch.tanh, tanh_slope, _tanh_curvature, _tanh_steep_at, 1.5, "tanh")
 
 
 def sigmoid(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
-    lines = s_shaped(SIGMOID, operands[0])
-    return guarded(lines, operands[0], lambda: (operands[0].lower.sigmoid(), operands[0].upper.sigmoid()))
+    return _curved(SIGMOID, operands[0])
 
 
 def tanh(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
-    lines = s_shaped(TANH, operands[0])
-    return guarded(lines, operands[0], lambda: (operands[0].lower.tanh(), operands[0].upper.tanh()))
+    return _curved(TANH, operands[0])
+
+
+def _curved(curve: Curve, operand: Interval) -> Relaxation:
+    if curve.compiled is not None and not differentiable(operand):
+        found = curve_lines(curve.compiled, *operand)
+        if found is not None:
+            return Relaxation(*found)
+    return guarded(s_shaped(curve, operand), operand, lambda: (curve.function(operand[0]), curve.function(operand[1])))
 
 
 def s_shaped(curve: Curve, operand: Interval) -> Relaxation:

@@ -126,7 +126,7 @@ class View:
         self._intervals = intervals
         self._lines: dict[str, Lines | None] = {}
         self._boxes: dict[str, tuple[Tensor, Tensor]] = {}
-        self._supports: dict[str, Tensor] = {}
+        self._supports: dict[str, Tensor | None] = {}
         self._single: dict[int, View] = {}
         self.looks = Looks()
 
@@ -167,7 +167,8 @@ class View:
                 if lines is None:
                     return None
                 if name not in self._supports:
-                    self._supports[name] = lines.support()
+                    found = lines.support()
+                    self._supports[name] = None if found.shape[0] == node.type.size else found
                 return self._supports[name]
             (name,) = node.inputs
         return None

@@ -3,6 +3,7 @@
 #include "rows.h"
 
 #include "columns.h"
+#include "curves.h"
 #include "fold.h"
 #include "halves.h"
 #include "lines.h"

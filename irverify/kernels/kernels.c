@@ -7,6 +7,8 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <float.h>
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -34,7 +36,7 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 6
+#define VERSION 7
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -83,6 +85,8 @@ INLINE void begin_of(const Grid *g, int64_t row, int64_t begin[2]) {
 
 /* Windows of a convolution that begin `first` elements before a plane, the channels last in both. */
 typedef struct { int64_t windows[2], taps[2], unit, stride[2], first[2], plane[2]; } Taps;
+
+#include "curve.h"
 
 #define REAL float
 #define NAME(name) name##_single
@@ -199,6 +203,25 @@ METHOD(relu_lines) {
     return PyBool_FromLong(finite);
 }
 
+METHOD(curve_lines) {
+    int finite;
+    BEGIN(2 + 2 + 6)
+    const int64_t *w = v + 4;
+    finite = CALL(curve_lines, v[2], v[3], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(finite);
+}
+
+METHOD(curve_tangents) {
+    int finite;
+    BEGIN(2 + 2 + 7)
+    const int64_t *w = v + 4;
+    const void *const given[4] = {AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5])};
+    finite = CALL(curve_tangents, v[2], v[3], AT(w[0]), AT(w[1]), AT(given), AT(w[6]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(finite);
+}
+
 METHOD(lines_back) {
     BEGIN(2 + 2 + 9)
     const int64_t *w = v + 4;
@@ -256,7 +279,8 @@ METHOD(half_parallel_back) {
 
 static PyMethodDef methods[] = {
     ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold),
-    ENTRY(lines), ENTRY(relu_lines), ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back),
+    ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
+    ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back),
     ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),
     {NULL, NULL, 0, NULL},
 };
