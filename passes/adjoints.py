@@ -11,12 +11,12 @@ from torch import Tensor
 
 from irverify.ir.ops import Add, Conv, Elementwise, Gather, Input, Neg, Operator, Reshape, Sub
 from irverify.ir.ops.base import normalize_axis
-from irverify.ir.ops.memory import settled, stands_last
+from irverify.ir.ops.memory import settled
 from irverify.ir.params import value
 from irverify.ir.types import TensorType
 from irverify.kernels.native import addresses
 from irverify.kernels.rows import dot
-from irverify.passes.forms import MANY, Columns, Dense, Form, Patches, Units, Wide, unowned
+from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide, unowned
 from irverify.passes.windows import kernels, receptive, worthwhile
 
 
@@ -77,11 +77,9 @@ def _of_channels_at_once(rows: Tensor, offset: Tensor) -> Tensor | None:
     """Rows `[rows, channels, *plane]` times a number for each channel, by compiled code."""
     if torch.is_grad_enabled() and (rows.requires_grad or offset.requires_grad):
         return None
-    if addresses(rows, offset) is None:  # before any question about memory, which not all tensors answer
-        return None
-    if stands_last(rows):
-        # Longer runs of many rows are worth a copy.
-        return dot(rows, offset if rows.numel() < MANY else offset.repeat(rows.shape[3]))
+    found = dot(rows.permute(0, *range(2, rows.ndim), 1), offset)
+    if found is not None or addresses(rows, offset) is None:  # before questions that not all tensors answer
+        return found
     return dot(rows, offset.repeat_interleave(rows[0, 0].numel())) if len(rows) and rows.is_contiguous() else None
 
 

@@ -155,7 +155,7 @@ class _Walk:
     def _elements(self, node: Node, interval: Interval, need: Need, results: Mapping[str, Interval]) -> Interval:
         """Both bounds of the elements that are open for some reader."""
         bounds = Interval(*(rowwise(side).clone() for side in interval))
-        owner, elements = rowwise(need(*interval)).nonzero(as_tuple=True)
+        owner, elements = rowwise(need(*interval)).nonzero().T.contiguous()
         dropping = need if self.needs.pieces(node.name) else None
         count = elements.shape[0]
         if dropping is None or count < MANY or count * self._widest < LONG or len(node.type.shape) == 1:

@@ -285,11 +285,16 @@ def unowned(form: Form) -> Form:
     return replace(form, owner=None)
 
 
-def plus(first: Form, second: Form) -> Form:
-    """The sum of rows over one value."""
+def plus(first: Form, second: Form, *, own: bool = False) -> Form:
+    """The sum of rows over one value; in the memory of the second ones if these are the caller's `own`."""
     one, two = spread(first), spread(second)
     if isinstance(one, Patches) and isinstance(two, Patches):
         total = one.windows.plus(two.windows)
         if total is not None:
             return Patches(total)
-    return Dense(one.dense() + two.dense(), one.owner)
+    rows, more = one.dense(), two.dense()
+    own = own or two is not second or not isinstance(two, Dense)
+    differentiable = torch.is_grad_enabled() and (rows.requires_grad or more.requires_grad)
+    if not own or differentiable or rows.dtype != more.dtype:
+        return Dense(rows + more, one.owner)
+    return Dense(more.add_(rows), one.owner)

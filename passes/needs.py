@@ -85,10 +85,10 @@ def _between(points: tuple[float, ...]) -> Need:
     """The elements with a breakpoint strictly inside their interval."""
 
     def need(lower: Tensor, upper: Tensor) -> Tensor:
-        inside = torch.zeros_like(lower, dtype=torch.bool)
-        for point in points:
-            inside = inside | ((lower < point) & (point < upper))
-        return inside
+        inside = [(lower < point) & (point < upper) for point in points]
+        if len(inside) == 1:
+            return inside[0]
+        return torch.stack(inside).any(0) if inside else torch.zeros_like(lower, dtype=torch.bool)
 
     return need
 

@@ -20,6 +20,7 @@ from irverify.ir.graph import Node
 from irverify.ir.ops import Add, Conv, Gather, Input, Linear, Neg, Reshape, Sub
 from irverify.ir.ops.memory import settled
 from irverify.ir.params import value
+from irverify.kernels.bounds import meet
 from irverify.passes.adjoints import before_convolution, before_gather, before_reshape, constants, negated, row_size
 from irverify.passes.forms import Columns, Dense, Form, Units, minimum, plus, spread, unowned
 from irverify.passes.needs import Need
@@ -200,21 +201,27 @@ class Sweep:
             owner = None if owner is None else owner[pairs]
         for name, form in pending:
             found = found + minimum(spread(form), *self.view.box(name))
-        self._meet(elements, owner, sides, found)
-        places = elements if owner is None else (owner, elements)
-        return ~need(*(side[places] for side in self.bounds))
+        return ~need(*self._meet(elements, owner, sides, found))
 
-    def _meet(self, elements: Tensor, owner: Tensor | None, sides: Tensor | None, found: Tensor) -> None:
-        """Intersects the bounds with lower bounds of the rows of elements; NaN says nothing."""
+    def _meet(
+        self, elements: Tensor, owner: Tensor | None, sides: Tensor | None, found: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Intersects the bounds with lower bounds of the rows of elements; NaN says nothing. What is known of these
+        elements then."""
         lower, upper = self.bounds
-        places = elements if owner is None else (owner, elements)
         found = round_down(found, lower.dtype)  # a cast on the way leaves rows of another type
+        if not (torch.is_grad_enabled() and any(part.requires_grad for part in (lower, upper, found))):
+            known = meet(lower, upper, found, elements, owner, sides)
+            if known is not None:
+                return known
+        places = elements if owner is None else (owner, elements)
         if sides is None:
             low, high = found.chunk(2)
         else:
             low, high = found.masked_fill(sides < 0, -math.inf), found.masked_fill(sides > 0, -math.inf)
         lower[places] = torch.fmax(lower[places], low)
         upper[places] = torch.fmin(upper[places], -high)
+        return lower[places], upper[places]
 
     def _sign(self) -> None:
         """From here on the rows and their negatives go different ways."""
@@ -249,6 +256,7 @@ class Sweep:
         lines = self.view.lines(node.name)
         parts: tuple[Form, ...] | None = None
         constant: Tensor | None = None
+        own = lines is not None or isinstance(node.op, Conv | Linear)  # rows that nobody else holds
         if isinstance(relaxed, Affine):
             parts = self._affine(node, relaxed, form)
             offset = relaxed.op.offset(relaxed.rank)
@@ -263,13 +271,13 @@ class Sweep:
         if constant is not None:
             self.constant = self.constant + constant
         for operand, part in zip(node.inputs, parts, strict=False):  # some operands are passed nothing
-            self._add(operand, part)
+            self._add(operand, part, own=own)
 
-    def _add(self, operand: str, part: Form) -> None:
+    def _add(self, operand: str, part: Form, *, own: bool = False) -> None:
         if isinstance(part, Dense):
             coefficients = settled(part.coefficients)
             part = part if coefficients is part.coefficients else part.with_coefficients(coefficients)
-        self.pending[operand] = plus(self.pending[operand], part) if operand in self.pending else part
+        self.pending[operand] = plus(self.pending[operand], part, own=own) if operand in self.pending else part
 
     def _cut_short(self, node: Node) -> None:
         """Takes the rows over a node to where its shortcut leads."""

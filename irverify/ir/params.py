@@ -8,6 +8,8 @@ promise: it stores a `Derived`, which recomputes its value whenever one of its s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeAlias
 
 import torch
@@ -29,15 +31,19 @@ class Derived:
         self._kept: tuple[list[Tensor], Tensor] | None = None
 
     def value(self) -> Tensor:
+        read, mode = _READ.get(), torch.is_grad_enabled()
+        if read is not None and (self, mode) in read:
+            return read[self, mode]
         tensors = [value(source) for source in self.sources]
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        if mode and any(tensor.requires_grad for tensor in tensors):
             return self._computed(tensors)
-        if self._kept is not None and all(map(_same, tensors, self._kept[0])):
-            return self._kept[1]
-        with torch.no_grad():
-            result = self._computed(tensors)
-            # Elements are compared, not versions: writing through `parameter.data` leaves no trace in a version.
-            self._kept = [tensor.clone() for tensor in tensors], result
+        if self._kept is None or not all(map(_same, tensors, self._kept[0])):
+            with torch.no_grad():
+                # Elements are compared, not versions: writing through `parameter.data` leaves no trace in a version.
+                self._kept = [tensor.clone() for tensor in tensors], self._computed(tensors)
+        result = self._kept[1]
+        if read is not None:
+            read[self, mode] = result
         return result
 
     def _computed(self, tensors: list[Tensor]) -> Tensor:
@@ -51,6 +57,21 @@ class Derived:
 
 
 Param: TypeAlias = Tensor | Derived
+_READ: ContextVar[dict[tuple[Derived, bool], Tensor] | None] = ContextVar("read", default=None)
+"""What has been read within `reading_once`, with and without gradients enabled."""
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Within it no source changes, so that a derived parameter is compared with its sources the first time only."""
+    if _READ.get() is not None:
+        yield
+        return
+    token = _READ.set({})
+    try:
+        yield
+    finally:
+        _READ.reset(token)
 
 
 def value(parameter: Param) -> Tensor:

@@ -1,4 +1,4 @@
-"""Lines around ReLUs from bounds of their operands, and the gradients."""
+"""Bounds met with others; lines around ReLUs from bounds of their operands, and the gradients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from irverify.kernels.native import addresses, alike, head, native
+from irverify.kernels.native import addresses, alike, head, indices, native
 
 CHOICES = ("adaptive", "zero", "same")
 """Of the line below, in the order that compiled code counts them in."""
@@ -59,6 +59,29 @@ def lines_back(
     results = [0 if tensor is None else tensor.data_ptr() for tensor in (of_lower, of_upper, of_offset)]
     native.lines_back(*head(lower), *lower.shape, *found, *results)
     return of_lower, of_upper, of_offset
+
+
+def meet(
+    lower: Tensor, upper: Tensor, found: Tensor, elements: Tensor, owner: Tensor | None, sides: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """Bounds `[size]`, or with `owner` `[pairs]` `[examples, size]`, met in place: `found` `[2 pairs]` has lower bounds
+    of the `elements` `[pairs]` and then of their negatives, or with `sides` `[pairs]`, 1 or -1, `[pairs]` lower bounds
+    of the element or of its negative. What is not a number says nothing. Returns what is known of the elements then."""
+    pairs, axes = elements.shape[0], 1 if owner is None else 2
+    whole = all(part.is_contiguous() for part in (lower, upper, found))
+    if lower.ndim != axes or upper.shape != lower.shape or found.shape != (pairs if sides is not None else 2 * pairs,):
+        return None
+    if not whole or any(part is not None and part.shape != (pairs,) for part in (owner, sides)):
+        return None
+    sides = None if sides is None else sides.contiguous()
+    given = addresses(lower, upper, found, sides)
+    if given is None or native is None:
+        return None
+    low, high = lower.new_empty(pairs), lower.new_empty(pairs)
+    held = indices(elements), indices(owner)  # as long as their addresses are read
+    at = (0 if index is None else index.data_ptr() for index in held)
+    told = pairs, lower.numel(), lower.shape[-1], *at, given[3], given[2], *given[:2], low.data_ptr(), high.data_ptr()
+    return (low, high) if native.meet(*head(lower), *told) else None
 
 
 def _fit(lower: Tensor, others: tuple[Tensor | None, ...], offset: Tensor | None) -> bool:

@@ -7,3 +7,4 @@
 #include "fold.h"
 #include "halves.h"
 #include "lines.h"
+#include "meet.h"

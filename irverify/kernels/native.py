@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from types import ModuleType
+from typing import overload
 
 import torch  # before the compiled code, so that both share one library of threads
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-VERSION = 7
+VERSION = 8
 """That of the functions of kernels.c which are called here."""
 OFF = "IRVERIFY_KERNELS"
 """The environment variable that turns compiled code off: 0."""
@@ -82,3 +83,14 @@ def watched() -> bool:
         or _get_current_dispatch_mode() is not None
         or forward_ad._current_level >= 0
     )
+
+
+@overload
+def indices(index: Tensor) -> Tensor: ...
+@overload
+def indices(index: None) -> None: ...
+def indices(index: Tensor | None) -> Tensor | None:
+    """The indices as compiled code reads them: 64 bits each, one after the other."""
+    if index is None or (index.dtype == torch.int64 and index.is_contiguous()):
+        return index
+    return index.to(torch.int64).contiguous()

@@ -228,6 +228,14 @@ CLONED static double NAME(dot_row)(int64_t size, int64_t period, const REAL *row
 
 static void NAME(dot)(int threads, int64_t count, int64_t size, int64_t period, const REAL *rows, const REAL *numbers,
                       REAL *found) {
+    REAL wide[BLOCK]; /* short periods one after the other, for longer runs */
+    int64_t times = least(BLOCK, size) / period;
+    if (times > 1) {
+        while (size / period % times) times--;
+        for (int64_t i = 0; i < times * period; i++) wide[i] = numbers[i % period];
+        numbers = wide;
+        period *= times;
+    }
     IN_PARALLEL
     for (int64_t r = 0; r < count; r++) found[r] = (REAL)NAME(dot_row)(size, period, rows + r * size, numbers);
 }

@@ -7,12 +7,12 @@ one example or several, one after the other: `[examples, elements]`.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from irverify.kernels.native import addresses, head, native
+from irverify.kernels.native import addresses, head, indices, native
 
 
 class Frame(NamedTuple):
@@ -37,7 +37,7 @@ class Spots(NamedTuple):
     @staticmethod
     def whole(rows: int, size: int, each: int = 0, owner: Tensor | None = None) -> Spots:
         """Rows that have a coefficient for every element."""
-        return Spots((rows, each, 1, size, 1, 1, 1, 1, 1, 1, 1, 0, 0), None, _whole(owner))
+        return Spots((rows, each, 1, size, 1, 1, 1, 1, 1, 1, 1, 0, 0), None, indices(owner))
 
     @staticmethod
     def windows(channels: int, frame: Frame, place: Tensor, owner: Tensor | None, *, last: bool) -> Spots:
@@ -45,7 +45,7 @@ class Spots(NamedTuple):
         axes."""
         outer, unit = (1, channels) if last else (channels, 1)
         lies = (*frame.extents, *frame.plane, frame.starts, *frame.scale, *frame.shift)
-        return Spots((place.shape[0], 0, outer, unit, *lies), _whole(place), _whole(owner))
+        return Spots((place.shape[0], 0, outer, unit, *lies), indices(place), indices(owner))
 
     @property
     def planes(self) -> int:
@@ -142,10 +142,12 @@ def spread(rows: Tensor, spots: Spots) -> Tensor | None:
 
 
 def dot(rows: Tensor, numbers: Tensor) -> Tensor | None:
-    """Each row `[rows, ...]`, one element after the other in memory, times numbers that repeat until its end."""
+    """Each row `[rows, ...]` times numbers that repeat until its end."""
     size, period = math.prod(rows.shape[1:]), numbers.numel()
     found = addresses(rows, numbers)
-    if found is None or native is None or period == 0 or size % period or not numbers.is_contiguous():
+    if found is None or native is None or period == 0 or size % period:
+        return None
+    if not (rows.is_contiguous() and numbers.is_contiguous()):
         return None
     products = rows.new_empty(rows.shape[0])
     native.dot(*head(rows), rows.shape[0], size, period, *found, products.data_ptr())
@@ -157,14 +159,3 @@ def _alike(rows: Tensor, met: tuple[Tensor | None, ...], inner: Tensor, outer: T
     examples, count, size = rows.shape
     sized = all(part is None or part.numel() == examples * size for part in met)
     return sized and inner.numel() == rows.numel() and outer.numel() == examples * count
-
-
-@overload
-def _whole(index: Tensor) -> Tensor: ...
-@overload
-def _whole(index: None) -> None: ...
-def _whole(index: Tensor | None) -> Tensor | None:
-    """The indices as compiled code reads them: 64 bits each, one after the other."""
-    if index is None or (index.dtype == torch.int64 and index.is_contiguous()):
-        return index
-    return index.to(torch.int64).contiguous()

@@ -17,6 +17,7 @@ from irverify.errors import UsageError
 from irverify.ir.check import check as check_graph
 from irverify.ir.check import check_again, same_function
 from irverify.ir.graph import Graph
+from irverify.ir.params import reading_once
 from irverify.pipeline.base import Analysis, Pass, Rewrite, parse_passes
 from irverify.pipeline.facts import Bounds, Facts
 from irverify.pipeline.spec import SpecRows, spec_operands, with_spec
@@ -61,7 +62,7 @@ class PassManager:
         return state
 
     def _analyse(self, analysis: Analysis, state: State) -> Facts:
-        with _Clock(analysis, state, self.hook) as clock:
+        with _Clock(analysis, state, self.hook) as clock, reading_once():
             facts = analysis.run(state)
             clock.statistics.update(facts.statistics)
         return facts

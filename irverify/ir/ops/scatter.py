@@ -11,13 +11,12 @@ from torch.nn import functional
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from irverify.ir.ops.blocks import CONV, filled, in_blocks, spaced
-from irverify.ir.ops.memory import channels_last, is_last, stands_last
+from irverify.ir.ops.memory import channels_last, is_last
 from irverify.ir.ops.moves import Moves, apart, skips
 from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.ops.taps import Steps as Steps
 from irverify.ir.ops.taps import tap_by_tap
 from irverify.kernels.folding import fold
-from irverify.kernels.native import addresses
 
 FEW = 4
 """Up to so many channels in the operand, a product and `fold` are faster than torch's routine."""
@@ -27,6 +26,8 @@ blocks is two to five times faster on a CPU in single precision, for as long as 
 precision a sum for each tap takes two thirds of the time of torch's routine for more channels than that."""
 FEW_FOLDED = 32
 """Up to so many channels on both sides compiled code takes three quarters of the time of any other way then."""
+FEW_SMALL, SMALL = 16, 16
+"""So does it up to so many channels for planes of so few windows: most of the time is what other ways take to begin."""
 SHORT = 16
 """Up to so many rows `fold` is faster then, and for a single channel always; and torch's routine than a sum for each
 tap."""
@@ -49,7 +50,9 @@ def scatter(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], 
     few = channels <= FEW_STRIDED or weight[0, 0].numel() == 1
     single = rows.dtype == torch.float32
     strided = max(steps.stride) > 1
-    if (strided and max(weight.shape[:2]) <= FEW_FOLDED and weight[0, 0].numel() > 1) or 1 < channels <= FEW:
+    small = max(weight.shape[:2]) <= FEW_SMALL and rows.shape[2:].numel() <= SMALL and len(rows) > 1
+    folds = weight[0, 0].numel() > 1 and (small or (strided and max(weight.shape[:2]) <= FEW_FOLDED))
+    if folds or 1 < channels <= FEW:
         at_once = folded(rows, weight, steps, first, extents)
         if at_once is not None:
             return at_once
@@ -91,8 +94,6 @@ def folded(
 ) -> Tensor | None:
     """`scatter` by compiled code; None where there is none for it, and where gradients are asked for."""
     if rows.ndim != 4 or rows.dtype != torch.float32 or max(*steps.dilation, steps.groups) > 1 or not len(rows):
-        return None
-    if addresses(rows, weight) is None or not stands_last(rows):  # in this order: vmap cannot say how rows stand
         return None
     if torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad):
         return None
