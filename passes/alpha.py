@@ -27,7 +27,7 @@ from irverify.passes.crown import Crown
 from irverify.passes.freedom import Free
 from irverify.passes.hills import Flat, Hill, Pairs, Start, free_at
 from irverify.passes.ibp import IBP
-from irverify.passes.needs import Need, Needs, exact_ranges
+from irverify.passes.needs import Need, Needs, exact_ranges, needs
 from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import RELAXATIONS
 from irverify.passes.shares import Shares
@@ -69,7 +69,7 @@ class Alpha(Analysis):
         state.require(Crown(memory=self.memory))
         names = [node.name for node in state.graph.inputs]
         regions = dict(zip(names, state.given_regions(self.name), strict=True))
-        walk = _Walk(self, Context(state.graph, regions), Needs(state.graph, self.intermediate > 0))
+        walk = _Walk(self, Context(state.graph, regions), needs(state.graph, self.intermediate > 0))
         with torch.no_grad():
             facts = interval_facts(state, IBP, self.name, walk.refine)
         return Facts(facts.bounds, statistics=walk.statistics)

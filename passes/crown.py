@@ -21,7 +21,7 @@ from irverify.ir.ops import Input, Spec
 from irverify.passes.backward import Context, Shortcut
 from irverify.passes.ibp import IBP
 from irverify.passes.mosaics import mosaics
-from irverify.passes.needs import Need, Needs, exact_ranges
+from irverify.passes.needs import Need, Needs, exact_ranges, needs
 from irverify.passes.polish import polished, worthwhile
 from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import RELAXATIONS, Choice, RelaxRule
@@ -64,7 +64,7 @@ class LinearBounds(Analysis):
         names = [node.name for node in state.graph.inputs]
         regions = dict(zip(names, state.given_regions(self.name), strict=True))
         context = Context(state.graph, regions)
-        walk = _Walk(context, self.rules, self.choice, Needs(state.graph, self.intermediate))
+        walk = _Walk(context, self.rules, self.choice, needs(state.graph, self.intermediate))
         walk.chunk = min(CHUNK, self.memory * 2**20 // LIVE)
         walk.polish = self.polish and worthwhile(state.graph)
         facts = interval_facts(state, IBP, self.name, walk.refine)

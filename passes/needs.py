@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from irverify.ir.graph import Graph, Node
+from irverify.ir.kept import once_a_graph
 from irverify.ir.ops import (
     BatchNorm,
     Concat,
@@ -77,6 +78,12 @@ class Needs:
         return name not in self._smooth
 
 
+@once_a_graph
+def needs(graph: Graph, intermediate: bool) -> Needs:
+    """The needs of the readers of values, looked up once."""
+    return Needs(graph, intermediate)
+
+
 def everything(lower: Tensor, upper: Tensor) -> Tensor:
     return torch.ones_like(lower, dtype=torch.bool)
 
@@ -116,6 +123,7 @@ def _increasing(op: Operator) -> bool:
     return isinstance(op, Elementwise) and op.monotone == "increasing"
 
 
+@once_a_graph
 def exact_ranges(graph: Graph) -> frozenset[str]:
     """The values whose intervals are the exact ranges of their elements where inputs are boxes: affine maps of what
     depends on the inputs element by element, and what is made of these element by element."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from irverify.ir.graph import Graph, Node
+from irverify.ir.kept import once_a_graph
 from irverify.ir.ops import Sigmoid, Tanh
 from irverify.passes.ascent import Schedule, ascend
 from irverify.passes.backward import Context, Rows
@@ -28,6 +29,7 @@ TOGETHER = 2**21
 """Bytes of coefficients over all values that are optimised at once, about: what fits into a cache."""
 
 
+@once_a_graph
 def worthwhile(graph: Graph) -> bool:
     """Whether there is an S-shaped function."""
     return any(isinstance(node.op, Sigmoid | Tanh) for node in graph)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from irverify.errors import UnsupportedError
 from irverify.ir.graph import Graph, Node, without_dead_values
+from irverify.ir.kept import once_a_graph
 from irverify.ir.ops import Constant, Identity, Input, MaxPool, Relu, Reshape, Step, Transpose, Trunc
 from irverify.passes.rules import RuleTable
 from irverify.pipeline.facts import Bounds, Facts
@@ -119,9 +119,7 @@ def _read_by_jumps(graph: Graph, given: Mapping[str, Interval]) -> dict[str, Int
     Where an operand comes near a jump, rounding in tighter bounds of it would decide between two values, and no margin
     for rounding in what follows covers that.
     """
-    if graph not in _JUMPS:
-        _JUMPS[graph] = tuple(name for node in graph if isinstance(node.op, Step | Trunc) for name in node.inputs)
-    read = _JUMPS[graph]
+    read = _jumping(graph)
     if not read:
         return None
     from irverify.passes.ibp import IBP  # both build on this module
@@ -133,8 +131,10 @@ def _read_by_jumps(graph: Graph, given: Mapping[str, Interval]) -> dict[str, Int
     return {name: found[name] for name in read if not isinstance(graph[name].op, Input)}
 
 
-_JUMPS: WeakKeyDictionary[Graph, tuple[str, ...]] = WeakKeyDictionary()
-"""What discontinuous operators of a graph read."""
+@once_a_graph
+def _jumping(graph: Graph) -> tuple[str, ...]:
+    """What discontinuous operators read."""
+    return tuple(name for node in graph if isinstance(node.op, Step | Trunc) for name in node.inputs)
 
 
 def _check_finite(node: Node, intervals: Mapping[str, Interval]) -> None:

@@ -13,8 +13,10 @@ static int NAME(meet)(int threads, int64_t pairs, int64_t size, int64_t width, c
     for (int64_t p = 0; p < pairs; p++) {
         const int64_t first = owner ? owner[p] : 0, at = first * width + elements[p];
         if (elements[p] < 0 || elements[p] >= width || first < 0 || first >= size / width) return 0;
-        if (!sides || !(sides[p] < 0)) lower[at] = NAME(larger)(found[p], lower[at]);
-        if (!sides || !(sides[p] > 0)) upper[at] = -NAME(larger)(sides ? found[p] : found[p + pairs], -upper[at]);
+        const REAL below = sides && sides[p] < 0 ? (REAL)-INFINITY : found[p];
+        const REAL above = !sides ? found[p + pairs] : sides[p] > 0 ? (REAL)-INFINITY : found[p];
+        lower[at] = NAME(larger)(below, lower[at]);
+        upper[at] = -NAME(larger)(above, -upper[at]);
         low[p] = lower[at];
         high[p] = upper[at];
     }

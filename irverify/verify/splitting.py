@@ -18,7 +18,7 @@ from torch import Tensor
 from irverify.attacks import Pgd, Target, attack
 from irverify.passes.coefficients import coefficients_of
 from irverify.passes.crown import Crown
-from irverify.passes.needs import Needs
+from irverify.passes.needs import needs
 from irverify.pipeline import Bounds, State
 from irverify.regions import Box
 from irverify.regions.base import rowwise
@@ -111,7 +111,7 @@ class _Search:
         boxes = [region.box() for region in self.problem.regions]
         lower, upper = (torch.cat([rowwise(box[side]) for box in boxes], dim=1) for side in (0, 1))
         state = self.stack.state()
-        worth = Needs(graph, intermediate=True).stations - set(graph.outputs)
+        worth = needs(graph, True).stations - set(graph.outputs)
         known = {name: (state.bounds[name].lower, state.bounds[name].upper) for name in worth & set(state.bounds)}
         self.waiting = _Parts(lower, upper, lower.new_full((1,), -math.inf), known)
         self.sizes = [node.type.size for node in graph.inputs]

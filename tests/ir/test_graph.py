@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import networkx
 import pytest
 import torch
@@ -11,8 +14,9 @@ from torch import Tensor
 from irverify.errors import GraphError, ShapeError
 from irverify.ir.check import check, same_function
 from irverify.ir.graph import Graph, GraphBuilder, Node, convert, rewrite, without_dead_values
+from irverify.ir.kept import once_a_graph
 from irverify.ir.ops import Cast, Gather, Input, Linear, Operand, Relu, Spec
-from irverify.ir.params import Derived, value
+from irverify.ir.params import Derived, reading_once, value
 from irverify.ir.program import load, save
 from irverify.ir.text import named_parameters, parse_graph, print_graph
 from irverify.ir.types import TensorType
@@ -213,6 +217,50 @@ def test_derived_parameters_are_kept_until_a_source_changes() -> None:
     assert nested.value().tolist() == [0.0, 0.0, 0.0]
     assert nested.value().dtype == torch.float64
     assert len(calls) == 4
+
+
+def test_derived_parameters_are_compared_once_where_nothing_changes() -> None:
+    source = torch.ones(2)
+    derived = Derived(torch.neg, source)
+    with reading_once():
+        assert derived.value().tolist() == [-1.0, -1.0]
+        with reading_once():
+            source.add_(1)  # what promises that nothing does must not do
+            assert derived.value().tolist() == [-1.0, -1.0]
+    assert derived.value().tolist() == [-2.0, -2.0]
+
+
+def test_gradients_reach_what_is_read_once() -> None:
+    source = torch.nn.Parameter(torch.ones(2))
+    derived = Derived(torch.neg, source)
+    with reading_once():
+        with torch.no_grad():
+            assert not derived.value().requires_grad
+        for _ in range(2):
+            derived.value().sum().backward()
+    assert source.grad is not None
+    assert source.grad.tolist() == [-2.0, -2.0]
+
+
+def test_what_is_read_off_a_graph_is_kept_as_long_as_it_is() -> None:
+    calls: list[int] = []
+
+    @once_a_graph
+    def count(graph: Graph, factor: int, more: int = 0) -> int:
+        calls.append(factor)
+        return len(graph) * factor + more
+
+    graph = rewrite(RESIDUAL, lambda builder, node, inputs: builder.add(node.op, *inputs, name=node.name))
+    size = len(graph)
+    assert [count(graph, 2), count(graph, 2), count(graph, 3), count(graph, 3, more=1)] == [
+        2 * size, 2 * size, 3 * size, 3 * size + 1,
+    ]  # fmt: skip
+    assert count(RESIDUAL, 2) == 2 * len(RESIDUAL)
+    assert calls == [2, 3, 3, 2]
+    gone = weakref.ref(graph)
+    del graph
+    gc.collect()
+    assert gone() is None
 
 
 def test_derived_parameters_carry_gradients() -> None:

@@ -258,6 +258,56 @@ def test_halves(dtype: torch.dtype, seed: int, size: int, free: bool, odd: bool)
             torch.testing.assert_close(back, expected, equal_nan=True)
 
 
+def test_bounds_met_by_hand() -> None:
+    """Of elements 2 and 0: at least 1 and 5, the first at most 3, the second no number; then 2 at most 2, alone."""
+    lower, upper = torch.tensor([4.0, -9.0, 0.0]), torch.tensor([9.0, 9.0, 9.0])
+    elements = torch.tensor([2, 0])
+    found = bounds.meet(lower, upper, torch.tensor([1.0, 5.0, -3.0, math.nan]), elements, None, None)
+    assert found is not None
+    assert [part.tolist() for part in (*found, lower, upper)] == [[1, 5], [3, 9], [5, -9, 1], [9, 9, 3]]
+    sides = torch.tensor([-1.0, 1.0])
+    again = bounds.meet(lower, upper, torch.tensor([-2.0, 6.0]), elements, None, sides)
+    assert again is not None
+    assert [part.tolist() for part in (*again, lower, upper)] == [[1, 6], [2, 9], [6, -9, 1], [9, 9, 2]]
+
+
+@given(DTYPES, SEEDS, st.sampled_from((0, 1, 7)), st.booleans(), st.booleans(), st.booleans())
+def test_bounds_met(dtype: torch.dtype, seed: int, pairs: int, owned: bool, sided: bool, odd: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (3, 5) if owned else (15,)
+    places = torch.randperm(15, generator=generator)[:pairs]
+    owner, elements = (places // 5, places % 5) if owned else (None, places)
+    sides = whole(pairs, seed=seed, dtype=dtype).sign() if sided else None
+    lower, upper = whole(*shape, seed=seed, dtype=dtype), whole(*shape, seed=seed + 1, dtype=dtype)
+    found = whole(pairs if sided else 2 * pairs, seed=seed + 2, dtype=dtype)
+    if odd:
+        for number, values in enumerate((lower.view(-1), upper.view(-1), found)):
+            for value in range(min(len(ODD), values.numel())):
+                values[(number + 2 * value) % values.numel()] = ODD[value]
+    low, high = found.chunk(2) if sides is None else (found.masked_fill(sides < 0, -math.inf), found)
+    high = high if sides is None else high.masked_fill(sides > 0, -math.inf)
+    index = places if owner is None else (owner, elements)
+    expected = lower.clone(), upper.clone()
+    expected[0][index] = torch.fmax(lower[index], low)
+    expected[1][index] = torch.fmin(upper[index], -high)
+    known = bounds.meet(lower, upper, found, elements, owner, sides)
+    assert known is not None
+    same((lower, upper), expected)
+    same(known, (lower[index], upper[index]))
+
+
+def test_elements_beyond_their_example_are_left_to_pytorch() -> None:
+    lower, upper, found = torch.zeros(2, 3), torch.ones(2, 3), torch.full((2,), 0.5)
+    for element, owner in ((3, 0), (-1, 1), (0, 2), (0, -1)):
+        assert bounds.meet(lower, upper, found, torch.tensor([element]), torch.tensor([owner]), None) is None
+    assert bounds.meet(lower, upper, found, torch.tensor([0]), None, None) is None
+    assert bounds.meet(lower[0], upper[0], found, torch.tensor([0]), torch.tensor([0]), None) is None
+    assert bounds.meet(lower[0], upper[0], found, torch.tensor([0, 1]), None, None) is None
+    assert bounds.meet(lower[0], upper[0].double(), found, torch.tensor([0]), None, None) is None
+    assert bounds.meet(lower[:, 0], upper[:, 0], found, torch.tensor([0]), None, None) is None
+    same((lower, upper), (torch.zeros(2, 3), torch.ones(2, 3)))
+
+
 def test_what_is_not_a_number_stays_none() -> None:
     row, ones = torch.tensor([[math.nan, 1.0], [math.inf, 1.0]]), torch.ones(1, 2)
     found = rows.bend(row, Spots.whole(2, 2), ones, ones, None, ones)

@@ -176,6 +176,19 @@ def test_forms_agree_with_dense_rows(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(form.select(torch.tensor([2, 0])).dense(), dense[[2, 0]])
         for other in forms:
             torch.testing.assert_close(plus(form, other).dense(), dense + other.dense())
+            before, expected = other.dense().clone(), dense + other.dense()
+            plus(form, other)
+            torch.testing.assert_close(other.dense(), before)  # it may be somebody else's, too
+            torch.testing.assert_close(plus(form, other.select(torch.arange(3)), own=True).dense(), expected)
+        torch.testing.assert_close(form.dense(), dense)
+
+
+def test_sums_in_place_keep_type_and_gradients() -> None:
+    wide, narrow = Dense(tensor(3, 2)), Dense(tensor(3, 2).float())
+    assert plus(wide, narrow, own=True).dense().dtype == DOUBLE
+    leaf = tensor(3, 2).requires_grad_()
+    torch.testing.assert_close(plus(Dense(leaf), Dense(leaf * 2), own=True).dense(), leaf * 3)
+    assert torch.autograd.grad(plus(wide, Dense(leaf), own=True).dense().sum(), leaf)[0].tolist() == [[1.0, 1.0]] * 3
 
 
 @pytest.mark.parametrize("owned", [False, True])
