@@ -214,13 +214,13 @@ def _line_above(curve: Curve, lower: Tensor, upper: Tensor) -> tuple[Tensor, Ten
     low, high = function(lower), function(upper)
     middle, first = (lower + upper) / 2, touching_point(curve, lower, upper)
     touches = torch.where(lower >= 0, middle, torch.maximum(first, middle))
-    reaches = (upper > 0) & (slope(touches) * (lower - touches) + function(touches) >= low)
-    chord = chord_slope(lower, upper, low, high)
-    steepness = torch.where(reaches, slope(touches), chord)
-    # Of the two ends take the larger intercept, so that rounding leaves the chord above both.
-    intercept = torch.where(
-        reaches, function(touches) - steepness * touches, torch.maximum(low - chord * lower, high - chord * upper)
-    )
+    # Asked at u, where the chord is as good if rounding decides: at the tangent point itself it would decide always.
+    with torch.no_grad():
+        reaches = (upper > 0) & ((lower >= 0) | _touches(curve, lower, low, upper))
+    steepness = torch.where(reaches, slope(touches), chord_slope(lower, upper, low, high))
+    # Of two points that the line has to pass take the larger intercept, so that rounding leaves it above both.
+    other = torch.where(reaches, function(touches) - steepness * touches, high - steepness * upper)
+    intercept = torch.maximum(low - steepness * lower, other)
     return steepness, intercept
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -35,6 +36,7 @@ from irverify.ir.ops import (
     Trunc,
 )
 from irverify.ir.types import TensorType
+from irverify.passes.curves import SIGMOID, s_shaped
 from irverify.passes.interval import INTERVAL
 from irverify.passes.lines import Between, Relaxation, Relaxed
 from irverify.passes.propagate import Interval
@@ -193,6 +195,23 @@ def test_sigmoid_is_touched_in_the_middle_where_that_is_possible(low: float, hig
     below = touches < 0
     found = (lines.lower_slope, lines.lower_intercept) if below else (lines.upper_slope, lines.upper_intercept)
     assert [side.item() for side in found] == pytest.approx([slope, intercept], abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_tangent_stands_however_its_point_is_rounded(dtype: torch.dtype) -> None:
+    """Vectorised functions round an element now up and now down, so that the tangent through (l, f(l)) may be found
+    below f(l) when it is asked again: a chord instead would cut the curve."""
+    generator = torch.Generator().manual_seed(0)
+
+    def restless(x: Tensor) -> Tensor:
+        return x.sigmoid().nextafter(torch.randint(2, x.shape, generator=generator).to(x))
+
+    lower, upper = torch.linspace(-6, -0.5, 200, dtype=dtype), torch.full((200,), 3.0, dtype=dtype)
+    lines = s_shaped(dataclasses.replace(SIGMOID, function=restless), Interval(lower, upper))
+    for share in torch.linspace(0, 1, 40).tolist():
+        x = (lower + (upper - lower) * share).double()
+        assert float((x.sigmoid() - lines.upper_slope * x - lines.upper_intercept).max()) < 1e-6
+        assert float((lines.lower_slope * x + lines.lower_intercept - x.sigmoid()).max()) < 1e-6
 
 
 def test_mccormick_by_hand() -> None:
