@@ -41,6 +41,7 @@ from irverify.ir.ops import (
 )
 from irverify.ir.params import Derived, value
 from irverify.ir.types import TensorType
+from irverify.kernels.native import watched
 from irverify.passes.bilinear import div, matmul, mul
 from irverify.passes.curves import absolute_value, clip, exponential, leaky_relu, powers, relu, sigmoid, tanh
 from irverify.passes.interval import INTERVAL, spec_rows
@@ -108,8 +109,21 @@ class SpecRows:
     offset: Tensor
 
     def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
-        passed = torch.matmul(coefficients.unsqueeze(1), gathered(self.matrix)).squeeze(1)
-        return (passed,), (coefficients * gathered(self.offset)).sum(1)
+        return (self._times_matrix(coefficients, gathered),), (coefficients * gathered(self.offset)).sum(1)
+
+    def _times_matrix(self, coefficients: Tensor, gathered: Gathered) -> Tensor:
+        """The product of each row with its own example's matrix; matrices are copied for rows only where these are not
+        as many of each example, one example after the other."""
+        batch, count, size = self.matrix.shape
+        each = coefficients.shape[0] // max(1, batch)
+        if batch > 1 and coefficients.shape[0] == batch * each and not watched():
+            owner = torch.arange(batch, device=self.matrix.device)
+            if torch.equal(gathered(owner), owner.repeat_interleave(each)):
+                return torch.bmm(coefficients.reshape(batch, each, count), self.matrix).reshape(-1, size)
+        matrix = gathered(self.matrix)
+        if matrix.shape[0] == 1:
+            return coefficients @ matrix[0]
+        return torch.bmm(coefficients.unsqueeze(1), matrix).squeeze(1)
 
 
 @RELAXATIONS.rule(Operator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from irverify.ir.ops.memory import zeros_as
 from irverify.ir.ops.scatter import Steps
 from irverify.ir.types import TensorType
 
+AVERAGE_POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
 
@@ -112,6 +114,12 @@ class AveragePool(LinearOp):
         expect_shape(bool((divisors > 0).all()), "windows that each cover a counted element", f"{self} on {operand}")
         return result
 
+    @property
+    def _everywhere(self) -> bool:
+        """Whether every element of every window counts."""
+        pairs = zip(self.padding, self.counted, strict=True)
+        return all(pad <= counted for sides in pairs for pad, counted in zip(*sides, strict=True))
+
     def divisors(self, operand: Tensor) -> Tensor:
         """How many elements each window counts, `[1, 1, *windows]`."""
         inside = pad_spatial(operand.new_ones((1, 1, *operand.shape[2:])), self.counted, 1.0)
@@ -122,12 +130,17 @@ class AveragePool(LinearOp):
         return Windows(self.kernel, self.stride, rest, self.dilation).sums(inside)
 
     def apply(self, *inputs: Tensor) -> Tensor:
-        return self.windows.sums(inputs[0]) / self.divisors(inputs[0])
+        (operand,) = inputs
+        if not self._everywhere:
+            return self.windows.sums(operand) / self.divisors(operand)
+        if max(self.dilation) > 1 or operand.dtype not in (torch.float32, torch.float64):  # for which torch has none
+            return self.windows.sums(operand) / math.prod(self.kernel)
+        return AVERAGE_POOL[len(self.kernel)](pad_spatial(operand, self.padding), self.kernel, self.stride)
 
     def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
         extents = inputs[0].shape[1:]
-        shares = gradient / self.divisors(gradient.new_ones((1, 1, *extents)))
-        return (self.windows.spread(shares, extents),)
+        divisors = math.prod(self.kernel) if self._everywhere else self.divisors(gradient.new_ones((1, 1, *extents)))
+        return (self.windows.spread(gradient / divisors, extents),)
 
 
 @dataclass(frozen=True, eq=False)
