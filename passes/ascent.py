@@ -103,5 +103,5 @@ class Adam:
         self.first.lerp_(gradient, 1 - decay)
         self.second.mul_(decay_square).addcmul_(gradient, gradient, value=1 - decay_square)
         scale = (1 - decay_square**self.steps) ** 0.5 / (1 - decay**self.steps)
-        size = self.second.sqrt().add_(torch.finfo(gradient.dtype).tiny ** 0.5)
+        size = self.second.add(torch.finfo(gradient.dtype).tiny).sqrt_()  # the root of less takes ten times as long
         return torch.div(self.first, size, out=size).mul_(scale)

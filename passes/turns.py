@@ -59,23 +59,22 @@ class Bends:
         def flat(tensor: Tensor) -> Tensor:
             return rowwise(gather(tensor))
 
-        sides = [flat(side) for side in (relaxation.lower_slope, relaxation.upper_slope)]
-        ends = [flat(end) for end in (relaxation.lower_intercept, relaxation.upper_intercept)]
         if places is None:
-            bent = (sides[0] != sides[1]) | (ends[0] != 0) | (ends[1] != 0)
-            for family in free:
-                if family is not None:
-                    bent = bent | flat(family.least < family.most)
-            places = bent.any(0).nonzero()[:, 0]
+            places = flat(_bent(relaxation, free)).any(0).nonzero()[:, 0]
         self._places = places
-        self._straight = None if places.shape[0] == sides[0].shape[1] else sides[0].index_fill(1, places, 0.0)
+        whole = places.shape[0] == math.prod(relaxation.lower_slope.shape[1:])
+        self._straight = None if whole else flat(relaxation.lower_slope).index_fill(1, places, 0.0)
 
         def here(tensor: Tensor) -> Tensor:
-            return flat(tensor).index_select(1, self._places)
+            return flat(tensor) if whole else flat(tensor).index_select(1, self._places)
 
         self._families = [None if family is None else family.gathered(here) for family in free]
+        fixed = (
+            (relaxation.lower_slope, relaxation.lower_intercept), (relaxation.upper_slope, relaxation.upper_intercept)
+        )  # fmt: skip
         self._fixed = [
-            Line(*(part.index_select(1, self._places) for part in pair)) for pair in zip(sides, ends, strict=True)
+            Line(here(slope), here(intercept)) if family is None else None
+            for family, (slope, intercept) in zip(free, fixed, strict=True)
         ]
         chosen = [family for family in self._families if family is not None]
         self.least, self.most, self.start = (
@@ -90,11 +89,13 @@ class Bends:
         here = self._taken(flat)
         self._parts = here.clamp(min=0), here.clamp(max=0)
         given = iter(choices.tensor_split(sum(family is not None for family in self._families), 1))
-        self._lines = list(self._fixed)
-        self._derivatives: list[Function | None] = [None, None]
-        for side, family in enumerate(self._families):
-            if family is not None:
-                self._lines[side], self._derivatives[side] = family.taken(next(given))
+        self._lines: list[Line] = []
+        self._derivatives: list[Function | None] = []
+        for family, fixed in zip(self._families, self._fixed, strict=True):
+            line, derivative = (fixed, None) if family is None else family.taken(next(given))
+            assert line is not None
+            self._lines.append(line)
+            self._derivatives.append(derivative)
         (positive, negative), (below, above) = self._parts, self._lines
         passed = (positive * below.slope).addcmul_(negative, above.slope)
         constant = flat.new_zeros(flat.shape[0])
@@ -118,8 +119,7 @@ class Bends:
             here * line.slope if line.intercept is None else torch.addcmul(line.intercept, here, line.slope)
             for line in self._lines
         )
-        above = self._parts[1].sign().neg_()
-        return gradient, self._put(flat, torch.addcmul(low, above, high - low)).reshape(operand.shape)
+        return gradient, self._put(flat, torch.where(self._parts[1] < 0, high, low)).reshape(operand.shape)
 
     def _taken(self, flat: Tensor) -> Tensor:
         """The elements where lines differ."""
@@ -132,6 +132,16 @@ class Bends:
         if self._straight is None:
             return here
         return (flat * self._straight).scatter_(1, self._places.expand(flat.shape[0], -1), here)
+
+
+def _bent(relaxation: Relaxation, free: Free) -> Tensor:
+    """Where lines differ, or may, or do not pass through the origin."""
+    found = relaxation.lower_slope != relaxation.upper_slope
+    found = found | (relaxation.lower_intercept != 0) | (relaxation.upper_intercept != 0)
+    for family in free:
+        if family is not None:
+            found = found | (family.least < family.most)
+    return found
 
 
 class Pooled:
