@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from irverify.kernels.ascent import climb
 from irverify.passes.hills import Hill
 
 MOMENTS = (0.5, 0.8)
@@ -70,8 +71,7 @@ def ascend(hill: Hill, schedule: Schedule) -> Climbed:
             kept = going.nonzero()[:, 0]
             hill, places, idle = hill.select(kept), places[kept], idle[kept]
             choices, gradient, adam = choices[kept], gradient[kept], adam.select(kept)
-        move = adam.step(gradient).mul_(hill.range)
-        choices = torch.add(choices, move, alpha=schedule.at(step)).clamp_(hill.least, hill.most)
+        choices = adam.climb(choices, gradient, hill, schedule.at(step))
     bounds = hill.bounds(choices)
     best[places] = torch.where(bounds > best[places], bounds, best[places])
     return Climbed(best, schedule.steps, places)
@@ -96,12 +96,17 @@ class Adam:
         other.first, other.second, other.steps = self.first[kept], self.second[kept], self.steps
         return other
 
-    def step(self, gradient: Tensor) -> Tensor:
-        """Where to go, at most about 1 in each choice."""
+    def climb(self, choices: Tensor, gradient: Tensor, hill: Hill, size: float) -> Tensor:
+        """The choices a step further up, by at most about `size` times their range; those that are given may change."""
         self.steps += 1
         decay, decay_square = MOMENTS
+        scale = (1 - decay_square**self.steps) ** 0.5 / (1 - decay**self.steps)
+        tiny, moments = torch.finfo(gradient.dtype).tiny, (self.first, self.second)
+        limits = hill.least, hill.most, hill.range
+        if climb(choices, gradient, moments, limits, (1 - decay, 1 - decay_square), scale * size, tiny):
+            return choices
         self.first.lerp_(gradient, 1 - decay)
         self.second.mul_(decay_square).addcmul_(gradient, gradient, value=1 - decay_square)
-        scale = (1 - decay_square**self.steps) ** 0.5 / (1 - decay**self.steps)
-        size = self.second.add(torch.finfo(gradient.dtype).tiny).sqrt_()  # the root of less takes ten times as long
-        return torch.div(self.first, size, out=size).mul_(scale)
+        spread = self.second.add(tiny).sqrt_()  # the root of less takes ten times as long
+        move = torch.div(self.first, spread, out=spread).mul_(hill.range)
+        return torch.add(choices, move, alpha=scale * size).clamp_(hill.least, hill.most)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +18,12 @@ from torch.nn import functional
 from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.ops.scatter import Steps, scatter
 from irverify.kernels import available, bounds, columns, native, rows
+from irverify.kernels.ascent import climb
 from irverify.kernels.folding import fold
 from irverify.kernels.rows import Frame, Spots
+from irverify.passes import ascent
 from irverify.passes.adjoints import constants
+from irverify.passes.ascent import Adam
 from irverify.passes.curves import kinked
 from irverify.passes.forms import Dense, Patches, minimum
 from irverify.passes.half_relu import Parallel, Zero
@@ -306,6 +310,37 @@ def test_elements_beyond_their_example_are_left_to_pytorch() -> None:
     assert bounds.meet(lower[0], upper[0].double(), found, torch.tensor([0]), None, None) is None
     assert bounds.meet(lower[:, 0], upper[:, 0], found, torch.tensor([0]), None, None) is None
     same((lower, upper), (torch.zeros(2, 3), torch.ones(2, 3)))
+
+
+def test_a_step_up_by_hand() -> None:
+    """From 1 along 4 with moments 0 and half of it taken in: 2 / sqrt(8) of a range of 2, times sqrt(2); then no more
+    than the most."""
+    choices, gradient = torch.tensor([[1.0, 1.0]]), torch.tensor([[4.0, -4.0]])
+    moments, limits = (torch.zeros(1, 2), torch.zeros(1, 2)), (torch.zeros(1, 2), torch.full((1, 2), 1.5))
+    assert climb(choices, gradient, moments, (*limits, torch.full((1, 2), 2.0)), (0.5, 0.5), 2**0.5 / 4, 0.0)
+    assert [part.tolist() for part in moments] == [[[2.0, -2.0]], [[8.0, 8.0]]]
+    torch.testing.assert_close(choices, torch.tensor([[1.5, 0.5]]))
+
+
+@given(DTYPES, SEEDS, st.sampled_from((0, 1, 3)), st.sampled_from((1, 9)), st.booleans())
+def test_steps_up(dtype: torch.dtype, seed: int, rows_: int, size: int, alike: bool) -> None:
+    hill = SimpleNamespace()
+    hill.least = random(1 if alike else rows_, size, seed=seed, dtype=dtype)
+    hill.range = random(*hill.least.shape, seed=seed + 1, dtype=dtype).abs()
+    hill.most = hill.least + hill.range
+    choices = hill.least + hill.range / 2 + torch.zeros(rows_, size, dtype=dtype)
+    compiled, plain = Adam(choices), Adam(choices)
+    expected = choices.clone()
+    for number in range(3):
+        gradient = random(rows_, size, seed=seed + 2 + number, dtype=dtype)
+        gradient[:, ::3] = 0.0
+        choices = compiled.climb(choices, gradient.clone(), hill, 0.3)  # type: ignore[arg-type]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ascent, "climb", lambda *_: False)
+            expected = plain.climb(expected, gradient, hill, 0.3)  # type: ignore[arg-type]
+        torch.testing.assert_close(choices, expected)
+        torch.testing.assert_close((compiled.first, compiled.second), (plain.first, plain.second))
+    assert not climb(choices, choices[:, :0], (choices, choices), (choices, choices, choices), (1.0, 1.0), 1.0, 0.0)
 
 
 def test_what_is_not_a_number_stays_none() -> None:
