@@ -295,6 +295,7 @@ def plus(first: Form, second: Form, *, own: bool = False) -> Form:
     rows, more = one.dense(), two.dense()
     own = own or two is not second or not isinstance(two, Dense)
     differentiable = torch.is_grad_enabled() and (rows.requires_grad or more.requires_grad)
+    differentiable = differentiable or torch._C._are_functorch_transforms_active()  # whose tensors do not tell
     if not own or differentiable or rows.dtype != more.dtype:
         return Dense(rows + more, one.owner)
     return Dense(more.add_(rows), one.owner)

@@ -119,7 +119,7 @@ class SpecRows:
         if batch > 1 and coefficients.shape[0] == batch * each and not watched():
             owner = torch.arange(batch, device=self.matrix.device)
             if torch.equal(gathered(owner), owner.repeat_interleave(each)):
-                return torch.bmm(coefficients.reshape(batch, each, count), self.matrix).reshape(-1, size)
+                return torch.bmm(coefficients.reshape(batch, each, count), self.matrix).reshape(batch * each, size)
         matrix = gathered(self.matrix)
         if matrix.shape[0] == 1:
             return coefficients @ matrix[0]

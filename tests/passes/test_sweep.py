@@ -226,3 +226,24 @@ def test_looks_that_decide_little_do_not_pay() -> None:
     assert looks.pay(48, 0.06)
     looks.note(10, 4)
     assert looks.pay(24, 0.06)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_derivatives_of_sums_by_function_transforms(dtype: torch.dtype) -> None:
+    """Of a convolution with a shortcut, where weights have gradients of their own."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(2, 2, 3, 3, generator=generator, dtype=dtype).requires_grad_() for _ in range(2))
+    last = Linear(torch.randn(5, 32, generator=generator, dtype=dtype).requires_grad_())
+    builder = GraphBuilder()
+    steps = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    hidden = builder.add(Relu(), builder.add(Conv(first, None, *steps), builder.input(TensorType((2, 4, 4), dtype))))
+    total = builder.add(Add(), builder.add(Conv(second, None, *steps), hidden), hidden)
+    graph = builder.graph([builder.add(Relu(), builder.add(last, builder.add(Reshape((32,)), total)))])
+    x = torch.randn(2, 2, 4, 4, generator=generator, dtype=dtype)
+
+    def bound(x: Tensor) -> Tensor:
+        return run(graph, "crown", Box(x - 0.3, x + 0.3)).bounds[graph.outputs[0]].lower.sum()
+
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(bound(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(bound)(x), expected)

@@ -85,6 +85,16 @@ def test_margins(name: str) -> None:
             assert bool((found <= logits[:, :1] - logits + 1e-9).all())
 
 
+@pytest.mark.parametrize("method", ["ibp", "crown", "crown-ibp", "forward"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_specifications_of_no_outputs(method: str, batch: int) -> None:
+    """Only their constants are left."""
+    graph, center, constants = made("no outputs"), weight(batch, 3), weight(batch, 2)
+    state = run(graph, method, Box(center - 0.3, center + 0.3), spec=(weight(batch, 2, 0), constants))
+    found = state.bounds[state.graph.outputs[0]]
+    assert torch.equal(found.lower, constants) and torch.equal(found.upper, constants)
+
+
 def test_a_layer_without_neurons_by_hand() -> None:
     """What is left is the offset of the last layer."""
     graph = made("no neurons")
