@@ -14,7 +14,9 @@ from irverify.ir.graph import Node
 from irverify.ir.ops import MaxPool
 from irverify.ir.ops.conv import pad_spatial
 from irverify.ir.ops.memory import prefers_last
-from irverify.ir.ops.pooling import MAX_POOL
+from irverify.ir.ops.pooling import MAX_POOL, recorded
+from irverify.kernels.native import watched
+from irverify.kernels.pooling import candidates, select
 from irverify.passes.curves import kinked
 from irverify.passes.lines import Between, Choice, Enclosed, Gathered, Plane, Relaxed, sums
 from irverify.passes.propagate import Interval
@@ -33,6 +35,9 @@ class Selected:
     ceiling: Tensor
 
     def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
+        at_once = self._at_once(coefficients, gathered)
+        if at_once is not None:
+            return (at_once[0],), at_once[1]
         positive, negative = coefficients.clamp(min=0), coefficients.clamp(max=0)
         certain = gathered(self.certain)
         passed = positive + negative * certain
@@ -40,13 +45,21 @@ class Selected:
         constant = sums(torch.where(open_ < 0, open_ * gathered(self.ceiling), 0.0))
         return (self.spread(passed, gathered(self.index)),), constant
 
+    def _at_once(self, coefficients: Tensor, gathered: Gathered) -> tuple[Tensor, Tensor] | None:
+        """`through` by compiled code."""
+        met = self.index, self.certain, self.ceiling
+        if not self.pool.windows.side_by_side or recorded(coefficients, self.ceiling) or watched():
+            return None
+        owner = gathered(torch.arange(self.certain.shape[0], device=self.certain.device))
+        return select(coefficients, *met, owner, self.operand[1:])
+
     def spread(self, passed: Tensor, places: Tensor) -> Tensor:
         """Coefficients `[rows, channels, ...]` at places of the padded plane, added up over the operand."""
         channels, *extents = self.operand
         padded = [
             extent + before + after for extent, (before, after) in zip(extents, self.pool.padding, strict=True)
         ]
-        if prefers_last(passed) and not (passed.requires_grad and torch.is_grad_enabled()):
+        if prefers_last(passed) and not recorded(passed):
             order = torch.arange(channels, device=places.device).reshape(-1, *(1,) * len(extents))
             index = (places * channels + order).movedim(1, -1).flatten(1).expand(passed.shape[0], -1)
             plane = passed.new_zeros(passed.shape[0], math.prod(padded) * channels)
@@ -62,6 +75,10 @@ class Selected:
 def max_pool(node: Node, operands: Sequence[Interval], choice: Choice) -> Selected:
     pool, operand = node.op, operands[0]
     assert isinstance(pool, MaxPool)
+    if pool.windows.side_by_side and not recorded(*operand):
+        found = candidates(*operand, pool.kernel)
+        if found is not None:
+            return Selected(pool, tuple(operand.lower.shape[1:]), *found)
     # Elements without a lower bound (an overflow) must not be mistaken for padding, which counts as minus infinity.
     bottom = torch.finfo(operand.lower.dtype).min
     low = pad_spatial(operand.lower.clamp(min=bottom), pool.padding, -math.inf)
@@ -71,9 +88,9 @@ def max_pool(node: Node, operands: Sequence[Interval], choice: Choice) -> Select
     high = pad_spatial(operand.upper, pool.padding, -math.inf)
     chosen = high.flatten(2).gather(2, index.flatten(2)).reshape(index.shape)
     # The chosen element may be the only one whose upper bound is above the largest lower one.
-    rivals = (chosen > largest).to(low.dtype).neg_()
+    rivals = (chosen <= largest).logical_not_().to(low.dtype).neg_()  # what is not a number is no less than anything
     for elements in window_elements(pool, high, largest.shape[2:]):
-        rivals += elements > largest
+        rivals += (elements <= largest).logical_not_()
     certain = (rivals == 0).to(low.dtype)
     return Selected(pool, tuple(operand.lower.shape[1:]), index, certain, pool.evaluate(operand.upper))
 

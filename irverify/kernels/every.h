@@ -9,3 +9,4 @@
 #include "halves.h"
 #include "lines.h"
 #include "meet.h"
+#include "pooling.h"

@@ -36,10 +36,11 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 9
+#define VERSION 10
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
+enum { LARGEST, SMALLEST, TOTAL };
 
 /* Where the coefficients of rows lie in a value of planes `[owner, outer, plane[0], plane[1], unit]`: at windows
    `[outer, extent[0], extent[1], unit]` that begin at `scale * place + shift`. */
@@ -85,6 +86,13 @@ INLINE void begin_of(const Grid *g, int64_t row, int64_t begin[2]) {
 
 /* Windows of a convolution that begin `first` elements before a plane, the channels last in both. */
 typedef struct { int64_t windows[2], taps[2], unit, stride[2], first[2], plane[2]; } Taps;
+
+/* Windows side by side in planes `[planes, plane 2, unit]`. */
+typedef struct { int64_t planes, plane[2], unit, windows[2], kernel[2]; } Pools;
+
+/* Rows of coefficients of windows, each of which has one element chosen out of a plane of `size`, for each example and
+   channel; `last`: the channels stand last in rows and planes; `alike`: so do they, or not, in what an example has. */
+typedef struct { int64_t rows, examples, channels, windows, size, last, alike, owners; const int64_t *owner; } Choices;
 
 #include "curve.h"
 
@@ -267,6 +275,53 @@ METHOD(meet) {
     return PyBool_FromLong(known);
 }
 
+static Pools pools_of(const int64_t *v) {
+    Pools p = {v[0], {v[1], v[2]}, v[3], {v[4], v[5]}, {v[6], v[7]}};
+    return p;
+}
+
+METHOD(largest) {
+    int numbers;
+    BEGIN(2 + 8 + 2)
+    const Pools p = pools_of(v + 2);
+    numbers = CALL(largest, &p, AT(v[10]), AT(v[11]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(numbers);
+}
+
+METHOD(means) {
+    BEGIN(2 + 8 + 2)
+    const Pools p = pools_of(v + 2);
+    CALL(means, &p, AT(v[10]), AT(v[11]));
+    END
+}
+
+METHOD(means_back) {
+    BEGIN(2 + 8 + 2)
+    const Pools p = pools_of(v + 2);
+    CALL(means_back, &p, AT(v[10]), AT(v[11]));
+    END
+}
+
+METHOD(candidates) {
+    int numbers;
+    BEGIN(2 + 8 + 5)
+    const Pools p = pools_of(v + 2);
+    numbers = CALL(candidates, &p, AT(v[10]), AT(v[11]), AT(v[12]), AT(v[13]), AT(v[14]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(numbers);
+}
+
+METHOD(select_places) {
+    int within;
+    BEGIN(2 + 9 + 6)
+    const Choices s = {v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], AT(v[10])};
+    const int64_t *w = v + 11;
+    within = CALL(select_places, &s, AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(within);
+}
+
 METHOD(half_zero) {
     BEGIN(2 + 1 + 5)
     CALL(half_zero, v[2], AT(v[3]), AT(v[4]), AT(v[5]), AT(v[6]), AT(v[7]));
@@ -297,6 +352,7 @@ static PyMethodDef methods[] = {
     ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold),
     ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
+    ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates), ENTRY(select_places),
     ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),
     {NULL, NULL, 0, NULL},
 };

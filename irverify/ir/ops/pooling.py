@@ -15,9 +15,15 @@ from irverify.ir.ops.conv import Pairs, check_windows, pad_spatial
 from irverify.ir.ops.memory import zeros_as
 from irverify.ir.ops.scatter import Steps
 from irverify.ir.types import TensorType
+from irverify.kernels import pooling
 
 AVERAGE_POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+
+
+def recorded(*tensors: Tensor) -> bool:
+    """Whether what is done with any of them is recorded for its gradient."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,12 @@ class Windows:
         expect_shape(min(extents) >= 1, "windows that fit into the padded input", f"{operand} and {self}")
         return operand.with_shape((operand.shape[0], *extents))
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether they lie so in planes of two axes, from the first element on: what compiled code is written for."""
+        plain = len(self.kernel) == 2 and self.stride == self.kernel and max(self.dilation) == 1
+        return plain and not any(map(any, self.padding))
+
     def sums(self, operand: Tensor) -> Tensor:
         """The sum over each window of `operand` `[batch, channels, *spatial]`, padded with zeros."""
         spatial, channels = len(self.kernel), operand.shape[1]
@@ -59,7 +71,7 @@ class Windows:
         """The transpose of `sums`: what each window has `[batch, channels, *windows]` goes to each of its elements."""
         windows = sums.shape[2:]
         apart = self.stride == self.kernel and set(self.dilation) == {1}  # no two windows share an element
-        if apart and not any(map(any, self.padding)) and not (sums.requires_grad and torch.is_grad_enabled()):
+        if apart and not any(map(any, self.padding)) and not recorded(sums):
             full = zeros_as(sums, sums.shape[1], extents)
             inside: list[slice] = [slice(n * k) for n, k in zip(windows, self.kernel, strict=True)]
             target = full[(slice(None), slice(None), *inside)]
@@ -133,12 +145,20 @@ class AveragePool(LinearOp):
         (operand,) = inputs
         if not self._everywhere:
             return self.windows.sums(operand) / self.divisors(operand)
+        if self.windows.side_by_side and not recorded(operand):
+            found = pooling.means(operand, self.kernel)
+            if found is not None:
+                return found
         if max(self.dilation) > 1 or operand.dtype not in (torch.float32, torch.float64):  # for which torch has none
             return self.windows.sums(operand) / math.prod(self.kernel)
         return AVERAGE_POOL[len(self.kernel)](pad_spatial(operand, self.padding), self.kernel, self.stride)
 
     def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
         extents = inputs[0].shape[1:]
+        if self._everywhere and self.windows.side_by_side and not recorded(gradient):
+            found = pooling.means_back(gradient, self.kernel, extents)
+            if found is not None:
+                return (found,)
         divisors = math.prod(self.kernel) if self._everywhere else self.divisors(gradient.new_ones((1, 1, *extents)))
         return (self.windows.spread(gradient / divisors, extents),)
 
@@ -165,5 +185,9 @@ class MaxPool(Operator):
         return result
 
     def evaluate(self, *inputs: Tensor) -> Tensor:
+        if self.windows.side_by_side and not recorded(inputs[0]):
+            found = pooling.largest(inputs[0], self.kernel)
+            if found is not None:
+                return found
         padded = pad_spatial(inputs[0], self.padding, float("-inf"))
         return MAX_POOL[len(self.kernel)](padded, self.kernel, self.stride, 0, self.dilation)
