@@ -38,7 +38,7 @@ class Derived:
         if mode and any(tensor.requires_grad for tensor in tensors):
             return self._computed(tensors)
         if self._kept is None or not all(map(_same, tensors, self._kept[0])):
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # what is kept may be met where there are gradients
                 # Elements are compared, not versions: writing through `parameter.data` leaves no trace in a version.
                 self._kept = [tensor.clone() for tensor in tensors], self._computed(tensors)
         result = self._kept[1]

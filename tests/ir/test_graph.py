@@ -242,6 +242,15 @@ def test_gradients_reach_what_is_read_once() -> None:
     assert source.grad.tolist() == [-2.0, -2.0]
 
 
+def test_what_is_kept_in_inference_mode_is_met_where_there_are_gradients() -> None:
+    derived, x = Derived(torch.neg, torch.ones(2)), torch.ones(2, requires_grad=True)
+    with torch.inference_mode():
+        assert derived.value().tolist() == [-1.0, -1.0]
+    (derived.value() * x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [-1.0, -1.0]
+
+
 def test_what_is_read_off_a_graph_is_kept_as_long_as_it_is() -> None:
     calls: list[int] = []
 
