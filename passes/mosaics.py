@@ -18,6 +18,7 @@ from irverify.ir.graph import Graph, Node
 from irverify.ir.ops import Concat, Elementwise, Gather, Pad, Reshape, Slice, Transpose
 from irverify.passes.lines import Relaxation, Relaxed
 from irverify.passes.propagate import Interval
+from irverify.regions.base import rowwise
 
 SELECTING = (Concat, Gather, Pad, Reshape, Slice, Transpose)
 """Operators whose every result is an element of an operand, or 0."""
@@ -64,14 +65,14 @@ class Mosaic:
     def bounds(self, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """The interval of the operand, with those of what the activations read at their places."""
         read = [results[part.operand] for part in self.parts]
-        lower = self._placed(interval.lower.flatten(1), [own.lower for own in read])
-        upper = self._placed(interval.upper.flatten(1), [own.upper for own in read])
+        lower = self._placed(rowwise(interval.lower), [own.lower for own in read])
+        upper = self._placed(rowwise(interval.upper), [own.upper for own in read])
         return Interval(lower.reshape(interval.lower.shape), upper.reshape(interval.upper.shape))
 
     def _placed(self, base: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         """`base` `[batch, size]` with the elements of a tensor `[batch, ...]` for each activation at its places."""
         for part, tensor in zip(self.parts, tensors, strict=True):
-            own = tensor.expand(base.shape[0], *tensor.shape[1:]).flatten(1).index_select(1, part.positions)
+            own = rowwise(tensor.expand(base.shape[0], *tensor.shape[1:])).index_select(1, part.positions)
             base = base.index_copy(1, part.places, own)
         return base
 

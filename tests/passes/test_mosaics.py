@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import irverify as iv
 from irverify.ir.graph import Graph, GraphBuilder
-from irverify.ir.ops import Concat, Gather, Pad, Relu, Reshape, Sub
+from irverify.ir.ops import Concat, Gather, Neg, Pad, Relu, Reshape, Sub
 from irverify.ir.types import TensorType
 from irverify.passes import crown
 from irverify.passes.adjoints import before_gather
@@ -45,6 +45,21 @@ def test_by_hand() -> None:
     assert (mosaic.operand, mosaic.past.tolist()) == ("x", [0])
     (part,) = mosaic.parts
     assert (part.activation, part.places.tolist(), part.positions.tolist()) == ("relu", [1, 3], [0, 1])
+
+
+@pytest.mark.parametrize("analysis", ["crown", "crown-zero", "fast-lin", "alpha"])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_of_a_single_number(shape: tuple[int, ...], analysis: str) -> None:
+    """-x read as a number without axes, through a ReLU: for x in [-1, 3] no less than 0, and no more than 1."""
+    builder = GraphBuilder()
+    x = builder.input(TensorType(shape, torch.float64), name="x")
+    start = builder.add(Reshape(()), builder.add(Neg(), x))
+    through = builder.add(Reshape((1,)), builder.add(Relu(), start))
+    graph = builder.graph([builder.add(Reshape(shape), builder.add(Gather(torch.tensor([0]), 0), through), name="y")])
+    assert set(mosaics(graph)) >= {"y"}
+    lower = torch.full((2, *shape), -1.0, dtype=torch.float64)
+    found = iv.run(graph, analysis, iv.Box(lower, lower + 4)).bounds["y"]
+    assert (found.lower.flatten().tolist(), found.upper.flatten().tolist()) == ([0.0, 0.0], [1.0, 1.0])
 
 
 @pytest.mark.parametrize("order", [[0, 2, 3, 1], [2, 0, 3, 0], [2, 1, 3, 0]])
