@@ -13,6 +13,7 @@ from irverify.ir.ops import Add, Conv, Elementwise, Gather, Input, Neg, Operator
 from irverify.ir.ops.base import normalize_axis
 from irverify.ir.ops.memory import settled
 from irverify.ir.params import value
+from irverify.ir.recording import recorded
 from irverify.ir.types import TensorType
 from irverify.kernels.native import addresses
 from irverify.kernels.rows import dot
@@ -75,7 +76,7 @@ def before_gather(op: Gather, shape: tuple[int, ...], form: Form) -> Form | None
 
 def _of_channels_at_once(rows: Tensor, offset: Tensor) -> Tensor | None:
     """Rows `[rows, channels, *plane]` times a number for each channel, by compiled code."""
-    if torch.is_grad_enabled() and (rows.requires_grad or offset.requires_grad):
+    if recorded(rows, offset):
         return None
     found = dot(rows.permute(0, *range(2, rows.ndim), 1), offset)
     if found is not None or addresses(rows, offset) is None:  # before questions that not all tensors answer

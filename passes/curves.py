@@ -12,6 +12,7 @@ from torch import Tensor
 
 from irverify.ir.graph import Node
 from irverify.ir.ops import Abs, Clip, LeakyRelu, Pow
+from irverify.ir.recording import recorded
 from irverify.kernels.bounds import relu_lines
 from irverify.kernels.curves import CurveName, curve_lines
 from irverify.passes.lines import (
@@ -38,18 +39,13 @@ Function: TypeAlias = Callable[[Tensor], Tensor]
 
 def relu(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
     lower, upper = operands[0]
-    if differentiable(operands[0]):
+    if recorded(*operands[0]):
         return kinked(0.0, 1.0, operands[0], choice)
     found = relu_lines(lower, upper, choice)
     if found is None or not found[3]:
         return kinked(0.0, 1.0, operands[0], choice)
     free, chord, top, _ = found
     return Relaxation(free, free.new_zeros(()).expand_as(free), chord, top)
-
-
-def differentiable(operand: Interval) -> bool:
-    """Whether derivatives in the bounds may be asked for."""
-    return torch.is_grad_enabled() and any(side.requires_grad for side in operand)
 
 
 def leaky_relu(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
@@ -188,7 +184,7 @@ def tanh(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation
 
 
 def _curved(curve: Curve, operand: Interval) -> Relaxation:
-    if curve.compiled is not None and not differentiable(operand):
+    if curve.compiled is not None and not recorded(*operand):
         found = curve_lines(curve.compiled, *operand)
         if found is not None:
             return Relaxation(*found)
@@ -230,7 +226,7 @@ def touching_point(curve: Curve, lower: Tensor, upper: Tensor) -> Tensor:
     the tangent at d meets the function at l."""
     with torch.no_grad():
         point = _touching_point(curve, lower, upper)
-    if not (torch.is_grad_enabled() and (lower.requires_grad or upper.requires_grad)):
+    if not recorded(lower, upper):
         return point
     with torch.no_grad():
         steep = curve.curvature(point) * (lower - point)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from irverify.ir.graph import Graph
+from irverify.ir.kept import once_a_graph
 from irverify.passes.dual_centers import ancestors, center_of, middle_of, radius_of
 from irverify.passes.dual_composed import Composed
 from irverify.passes.dual_gaps import inner, reaches, weighed
@@ -190,15 +190,10 @@ def _taken(table: Tensor, groups: Tensor) -> Tensor:
     return table.index_select(0, groups)
 
 
-_BUILT: WeakKeyDictionary[Graph, dict[tuple[str, bool], Source]] = WeakKeyDictionary()
-"""The dual networks of graphs that are still in use: they depend on nothing else."""
-
-
+@once_a_graph
 def _source(graph: Graph, target: str, *, boxes: bool) -> Source:
-    built = _BUILT.setdefault(graph, {})
-    if (target, boxes) not in built:
-        built[target, boxes] = source_of(graph, graph[target], boxes=boxes)
-    return built[target, boxes]
+    """The dual network of a value."""
+    return source_of(graph, graph[target], boxes=boxes)
 
 
 def _chunks(asked: Tensor, room: int) -> Iterator[_Chunk]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from irverify.ir.ops.memory import in_order, prefers_last, stands_last, taken
+from irverify.ir.recording import recorded
 from irverify.kernels import available
 from irverify.kernels import rows as compiled
 from irverify.passes.windows import Grid, Windows
@@ -228,7 +229,7 @@ def as_compiled(form: Wide, tensors: Sequence[Tensor | None]) -> tuple[compiled.
     """Where the coefficients lie, and the tensors that they meet, in the order in memory that they stand in; None where
     these stand in another, or derivatives are asked for."""
     rows = form.coefficients
-    if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (rows, *tensors)):
+    if recorded(rows, *tensors):
         return None
     if not available():
         return None
@@ -294,8 +295,7 @@ def plus(first: Form, second: Form, *, own: bool = False) -> Form:
             return Patches(total)
     rows, more = one.dense(), two.dense()
     own = own or two is not second or not isinstance(two, Dense)
-    differentiable = torch.is_grad_enabled() and (rows.requires_grad or more.requires_grad)
-    differentiable = differentiable or torch._C._are_functorch_transforms_active()  # whose tensors do not tell
+    differentiable = recorded(rows, more) or torch._C._are_functorch_transforms_active()  # whose tensors do not tell
     if not own or differentiable or rows.dtype != more.dtype:
         return Dense(rows + more, one.owner)
     return Dense(more.add_(rows), one.owner)

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from irverify.ir.graph import Node
 from irverify.ir.ops import Abs, Clip, Exp, LeakyRelu, Relu, Sigmoid, Tanh
+from irverify.ir.recording import recorded
 from irverify.kernels.curves import curve_tangents
-from irverify.passes.curves import EXP_REACH, SIGMOID, TANH, Curve, Function, differentiable, touching_point
+from irverify.passes.curves import EXP_REACH, SIGMOID, TANH, Curve, Function, touching_point
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Gathered, Relaxation
 from irverify.passes.rules import RuleTable
@@ -220,7 +221,7 @@ def _s_shaped(curve: Curve, jet: Jet, operand: Interval, relaxation: Relaxation)
     """Above: the tangent at any point from the one on that stays above the function at l. Below: the mirror image."""
     lower, upper = operand
     given = relaxation.lower_slope, relaxation.lower_intercept, relaxation.upper_slope, relaxation.upper_intercept
-    if curve.compiled is not None and not differentiable(operand):
+    if curve.compiled is not None and not recorded(*operand):
         found = curve_tangents(curve.compiled, lower, upper, given)
         if found is not None:
             return Free(*(Tangents(jet, *part) for part in found))

@@ -14,7 +14,8 @@ from irverify.ir.graph import Node
 from irverify.ir.ops import MaxPool
 from irverify.ir.ops.conv import pad_spatial
 from irverify.ir.ops.memory import prefers_last
-from irverify.ir.ops.pooling import MAX_POOL, recorded
+from irverify.ir.ops.pooling import MAX_POOL
+from irverify.ir.recording import recorded
 from irverify.kernels.native import watched
 from irverify.kernels.pooling import candidates, select
 from irverify.passes.curves import kinked

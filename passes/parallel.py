@@ -18,6 +18,7 @@ from torch import Tensor
 
 from irverify.ir.ops import Elementwise
 from irverify.ir.ops.base import Pieces
+from irverify.ir.recording import recorded
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def parallel_lines(op: Elementwise, lower: Tensor, upper: Tensor) -> ParallelLin
     pieces = op.pieces()
     if pieces is None:
         raise TypeError(f"{op.name} is not piecewise linear")
-    if len(pieces.breakpoints) == 1 and torch.is_grad_enabled() and (lower.requires_grad or upper.requires_grad):
+    if len(pieces.breakpoints) == 1 and recorded(lower, upper):
         return ParallelLines(*_AroundKink.apply(lower, upper, op, pieces))  # type: ignore[no-untyped-call]
     return _lines(op, pieces, lower, upper)
 

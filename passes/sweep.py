@@ -20,6 +20,7 @@ from irverify.ir.graph import Node
 from irverify.ir.ops import Add, Conv, Gather, Input, Linear, Neg, Reshape, Sub
 from irverify.ir.ops.memory import settled
 from irverify.ir.params import value
+from irverify.ir.recording import recorded
 from irverify.kernels.bounds import meet
 from irverify.passes.adjoints import before_convolution, before_gather, before_reshape, constants, negated, row_size
 from irverify.passes.forms import Columns, Dense, Form, Units, minimum, plus, spread, unowned
@@ -210,7 +211,7 @@ class Sweep:
         elements then."""
         lower, upper = self.bounds
         found = round_down(found, lower.dtype)  # a cast on the way leaves rows of another type
-        if not (torch.is_grad_enabled() and any(part.requires_grad for part in (lower, upper, found))):
+        if not recorded(lower, upper, found):
             known = meet(lower, upper, found, elements, owner, sides)
             if known is not None:
                 return known

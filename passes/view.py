@@ -10,6 +10,7 @@ from torch import Tensor
 
 from irverify.ir.ops import Reshape
 from irverify.ir.ops.memory import planes_last
+from irverify.ir.recording import recorded
 from irverify.kernels import rows as compiled
 from irverify.passes.backward import Context
 from irverify.passes.forms import Wide, as_compiled, pieces, products
@@ -48,7 +49,7 @@ class Lines:
         if at_once is not None:
             return at_once
         given = [part for part in (self.slope, self.rise, self.base, self.top) if part is not None]
-        if torch.is_grad_enabled() and any(part.requires_grad for part in (coefficients, *given)):
+        if recorded(coefficients, *given):
             passed, constant = self._bent(coefficients, form.at(given), differentiable=True)
             return form.with_coefficients(passed), constant
         parts = pieces(form, given)

@@ -22,6 +22,7 @@ from irverify.ir.ops.memory import prefers_last, settled, stands_last, taken
 from irverify.ir.ops.padding import Pairs, pad_spatial
 from irverify.ir.ops.scatter import Steps, folded, scatter
 from irverify.ir.params import value
+from irverify.ir.recording import recorded
 from irverify.kernels import rows as compiled
 from irverify.kernels.native import addresses
 
@@ -199,7 +200,7 @@ class Windows:
     def dense(self) -> Tensor:
         """The same rows over the whole value, `[rows, channels, *plane]`."""
         rows, channels = self.coefficients.shape[:2]
-        differentiable = self.coefficients.requires_grad and torch.is_grad_enabled()
+        differentiable = recorded(self.coefficients)
         if not differentiable and (found := self._spread()) is not None:
             return found
         if differentiable or not prefers_last(self.coefficients):
@@ -285,7 +286,7 @@ def _padded(rows: Tensor, pairs: Pairs) -> Tensor:
 def _as_matrix(rows: Tensor, weight: Tensor, op: Conv, extents: tuple[int, ...]) -> bool:
     """Whether windows go through the adjoint of a convolution as one product with a matrix, the same for all of them:
     zeros count then, but a product runs many times faster than sums at the places that each tap reaches."""
-    if op.groups > 1 or rows.device.type != "cpu" or (torch.is_grad_enabled() and weight.requires_grad):
+    if op.groups > 1 or rows.device.type != "cpu" or recorded(weight):
         return False
     entries = math.prod(rows.shape[1:]) * weight.shape[1] * math.prod(extents)
     zeros = math.prod(extents) / weight[0, 0].numel()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,10 @@ from irverify.passes.freedom import FREEDOM, Tangents
 from irverify.passes.lines import Relaxation, Unbounded
 from irverify.passes.propagate import Interval
 
-pytestmark = pytest.mark.skipif(not available(), reason="kernels are not compiled here")
+pytestmark = [
+    pytest.mark.skipif(not available(), reason="kernels are not compiled here"),
+    pytest.mark.usefixtures("threads"),
+]
 CURVES: dict[CurveName, tuple[Curve, type[Sigmoid | Tanh]]] = {"sigmoid": (SIGMOID, Sigmoid), "tanh": (TANH, Tanh)}
 NAMES = pytest.mark.parametrize("name", CURVES)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -38,14 +40,6 @@ HARD = [
     (-1.0, 1e30), (2.0, 2.0 - 1e-7), (-2.0 + 1e-7, -2.0), (1e-20, -1e-20),
 ]  # fmt: skip
 Numbers = npt.NDArray[np.longdouble]
-
-
-@pytest.fixture(params=[1, 2], autouse=True, scope="module")
-def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
 
 
 def exact(x: Tensor) -> Numbers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -32,18 +32,13 @@ from irverify.passes.propagate import Interval
 from irverify.passes.view import Lines
 from irverify.passes.windows import Grid, Windows
 
-pytestmark = pytest.mark.skipif(not available(), reason="kernels are not compiled here")
+pytestmark = [
+    pytest.mark.skipif(not available(), reason="kernels are not compiled here"),
+    pytest.mark.usefixtures("threads"),
+]
 DTYPES = st.sampled_from((torch.float32, torch.float64))
 SEEDS = st.integers(0, 2**16)
 ODD = (0.0, -0.0, math.nan, math.inf, -math.inf)
-
-
-@pytest.fixture(params=[1, 2], autouse=True, scope="module")
-def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
 
 
 def whole(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -19,7 +19,10 @@ from irverify.kernels import available, pooling
 from irverify.passes.maxima import Selected, max_pool
 from irverify.passes.propagate import Interval
 
-pytestmark = pytest.mark.skipif(not available(), reason="kernels are not compiled here")
+pytestmark = [
+    pytest.mark.skipif(not available(), reason="kernels are not compiled here"),
+    pytest.mark.usefixtures("threads"),
+]
 DTYPES = st.sampled_from((torch.float32, torch.float64))
 NONE = ((0, 0), (0, 0))
 WITHOUT = "irverify.kernels.native.native", "irverify.kernels.pooling.native"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from irverify.ir.ops.base import LinearOp, expect_shape, param_value
@@ -17,6 +16,7 @@ from irverify.ir.ops.padding import Pairs as Pairs
 from irverify.ir.ops.padding import pad_spatial as pad_spatial
 from irverify.ir.ops.scatter import Steps, scatter
 from irverify.ir.params import Param, value
+from irverify.ir.recording import recorded
 from irverify.ir.types import TensorType
 
 
@@ -75,7 +75,7 @@ class Conv(LinearOp):
     def _convolve(self, operand: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         moves = Moves.of(weight.shape[2:], self.stride, self.padding, self.dilation)
         operand = moves.operand(operand)
-        if weight.requires_grad and torch.is_grad_enabled():
+        if recorded(weight):
             operand = channels_last(operand)
         return convolved(operand, weight, bias, moves.stride, moves.padding, moves.dilation, self.groups)
 

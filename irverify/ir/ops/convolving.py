@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from irverify.ir.ops.blocks import CONV
+from irverify.ir.recording import recorded
 from irverify.kernels.native import watched
 
 LITTLE = 2**20
@@ -28,10 +29,9 @@ def convolved(
     One image with little to do goes the plain way on a CPU: torch leaves it to oneDNN where kernels are larger than
     three elements, which takes up to four times as long to begin.
     """
-    given = [part for part in (x, weight, bias) if part is not None]
     little = _little(x, weight, stride, padding) and groups == 1 and max(dilation) == 1
     little = little and not torch.is_autocast_enabled("cpu")
-    if little and not (torch.is_grad_enabled() and any(part.requires_grad for part in given)):
+    if little and not recorded(x, weight, bias):
         plain = torch.ops.aten.thnn_conv2d.default
         found: Tensor = plain(x, weight, weight.shape[2:], bias, stride, padding)
         return found

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from irverify.ir.recording import recorded
+
 
 def prefers_last(x: Tensor) -> bool:
     """Whether values like x are convolved faster with the channels last in memory: `[batch, channels, height, width]`
@@ -101,7 +103,7 @@ def flat_with(x: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def reshaped(x: Tensor, shape: Sequence[int]) -> Tensor:
     """x as `[batch, *shape]`, in row-major order; where that takes a copy, the gradient is stored as x is."""
-    if x.ndim == 4 and x.requires_grad and torch.is_grad_enabled() and not x.is_contiguous():
+    if x.ndim == 4 and recorded(x) and not x.is_contiguous():
         found: Tensor = _Reshaped.apply(x, tuple(shape))  # type: ignore[no-untyped-call]
         return found
     return x.reshape(x.shape[0], *shape)

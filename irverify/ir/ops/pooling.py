@@ -14,16 +14,12 @@ from irverify.ir.ops.base import LinearOp, Operator, expect_shape
 from irverify.ir.ops.conv import Pairs, check_windows, pad_spatial
 from irverify.ir.ops.memory import zeros_as
 from irverify.ir.ops.scatter import Steps
+from irverify.ir.recording import recorded
 from irverify.ir.types import TensorType
 from irverify.kernels import pooling
 
 AVERAGE_POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
-
-
-def recorded(*tensors: Tensor) -> bool:
-    """Whether what is done with any of them is recorded for its gradient."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 @dataclass(frozen=True)

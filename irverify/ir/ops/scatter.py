@@ -16,6 +16,7 @@ from irverify.ir.ops.moves import Moves, apart, skips
 from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.ops.taps import Steps as Steps
 from irverify.ir.ops.taps import tap_by_tap
+from irverify.ir.recording import recorded
 from irverify.kernels.folding import fold
 
 FEW = 4
@@ -42,7 +43,7 @@ def scatter(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], 
     The first window begins `first` elements before the operand (its padding, or negative: inside it).
     """
     channels = weight.shape[1]
-    differentiable = torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad)
+    differentiable = recorded(rows, weight)
     if differentiable and channels <= FEW and steps.groups == 1 and _quick(rows):
         found: Tensor = _Scattered.apply(rows, weight, steps, first, extents)  # type: ignore[no-untyped-call]
         return found
@@ -95,7 +96,7 @@ def folded(
     """`scatter` by compiled code; None where there is none for it, and where gradients are asked for."""
     if rows.ndim != 4 or rows.dtype != torch.float32 or max(*steps.dilation, steps.groups) > 1 or not len(rows):
         return None
-    if torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad):
+    if recorded(rows, weight):
         return None
     found = fold(rows.permute(0, 2, 3, 1), weight, steps.stride, first, extents)
     return None if found is None else found.permute(0, 3, 1, 2)

@@ -1,0 +1,11 @@
+"""What autograd takes down."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def recorded(*tensors: Tensor | None) -> bool:
+    """Whether what is done with any of these is recorded for its gradient; those of function transforms do not tell."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
