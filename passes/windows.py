@@ -20,7 +20,7 @@ from torch.nn import functional
 from irverify.ir.ops import Conv
 from irverify.ir.ops.memory import prefers_last, settled, stands_last, taken
 from irverify.ir.ops.padding import Pairs, pad_spatial
-from irverify.ir.ops.scatter import Steps, folded, scatter
+from irverify.ir.ops.scatter import Steps, folded, scatter, through
 from irverify.ir.params import value
 from irverify.ir.recording import recorded
 from irverify.kernels import rows as compiled
@@ -240,7 +240,9 @@ class Windows:
             return None
         rows, weight = self.cleaned().coefficients, value(op.weight)
         steps, first = Steps(op.stride, op.dilation, op.groups), (0,) * len(plane)
-        at_once = folded(rows, weight, steps, first, extents)
+        at_once = through(rows, weight, steps, first, extents, self._together())
+        if at_once is None:
+            at_once = folded(rows, weight, steps, first, extents)
         if at_once is not None:
             passed = at_once
         elif _as_matrix(rows, weight, op, extents):
@@ -255,6 +257,12 @@ class Windows:
             passed = scatter(rows, weight, steps, first, extents)
         grid = self.grid.before(op, plane)
         return replace(self, coefficients=passed, grid=grid, clean=grid.inside(extents))
+
+    def _together(self) -> Tensor:
+        """The rows in an order in which those that start from one place of one example, and so are zero in many places
+        together, follow each other."""
+        place = self.place if self.owner is None else self.place + self.owner * math.prod(self.grid.starts)
+        return place.argsort()
 
     def plus(self, other: Windows) -> Windows | None:
         """The sum of the same rows, reached on two ways; None where they count their places in different planes (a

@@ -2,6 +2,7 @@
 
 #include "rows.h"
 
+#include "adjoint.h"
 #include "ascent.h"
 #include "columns.h"
 #include "curves.h"

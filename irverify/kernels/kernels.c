@@ -10,6 +10,7 @@
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
@@ -31,12 +32,18 @@
 #else
 #define DO_PRAGMA(text)
 #endif
+#ifdef _OPENMP
+#include <omp.h>
+#define THREAD omp_get_thread_num()
+#else
+#define THREAD 0
+#endif
 #define IN_PARALLEL \
     (void)threads;  \
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 10
+#define VERSION 11
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -95,6 +102,7 @@ typedef struct { int64_t planes, plane[2], unit, windows[2], kernel[2]; } Pools;
 typedef struct { int64_t rows, examples, channels, windows, size, last, alike, owners; const int64_t *owner; } Choices;
 
 #include "curve.h"
+#include "tiles.h"
 
 #define REAL float
 #define NAME(name) name##_single
@@ -193,6 +201,17 @@ METHOD(fold) {
     const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
     CALL(fold, v[2], &t, AT(w[11]), AT(w[12]));
     END
+}
+
+METHOD(adjoint) {
+    int done;
+    BEGIN(2 + 1 + 15 + 4)
+    const int64_t *w = v + 3;
+    const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
+    Adjoint p = {t, v[2], w[11], w[12], w[13], AT(w[14]), {{NULL}}};
+    done = CALL(adjoint, &p, (int)w[15] - 1, AT(w[16]), AT(w[17]), AT(w[18]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(done);
 }
 
 METHOD(lines) {
@@ -350,14 +369,17 @@ METHOD(half_parallel_back) {
 
 static PyMethodDef methods[] = {
     ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold),
-    ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
+    ENTRY(adjoint), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
     ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates), ENTRY(select_places),
     ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),
     {NULL, NULL, 0, NULL},
 };
 
-static int loaded(PyObject *module) { return PyModule_AddIntConstant(module, "VERSION", VERSION); }
+static int loaded(PyObject *module) {
+    const int failed = PyModule_AddIntConstant(module, "VERSION", VERSION);
+    return failed ? failed : PyModule_AddIntConstant(module, "FUSES", fuses());
+}
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, loaded}, {0, NULL}};
 

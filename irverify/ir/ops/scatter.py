@@ -17,6 +17,7 @@ from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.ops.taps import Steps as Steps
 from irverify.ir.ops.taps import tap_by_tap
 from irverify.ir.recording import recorded
+from irverify.kernels.adjoint import adjoint
 from irverify.kernels.folding import fold
 
 FEW = 4
@@ -42,6 +43,9 @@ def scatter(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], 
 
     The first window begins `first` elements before the operand (its padding, or negative: inside it).
     """
+    passed = through(rows, weight, steps, first, extents)
+    if passed is not None:
+        return passed
     channels = weight.shape[1]
     differentiable = recorded(rows, weight)
     if differentiable and channels <= FEW and steps.groups == 1 and _quick(rows):
@@ -88,6 +92,24 @@ def scatter(rows: Tensor, weight: Tensor, steps: Steps, first: tuple[int, ...], 
 def _quick(rows: Tensor) -> bool:
     """Whether there are rows, on a device for which the ways below were timed."""
     return rows.device.type == "cpu" and len(rows) > 0
+
+
+def through(
+    rows: Tensor,
+    weight: Tensor,
+    steps: Steps,
+    first: tuple[int, ...],
+    extents: tuple[int, ...],
+    order: Tensor | None = None,
+) -> Tensor | None:
+    """`scatter` by compiled code that leaves out what is zero in some rows at once, which `order` brings together; None
+    where it is not the fastest way, and where gradients are asked for."""
+    if rows.ndim != 4 or max(*steps.dilation, steps.groups) > 1 or recorded(rows, weight):
+        return None
+    if weight[0, 0].numel() == 1 and max(steps.stride) > 1:  # most of the result is zero
+        return None
+    found = adjoint(rows.permute(0, 2, 3, 1), weight, steps.stride, first, extents, order)
+    return None if found is None else found.permute(0, 3, 1, 2)
 
 
 def folded(

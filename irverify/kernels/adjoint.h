@@ -1,0 +1,95 @@
+/* The adjoint of a convolution on rows that are zero in many places, as they are behind ReLUs that no point of the region
+   activates, for elements of type REAL: some rows at a time are looked through for what is not zero in any of them, and
+   only that is multiplied. What is not a number is not zero. */
+
+/* Weights `[out, unit, taps 2]` as tiles take them. Whether all are finite: only then is zero times a weight zero. */
+CLONED static int NAME(pack)(const Adjoint *p, const REAL *RESTRICT weight, REAL *RESTRICT packed) {
+    int finite = 1;
+    const int64_t taps = p->taps.taps[0] * p->taps.taps[1], unit = p->taps.unit;
+    for (int64_t tap = 0; tap < taps; tap++)
+        for (int64_t c = 0; c < p->out; c++, packed += p->across) {
+            for (int64_t k = 0; k < unit; k++) packed[k] = weight[(c * unit + k) * taps + tap];
+            for (int64_t k = 0; k < unit; k++) finite &= packed[k] - packed[k] == 0;
+            for (int64_t k = unit; k < p->across; k++) packed[k] = 0;
+        }
+    return finite;
+}
+
+/* As many windows at a time as stay in a near cache; `open` has room for them. */
+CLONED static void NAME(look)(const Adjoint *p, const REAL *const *rows, const Live *live, int32_t *open) {
+    const int64_t windows = p->taps.windows[0] * p->taps.windows[1], out = p->out, tall = p->tall;
+    const int64_t step = most(1, NEAR / out);
+    int64_t found = 0;
+    for (int64_t first = 0; first < windows; first += step) {
+        const int64_t last = least(first + step, windows), size = (last - first) * out, begin = found;
+        memset(open, 0, size * sizeof(int32_t));
+        for (int64_t i = 0; i < tall && rows[i]; i++) {
+            const REAL *RESTRICT row = rows[i] + first * out;
+            int32_t *RESTRICT any = open;
+            DO_PRAGMA(omp simd)
+            for (int64_t c = 0; c < size; c++) any[c] |= row[c] != 0;
+        }
+        for (int64_t w = first, at = 0; w < last; w++) {
+            const int64_t before = w % p->taps.windows[1] * p->taps.stride[1] * out;
+            live->begin[w] = found;
+            for (int64_t c = 0; c < out; c++, at++) {
+                const int32_t any = open[at]; /* read before what is found takes its place */
+                live->offset[found] = (int32_t)((c - before) * p->across);
+                open[found - begin] = (int32_t)at;
+                found += any;
+            }
+        }
+        REAL *RESTRICT values = (REAL *)live->values + begin * tall;
+        for (int64_t i = 0; i < tall; i++) {
+            const REAL *RESTRICT row = rows[i];
+            for (int64_t k = 0; k < found - begin; k++) values[k * tall + i] = row ? row[first * out + open[k]] : 0;
+        }
+    }
+    live->begin[windows] = found;
+}
+
+/* Whether it could be done: there was memory enough, and no weight is infinite or not a number. */
+static int NAME(adjoint)(int threads, Adjoint *p, int chip, const REAL *given, const REAL *weight, REAL *found) {
+    const int64_t windows = p->taps.windows[0] * p->taps.windows[1], from = windows * p->out, unit = p->taps.unit;
+    const int64_t into = p->taps.plane[0] * p->taps.plane[1] * unit, taps = p->taps.taps[0] * p->taps.taps[1];
+    const int64_t line = p->tall == TALL ? p->taps.plane[1] * unit * TALL : 0;
+    const int64_t packed = ROUND(taps * p->out * p->across * sizeof(REAL));
+    const int64_t tables = ROUND(2 * (p->taps.plane[0] + p->taps.plane[1]) * sizeof(int32_t));
+    const int64_t own = ROUND((from * p->tall + line) * sizeof(REAL) + (windows + 1) * sizeof(int64_t) +
+                              (from + 1 + most(NEAR, p->out)) * sizeof(int32_t));
+    char *memory = malloc(packed + tables + threads * own);
+    if (!memory) return 0;
+    if (!NAME(pack)(p, weight, (REAL *)memory)) {
+        free(memory);
+        return 0;
+    }
+    reached(&p->taps, 1, &p->reach[1], reached(&p->taps, 0, &p->reach[0], (int32_t *)(memory + packed)));
+    IN_PARALLEL
+    for (int64_t group = 0; group < (p->rows + p->tall - 1) / p->tall; group++) {
+        const REAL *rows[TALL] = {NULL};
+        void *to[TALL] = {NULL};
+        for (int64_t i = 0; i < p->tall && group * p->tall + i < p->rows; i++) {
+            const int64_t row = p->order ? p->order[group * p->tall + i] : group * p->tall + i;
+            rows[i] = given + row * from;
+            to[i] = found + row * into;
+        }
+        Live live;
+        live.values = memory + packed + tables + THREAD * own; /* what is aligned most comes first */
+        live.begin = (int64_t *)((REAL *)live.values + from * p->tall);
+        live.line = live.begin + windows + 1;
+        live.offset = (int32_t *)((REAL *)live.line + line);
+        NAME(look)(p, rows, &live, live.offset + from + 1);
+        if (p->tall == TALL) {
+            NAME(tiles)[chip][BY_ROWS + unit - 1](p, &live, memory, 0, unit, to);
+            continue;
+        }
+        for (int64_t done = 0; done < unit;) {
+            int64_t wide = 128 / sizeof(REAL), k = 0;
+            while (k < BY_ROWS - 1 && (!NAME(tiles)[chip][k] || wide / 2 >= unit - done)) k++, wide /= 2;
+            NAME(tiles)[chip][k](p, &live, memory, done, least(wide, unit - done), to);
+            done += wide;
+        }
+    }
+    free(memory);
+    return 1;
+}
