@@ -26,7 +26,7 @@ static int32_t *reached(const Taps *t, int axis, Reach *r, int32_t *memory) {
     r->low = memory, r->end = memory + places;
     for (int64_t place = 0; place < places; place++) {
         const int64_t last = place + t->first[axis], first = last - t->taps[axis] + 1; /* of what windows begin there */
-        r->low[place] = (int32_t)(first > 0 ? (first + stride - 1) / stride : 0);
+        r->low[place] = first > 0 ? (int32_t)least((first + stride - 1) / stride, t->windows[axis]) : 0;
         r->end[place] = last < 0 ? 0 : (int32_t)least(last / stride + 1, t->windows[axis]);
     }
     return r->end + places;

@@ -81,6 +81,16 @@ def test_it_is_the_adjoint(data: st.DataObject, dtype: torch.dtype, seed: int, d
     same(found.permute(0, 3, 1, 2), expected)
 
 
+@pytest.mark.parametrize("far", [2**31, 2**32, 2**33 + 1, -(2**32)])
+@pytest.mark.parametrize("channels", [2, 5])
+def test_places_far_from_all_windows_are_zero(far: int, channels: int) -> None:
+    row, weight = torch.ones(20, 2, 2, 3), torch.ones(3, channels, 2, 2)
+    for first in ((0, far), (far, 0)):
+        found = adjoint(row, weight, (1, 1), first, (3, 4))
+        assert found is not None
+        assert not found.count_nonzero()
+
+
 @settings(max_examples=15)
 @given(DTYPES, SEEDS, st.sampled_from((700, 1100)), st.sampled_from((1, 3, 40)))
 def test_more_channels_than_are_looked_at_at_once(dtype: torch.dtype, seed: int, out: int, channels: int) -> None:
