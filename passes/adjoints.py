@@ -15,9 +15,10 @@ from irverify.ir.ops.memory import settled
 from irverify.ir.params import value
 from irverify.ir.recording import recorded
 from irverify.ir.types import TensorType
+from irverify.kernels.adjoint import adjoint_of_elements
 from irverify.kernels.native import addresses
 from irverify.kernels.rows import dot
-from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide, unowned
+from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide, minimum, unowned
 from irverify.passes.windows import kernels, receptive, worthwhile
 
 
@@ -29,14 +30,29 @@ def before_convolution(op: Conv, operand: TensorType, form: Form) -> Form:
         size = math.prod(starts)
         windows = kernels(op, form.elements // size, form.elements % size, starts, plane, form.owner)
         return Patches(windows) if worthwhile(windows.window, plane) else Dense(windows.dense(), form.owner)
+    if isinstance(form, Columns) and (at_once := _columns_through(op, plane, form)) is not None:
+        return Dense(at_once, form.owner)
     before = form.windows.before(op, plane) if isinstance(form, Patches) else None
     return Dense(op.adjoint(form.dense(), (operand,))[0], form.owner) if before is None else Patches(before)
+
+
+def _columns_through(op: Conv, plane: tuple[int, ...], form: Columns) -> Tensor | None:
+    """The rows over planes of the operand of a convolution, by compiled code."""
+    weight, rows = value(op.weight), form.coefficients
+    if len(plane) != 2 or op.groups > 1 or max(op.dilation) > 1 or recorded(rows, weight):
+        return None
+    place = form.places(last=True).reshape(-1, rows.shape[1])
+    first = [before for before, _ in op.padding]
+    found = adjoint_of_elements(rows, place, form.owner, form.shape[1:], weight, op.stride, first, plane)
+    return None if found is None else found.permute(0, 3, 1, 2)
 
 
 def row_size(op: Operator | None, shapes: Sequence[tuple[int, ...]], form: Form) -> tuple[int, bool]:
     """How many coefficients a row of this form takes behind an operator whose operands have these shapes, and whether
     it is over whole planes then. None stands for an elementwise function."""
     largest = max(map(math.prod, shapes))
+    if isinstance(form, Columns) and (op is None or isinstance(op, Elementwise | Reshape)):
+        return form.coefficients.shape[1], False
     if isinstance(form, Units | Patches) and len(shapes[0]) > 1:
         if isinstance(op, Conv):
             window = form.windows.window if isinstance(form, Patches) else (1,) * (len(shapes[0]) - 1)
@@ -101,4 +117,7 @@ def constants(form: Form, offset: Tensor, shape: tuple[int, ...]) -> Tensor:
     if per_channel and (isinstance(form, Dense) or (isinstance(form, Patches) and form.windows.clean)):
         found = _of_channels_at_once(form.coefficients, offset.reshape(-1))
         return form.coefficients.flatten(2).sum(2) @ offset.reshape(-1) if found is None else found
+    if isinstance(form, Columns) and form.owner is not None:
+        met = offset.expand(shape).reshape(-1)[form.index]
+        return minimum(Dense(form.coefficients, form.owner), met, torch.zeros_like(met))
     return unowned(form).dot(offset.expand(shape))

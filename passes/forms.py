@@ -19,6 +19,7 @@ from irverify.ir.ops.memory import in_order, prefers_last, stands_last, taken
 from irverify.ir.recording import recorded
 from irverify.kernels import available
 from irverify.kernels import rows as compiled
+from irverify.kernels.narrow import fetch
 from irverify.passes.windows import Grid, Windows
 from irverify.regions.base import rowwise
 
@@ -69,43 +70,75 @@ class Units:
 
 @dataclass(frozen=True)
 class Columns:
-    """Coefficients `[rows, columns]` for the elements `index` `[columns]` of a flat value of a shape; the others are
-    zero. Of one example: the elements that matter differ between examples."""
+    """Coefficients `[rows, columns]` for some elements of a flat value of a shape; the others are zero. `index` has
+    these elements: `[columns]` of one example, or `[examples, columns]`, where `owner` says of which each row is. Where
+    an element of several examples stands there again its coefficient is zero."""
 
     coefficients: Tensor
     index: Tensor
     shape: tuple[int, ...]
-    owner: None = None
+    owner: Tensor | None = None
 
     def select(self, rows: Tensor) -> Columns:
-        return replace(self, coefficients=self.coefficients[rows])
+        return replace(self, coefficients=self.coefficients[rows], owner=_selected(self.owner, rows))
 
     def both_signs(self) -> Columns:
-        return replace(self, coefficients=torch.cat([self.coefficients, -self.coefficients]))
+        owner = None if self.owner is None else self.owner.repeat(2)
+        return replace(self, coefficients=torch.cat([self.coefficients, -self.coefficients]), owner=owner)
 
     def times(self, signs: Tensor) -> Columns:
         return replace(self, coefficients=scaled(self.coefficients, signs))
 
+    def of(self, example: int) -> Columns:
+        """The same, where all rows are of this example."""
+        return replace(self, index=self.index if self.owner is None else self.index[example], owner=None)
+
+    def places(self, *, last: bool) -> Tensor:
+        """Where the elements stand in memory, with the channels `last` or not."""
+        if not last:
+            return self.index
+        channels, places = self.shape[0], math.prod(self.shape[1:])
+        return self.index % places * channels + self.index // places
+
     def dense(self) -> Tensor:
+        last = len(self.shape) == 3 and prefers_last(self.coefficients[:, None, None])
         flat = self.coefficients.new_zeros(self.coefficients.shape[0], math.prod(self.shape))
-        if len(self.shape) != 3 or not prefers_last(self.coefficients[:, None, None]):
-            return flat.index_copy(1, self.index, self.coefficients).reshape(-1, *self.shape)
-        channels, height, width = self.shape
-        index = self.index % (height * width) * channels + self.index // (height * width)
-        return flat.index_copy(1, index, self.coefficients).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+        index = self.places(last=last)
+        if self.owner is None:
+            flat = flat.index_copy(1, index, self.coefficients)
+        else:
+            flat = flat.scatter_add(1, index[self.owner], self.coefficients)
+        if not last:
+            return flat.reshape(-1, *self.shape)
+        channels, *plane = self.shape
+        return flat.reshape(-1, *plane, channels).permute(0, 3, 1, 2)
+
+    def met(self, tensor: Tensor) -> Tensor:
+        """What stands at the columns of a tensor of the value's shape, `[columns]`, or of those of all examples,
+        `[examples, columns]`."""
+        last = len(self.shape) == 3 and tensor.ndim >= 3 and stands_last(tensor if tensor.ndim > 3 else tensor[None])
+        order = tensor.movedim(-3, -1) if last else tensor
+        place = self.places(last=last)
+        if self.owner is None:
+            return order.reshape(-1)[place]
+        found = None if recorded(order) else fetch(rowwise(order), place, None)
+        return rowwise(order).gather(1, place) if found is None else found
 
     def at(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [tensor.reshape(-1)[self.index][None] for tensor in tensors]
+        if self.owner is not None:
+            return [self.met(tensor)[self.owner] for tensor in tensors]
+        return [self.met(tensor)[None] for tensor in tensors]
 
     def spots(self, *, last: bool) -> compiled.Spots:
         """Where the coefficients lie in what stands at the columns."""
-        return compiled.Spots.whole(*self.coefficients.shape)
+        count, columns = self.coefficients.shape
+        return compiled.Spots.whole(count, columns, owner=self.owner)
 
     def with_coefficients(self, coefficients: Tensor) -> Columns:
         return replace(self, coefficients=coefficients)
 
     def dot(self, tensor: Tensor) -> Tensor:
-        return self.coefficients @ tensor.reshape(-1)[self.index]
+        return products(self.coefficients, self.at([tensor])[0])
 
 
 @dataclass(frozen=True)
@@ -234,7 +267,7 @@ def as_compiled(form: Wide, tensors: Sequence[Tensor | None]) -> tuple[compiled.
     if not available():
         return None
     if isinstance(form, Columns):
-        met = [None if part is None else part.reshape(-1)[form.index] for part in tensors]
+        met = [None if part is None else form.met(part) for part in tensors]
         return (form.spots(last=False), met) if rows.is_contiguous() else None
     try:
         last = _order(rows, tensors)
@@ -283,7 +316,14 @@ def unowned(form: Form) -> Form:
     """The rows for tensors that are the same for all examples."""
     if isinstance(form, Patches):
         return Patches(replace(form.windows, owner=None))
+    if isinstance(form, Columns) and form.owner is not None:
+        return Dense(form.dense())
     return replace(form, owner=None)
+
+
+def alone(form: Form, example: int) -> Form:
+    """The same, where all rows are of this example."""
+    return form.of(example) if isinstance(form, Columns) else unowned(form)
 
 
 def plus(first: Form, second: Form, *, own: bool = False) -> Form:

@@ -23,7 +23,7 @@ from irverify.ir.params import value
 from irverify.ir.recording import recorded
 from irverify.kernels.bounds import meet
 from irverify.passes.adjoints import before_convolution, before_gather, before_reshape, constants, negated, row_size
-from irverify.passes.forms import Columns, Dense, Form, Units, minimum, plus, spread, unowned
+from irverify.passes.forms import Columns, Dense, Form, Units, alone, minimum, plus, spread
 from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Affine
@@ -102,6 +102,8 @@ class Sweep:
         form, context = self.pending[node.name], self.view.context
         if node.name in context.shortcuts:
             size, plane = row_size(None, [node.type.shape], form)
+        elif (narrow := self.view.narrow(node.name, self._count)) is not None:
+            size, plane = narrow.index.shape[-1], False
         else:
             shapes = [context.graph[name].type.shape for name in node.inputs] or [node.type.shape]
             size, plane = row_size(node.op, shapes, form)
@@ -116,12 +118,17 @@ class Sweep:
                 return self._by_example(counts, alone)
         if self.limit is None or self.elements.shape[0] < 2:
             return None
-        rows = self.elements.shape[0] * (1 if self.sides is not None else 2)
+        rows = self._count
         most = max(1, self.limit // max(1, size * self.constant.element_size()))
         if rows <= most:
             return None
         pairs = torch.arange(self.elements.shape[0], device=self.elements.device)
         return (self._part(some) for some in pairs.split(max(1, most if self.sides is not None else most // 2)))
+
+    @property
+    def _count(self) -> int:
+        """How many rows there are once their signs are apart."""
+        return self.elements.shape[0] * (1 if self.sides is not None else 2)
 
     def _by_example(self, counts: Sequence[int], alone: Container[int]) -> Iterator[Sweep]:
         """A sweep for each example that goes alone, and one for all others; owners are in ascending order, so many
@@ -145,7 +152,7 @@ class Sweep:
         self.view = self.view.single(example)
         self.bounds = Interval(*(side[example] for side in self.bounds))
         self.owner = None
-        self.pending = {name: unowned(form) for name, form in self.pending.items()}
+        self.pending = {name: alone(form, example) for name, form in self.pending.items()}
         return self
 
     def lower_bounds(self) -> Tensor:
@@ -254,11 +261,15 @@ class Sweep:
             self.constant = self.constant + self._over_inputs(node.name, form)
             return
         assert relaxed is not None
-        lines = self.view.lines(node.name)
+        lines = self.view.lines(node.name, form)
         parts: tuple[Form, ...] | None = None
         constant: Tensor | None = None
         own = lines is not None or isinstance(node.op, Conv | Linear)  # rows that nobody else holds
-        if isinstance(relaxed, Affine):
+        narrow = self.view.narrow(node.name, self._count)
+        if narrow is not None:
+            columns, constant = narrow.before(form)
+            parts = (columns,)
+        elif isinstance(relaxed, Affine):
             parts = self._affine(node, relaxed, form)
             offset = relaxed.op.offset(relaxed.rank)
             constant = None if parts is None or offset is None else constants(form, offset, node.type.shape)
@@ -283,10 +294,11 @@ class Sweep:
     def _cut_short(self, node: Node) -> None:
         """Takes the rows over a node to where its shortcut leads."""
         self._sign()
-        operand, lines = self.view.context.shortcuts[node.name].operand, self.view.lines(node.name)
+        operand, form = self.view.context.shortcuts[node.name].operand, spread(self.pending.pop(node.name))
+        lines = self.view.lines(node.name, form)
         assert lines is not None
         passed: Form
-        passed, constant = lines.bend(spread(self.pending.pop(node.name)))
+        passed, constant = lines.bend(form)
         shape = self.view.context.graph[operand].type.shape
         if shape != node.type.shape:
             reshaped = before_reshape(passed, shape)
@@ -331,6 +343,8 @@ class Sweep:
             rows = weight.index_select(0, form.elements)
             rows = rows if columns is None else rows.index_select(1, columns)
         else:
+            if isinstance(form, Columns) and form.owner is not None:
+                form = Dense(form.dense(), form.owner)
             if isinstance(form, Columns):
                 weight = weight.index_select(0, form.index)
             rows = form.coefficients @ (weight if columns is None else weight.index_select(1, columns))

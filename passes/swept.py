@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from irverify.passes.backward import Context
-from irverify.passes.forms import Wide
+from irverify.passes.bent import Lines
+from irverify.passes.forms import Form, Wide
 from irverify.passes.hills import Hill, Start, joined
 from irverify.passes.lines import Gathered, Relaxation, Relaxed
 from irverify.passes.maxima import Selected
@@ -19,7 +20,7 @@ from irverify.passes.propagate import Interval
 from irverify.passes.shares import PoolSteering, Shares
 from irverify.passes.steering import Steering
 from irverify.passes.sweep import Sweep
-from irverify.passes.view import Lines, View
+from irverify.passes.view import View
 from irverify.regions.base import rowwise
 from irverify.rounding import round_down
 
@@ -120,8 +121,8 @@ class SteeredView(View):
         """The same for other rows."""
         return SteeredView(self._start, self._of, self._intervals)
 
-    def lines(self, name: str) -> Lines | None:
-        plain = super().lines(name)
+    def lines(self, name: str, form: Form | None = None) -> Lines | None:
+        plain = super().lines(name, form)
         if plain is None or name not in self._start.free:
             return plain
         return SteeredLines(**vars(plain), view=self, name=name)

@@ -1,103 +1,25 @@
-"""What rows over values meet on their way to the inputs: lines around nonlinear values, and intervals."""
+"""What rows over values meet on their way to the inputs: lines around nonlinear values, poolings, and intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from irverify.ir.ops import Reshape
-from irverify.ir.ops.memory import planes_last
-from irverify.ir.recording import recorded
-from irverify.kernels import rows as compiled
+from irverify.ir.graph import Node
+from irverify.ir.ops import AveragePool, MaxPool, Reshape
+from irverify.kernels.native import watched
 from irverify.passes.backward import Context
-from irverify.passes.forms import Wide, as_compiled, pieces, products
-from irverify.passes.lines import nonzero
+from irverify.passes.bent import ColumnLines, Lines, stored
+from irverify.passes.forms import Columns, Form
+from irverify.passes.maxima import Selected
+from irverify.passes.narrow import Narrow, supporting, winning
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Relaxation
 
-
-@dataclass(frozen=True)
-class Lines:
-    """The lines of a relaxation: `slope x + base` below and `(slope + rise) x + top` above, each of the shape of the
-    value, or of all examples together; None is zero."""
-
-    slope: Tensor
-    rise: Tensor | None
-    base: Tensor | None
-    top: Tensor | None
-
-    @classmethod
-    def of(cls, relaxation: Relaxation, examples: int | slice) -> Lines:
-        slope, high = relaxation.lower_slope[examples], relaxation.upper_slope[examples]
-        rest = (high - slope, relaxation.lower_intercept[examples], relaxation.upper_intercept[examples])
-        rank = relaxation.lower_slope.ndim - 1
-        rise, base, top = (stored(part, rank) if nonzero(part) else None for part in rest)
-        return cls(stored(slope, rank), rise, base, top)
-
-    def support(self) -> Tensor:
-        """The flat elements where any of them is not zero; of one example."""
-        used = torch.stack([part != 0 for part in (self.slope, self.rise, self.base, self.top) if part is not None])
-        return used.any(0).reshape(-1).nonzero()[:, 0]
-
-    def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
-        """Rows over the operand, and their constants: the line below where a coefficient is positive, else above."""
-        coefficients = form.coefficients
-        at_once = self._at_once(form)
-        if at_once is not None:
-            return at_once
-        given = [part for part in (self.slope, self.rise, self.base, self.top) if part is not None]
-        if recorded(coefficients, *given):
-            passed, constant = self._bent(coefficients, form.at(given), differentiable=True)
-            return form.with_coefficients(passed), constant
-        parts = pieces(form, given)
-        if len(parts) == 1:
-            passed, constant = self._bent(coefficients, parts[0][1])
-            return form.with_coefficients(passed), constant
-        passed = torch.empty_like(coefficients)
-        found = [self._bent(coefficients[rows], met, passed[rows])[1] for rows, met in parts]
-        constants = [constant for constant in found if constant is not None]
-        return form.with_coefficients(passed), torch.cat(constants) if constants else None
-
-    def _at_once(self, form: Wide) -> tuple[Wide, Tensor | None] | None:
-        """`bend` by compiled code."""
-        told = as_compiled(form, (self.slope, self.rise, self.base, self.top))
-        if told is None:
-            return None
-        spots, (slope, *rest) = told
-        assert slope is not None
-        found = compiled.bend(form.coefficients, spots, slope, *rest)
-        if found is None:
-            return None
-        passed, constants = found
-        return form.with_coefficients(passed), None if self.base is None and self.top is None else constants
-
-    def _bent(
-        self, rows: Tensor, met: Sequence[Tensor], into: Tensor | None = None, *, differentiable: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Coefficients passed on, written `into` a tensor where there is one, and constants of rows that meet these
-        lines."""
-        found = iter(met)
-        slope = next(found)
-        if len(met) == 1:
-            return torch.mul(rows, slope, out=into), None
-        negative = torch.clamp(rows, max=0, out=into)
-        rise = None if self.rise is None else next(found)
-        base = None if self.base is None else products(rows - negative, next(found))
-        top = None if self.top is None else products(negative, next(found))
-        constant = base if top is None else top if base is None else base + top
-        if rise is None:
-            return torch.mul(rows, slope, out=into), constant
-        if differentiable:
-            return torch.addcmul(negative * rise, rows, slope), constant
-        return negative.mul_(rise).addcmul_(rows, slope), constant
-
-
-def stored(x: Tensor, rank: int) -> Tensor:
-    """What rows over a value of this rank meet, in the order in memory that they stand in."""
-    return planes_last(x) if rank == 3 else x
+LARGE = 2**19
+"""From so many coefficients over the operand of a pooling on rows have some of them only."""
 
 
 @dataclass
@@ -126,6 +48,9 @@ class View:
         self._chosen: int | slice = slice(None) if example is None else example
         self._intervals = intervals
         self._lines: dict[str, Lines | None] = {}
+        self._stored: dict[str, Lines] = {}
+        self._columns: dict[str, tuple[Tensor, ColumnLines]] = {}
+        self._narrow: dict[str, Narrow | None] = {}
         self._boxes: dict[str, tuple[Tensor, Tensor]] = {}
         self._supports: dict[str, Tensor | None] = {}
         self._single: dict[int, View] = {}
@@ -137,14 +62,51 @@ class View:
             self._single[example] = View(self.context, example, self._intervals)
         return self._single[example]
 
-    def lines(self, name: str) -> Lines | None:
-        """The lines around a node, or around what a shortcut leads over; None where it has none of the plain kind."""
+    def lines(self, name: str, form: Form | None = None) -> Lines | None:
+        """The lines around a node, or around what a shortcut leads over, for rows of this form; None where it has none
+        of the plain kind."""
+        lines = self._plain(name)
+        if lines is None:
+            return None
+        if isinstance(form, Columns):
+            index, kept = self._columns.get(name, (None, None))
+            if kept is None or index is not form.index:
+                kept = lines.at(form)
+                self._columns[name] = form.index, kept
+            return kept
+        if name not in self._stored:
+            self._stored[name] = lines.stored(len(self.context.graph[name].type.shape))
+        return self._stored[name]
+
+    def _plain(self, name: str) -> Lines | None:
+        """The lines as their relaxation has them."""
         if name not in self._lines:
             shortcut = self.context.shortcuts.get(name)
             relaxed = self.context.relaxed.get(name) if shortcut is None else shortcut.lines
             plain = type(relaxed) is Relaxation
             self._lines[name] = Lines.of(relaxed, self._chosen) if plain else None  # type: ignore[arg-type]
         return self._lines[name]
+
+    def narrow(self, name: str, rows: int) -> Narrow | None:
+        """How rows pass a pooling to some elements of its operand; None where so few of them, over all elements, take
+        less time, or it is no such node."""
+        node = self.context.graph[name]
+        if not isinstance(node.op, MaxPool | AveragePool) or watched():
+            return None
+        if name not in self._narrow:
+            if rows * self.context.graph[node.inputs[0]].type.size < LARGE:
+                return None
+            self._narrow[name] = self._narrowed(node)
+        return self._narrow[name]
+
+    def _narrowed(self, node: Node) -> Narrow | None:
+        relaxed = self.context.relaxed.get(node.name)
+        if isinstance(relaxed, Selected):
+            return winning(relaxed, self._chosen)
+        lines = self._plain(node.inputs[0])
+        if lines is None or not isinstance(node.op, AveragePool):
+            return None
+        return supporting(node.op, lines, self.context.graph[node.inputs[0]].type.shape)
 
     def box(self, name: str) -> tuple[Tensor, Tensor]:
         """Centre and radius of the bounds of a value."""
@@ -164,7 +126,7 @@ class View:
         while self.example is not None and name not in self.context.known:
             node = self.context.graph[name]
             if not isinstance(node.op, Reshape) or name in self.context.shortcuts:
-                lines = self.lines(name)
+                lines = self._plain(name)
                 if lines is None:
                     return None
                 if name not in self._supports:

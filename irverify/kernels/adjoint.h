@@ -48,37 +48,84 @@ CLONED static void NAME(look)(const Adjoint *p, const REAL *const *rows, const L
     live->begin[windows] = found;
 }
 
+/* The same for coefficients at elements `place`, in any order; `slot` has room for as many numbers. */
+CLONED static void NAME(sort)(const Adjoint *p, const REAL *const *rows, const int64_t *place, const Live *live,
+                              int32_t *slot) {
+    const int64_t windows = p->taps.windows[0] * p->taps.windows[1], across = p->taps.windows[1], tall = p->tall;
+    const uint32_t out = (uint32_t)p->out;
+    memset(live->begin, 0, (windows + 1) * sizeof(int64_t));
+    for (int64_t k = 0; k < p->each; k++) live->begin[(uint32_t)place[k] / out]++;
+    for (int64_t w = 0, found = 0; w <= windows; w++) {
+        const int64_t own = live->begin[w];
+        live->begin[w] = found;
+        found += own;
+    }
+    for (int64_t k = 0; k < p->each; k++) {
+        const int64_t w = (uint32_t)place[k] / out, before = w % across * p->taps.stride[1];
+        slot[k] = (int32_t)live->begin[w]++;
+        live->offset[slot[k]] = (int32_t)((place[k] - (w + before) * out) * p->across);
+    }
+    for (int64_t w = windows; w > 0; w--) live->begin[w] = live->begin[w - 1]; /* each stands where the next begins */
+    live->begin[0] = 0;
+    int64_t count = 0;
+    while (count < tall && rows[count]) count++;
+    for (int64_t k = 0; k < p->each; k++) {
+        REAL *RESTRICT values = (REAL *)live->values + slot[k] * tall;
+        for (int64_t i = 0; i < count; i++) values[i] = rows[i][k];
+        for (int64_t i = count; i < tall; i++) values[i] = 0;
+    }
+}
+
+/* Where the rows begin that are looked at together, and how many groups of rows there are. */
+static int64_t NAME(grouped)(const Adjoint *p, int64_t *begin) {
+    int64_t found = 0;
+    for (int64_t row = 0, first = 0; row < p->rows; row++) {
+        const int same = row > 0 && row - first < p->tall && (!p->owner || p->owner[row] == p->owner[first]);
+        if (!same) begin[found++] = first = row;
+    }
+    begin[found] = p->rows;
+    return found;
+}
+
 /* Whether it could be done: there was memory enough, and no weight is infinite or not a number. */
 static int NAME(adjoint)(int threads, Adjoint *p, int chip, const REAL *given, const REAL *weight, REAL *found) {
     const int64_t windows = p->taps.windows[0] * p->taps.windows[1], from = windows * p->out, unit = p->taps.unit;
     const int64_t into = p->taps.plane[0] * p->taps.plane[1] * unit, taps = p->taps.taps[0] * p->taps.taps[1];
-    const int64_t line = p->tall == TALL ? p->taps.plane[1] * unit * TALL : 0;
+    const int64_t line = p->tall == TALL ? p->taps.plane[1] * unit * TALL : 0, each = p->place ? p->each : from;
     const int64_t packed = ROUND(taps * p->out * p->across * sizeof(REAL));
     const int64_t tables = ROUND(2 * (p->taps.plane[0] + p->taps.plane[1]) * sizeof(int32_t));
-    const int64_t own = ROUND((from * p->tall + line) * sizeof(REAL) + (windows + 1) * sizeof(int64_t) +
-                              (from + 1 + most(NEAR, p->out)) * sizeof(int32_t));
-    char *memory = malloc(packed + tables + threads * own);
+    const int64_t starts = ROUND((p->rows + 1) * sizeof(int64_t));
+    const int64_t own = ROUND((each * p->tall + line) * sizeof(REAL) + (windows + 1) * sizeof(int64_t) +
+                              (each + 1 + most(most(NEAR, p->out), p->place ? each : 0)) * sizeof(int32_t));
+    char *memory = malloc(packed + tables + starts + threads * own);
     if (!memory) return 0;
     if (!NAME(pack)(p, weight, (REAL *)memory)) {
         free(memory);
         return 0;
     }
+    int64_t *const begin = (int64_t *)(memory + packed + tables);
+    const int64_t groups = NAME(grouped)(p, begin);
     reached(&p->taps, 1, &p->reach[1], reached(&p->taps, 0, &p->reach[0], (int32_t *)(memory + packed)));
     IN_PARALLEL
-    for (int64_t group = 0; group < (p->rows + p->tall - 1) / p->tall; group++) {
+    for (int64_t group = 0; group < groups; group++) {
         const REAL *rows[TALL] = {NULL};
         void *to[TALL] = {NULL};
-        for (int64_t i = 0; i < p->tall && group * p->tall + i < p->rows; i++) {
-            const int64_t row = p->order ? p->order[group * p->tall + i] : group * p->tall + i;
-            rows[i] = given + row * from;
+        for (int64_t i = 0; begin[group] + i < begin[group + 1]; i++) {
+            const int64_t row = p->order ? p->order[begin[group] + i] : begin[group] + i;
+            rows[i] = given + row * each;
             to[i] = found + row * into;
         }
         Live live;
-        live.values = memory + packed + tables + THREAD * own; /* what is aligned most comes first */
-        live.begin = (int64_t *)((REAL *)live.values + from * p->tall);
+        live.values = memory + packed + tables + starts + THREAD * own; /* what is aligned most comes first */
+        live.begin = (int64_t *)((REAL *)live.values + each * p->tall);
         live.line = live.begin + windows + 1;
         live.offset = (int32_t *)((REAL *)live.line + line);
-        NAME(look)(p, rows, &live, live.offset + from + 1);
+        int32_t *const room = live.offset + each + 1;
+        const int64_t example = p->owner ? p->owner[begin[group]] : 0;
+        if (p->place)
+            NAME(sort)(p, rows, p->place + example * each, &live, room);
+        else
+            NAME(look)(p, rows, &live, room);
         if (p->tall == TALL) {
             NAME(tiles)[chip][BY_ROWS + unit - 1](p, &live, memory, 0, unit, to);
             continue;

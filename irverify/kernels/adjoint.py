@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -22,6 +24,19 @@ LARGE = 2**20
 """Nor do more weights than this."""
 
 
+class Looked(NamedTuple):
+    """How rows are looked at: which neighbours together, or at which elements of their examples."""
+
+    order: Tensor | None = None
+    place: Tensor | None = None
+    owner: Tensor | None = None
+
+    def told(self) -> tuple[int, ...]:
+        """As compiled code takes it."""
+        given = (0 if index is None else index.data_ptr() for index in self)
+        return 0 if self.place is None else self.place.shape[1], *given
+
+
 def adjoint(
     rows: Tensor,
     weight: Tensor,
@@ -37,22 +52,57 @@ def adjoint(
     looked at together; without it neighbours are. Rows stand in memory one after the other. None where another way is
     faster, where there is no compiled code for these, and where a weight is infinite or not a number.
     """
-    if not CHIP or native is None or len(rows) < SHORT or addresses(rows, weight) is None or not rows.is_contiguous():
+    if addresses(rows, weight) is None or not rows.is_contiguous():
         return None
-    count, *windows, out = rows.shape
+    return _adjoint(rows, rows.shape[1:], weight, (*stride, *first, *extents), Looked(order=indices(order)))
+
+
+def adjoint_of_elements(
+    rows: Tensor,
+    place: Tensor,
+    owner: Tensor | None,
+    windows: Sequence[int],
+    weight: Tensor,
+    stride: Sequence[int],
+    first: Sequence[int],
+    extents: Sequence[int],
+) -> Tensor | None:
+    """The same for coefficients `[rows, elements]` of the elements at `place` `[examples, elements]` of flat windows
+    `[height, width, out]`, zero everywhere else; `owner` `[rows]` says of which example each row is, else all are of
+    the first. An element that stands there twice counts twice."""
+    if addresses(rows, weight) is None or not rows.is_contiguous() or place.shape[1:] != rows.shape[1:]:
+        return None
+    place, owner = indices(place), indices(owner)
+    size = math.prod(windows) * weight.shape[0]
+    if not place.numel() or not _within(place, size) or (owner is not None and not _within(owner, len(place))):
+        return None
+    shape, looked = (*windows, weight.shape[0]), Looked(place=place, owner=owner)
+    return _adjoint(rows, shape, weight, (*stride, *first, *extents), looked)
+
+
+def _within(index: Tensor, size: int) -> bool:
+    least, most = index.aminmax()
+    return bool(least >= 0) and bool(most < size)
+
+
+def _adjoint(
+    rows: Tensor, shape: Sequence[int], weight: Tensor, moves: Sequence[int], looked: Looked
+) -> Tensor | None:
+    """Rows over windows of a shape `[height, width, out]`, by compiled code that nobody else has to check. `moves`: the
+    strides, where the first window begins, and the extents."""
+    if not CHIP or native is None or len(rows) < SHORT:
+        return None
+    *windows, out = shape
     channels, *taps = weight.shape[1:]
-    across, reach = _across(channels, rows.element_size()), windows[-1] * stride[-1]
-    if rows[0].numel() > LONG_ROW or weight.numel() > LARGE or not rows.numel() * channels:
+    across, reach = _across(channels, rows.element_size()), windows[-1] * moves[1]
+    if math.prod(shape) > LONG_ROW or weight.numel() > LARGE or not rows.numel() * channels:
         return None
     if reach * out * across >= 2**31:  # how far compiled code can count
         return None
-    found, order, weight = rows.new_empty(count, *extents, channels), indices(order), weight.contiguous()
-    numbers = *windows, *taps, channels, *stride, *first, *extents, out, across
-    done = native.adjoint(
-        *head(found), count, *numbers, TALL_FEW if channels <= FEW else TALL, 0 if order is None else order.data_ptr(),
-        CHIP, rows.data_ptr(), weight.data_ptr(), found.data_ptr(),
-    )  # fmt: skip
-    return found if done else None
+    found, weight = rows.new_empty(len(rows), *moves[4:], channels), weight.contiguous()
+    numbers = *windows, *taps, channels, *moves, out, across, TALL_FEW if channels <= FEW else TALL
+    told = *numbers, *looked.told(), CHIP, rows.data_ptr(), weight.data_ptr(), found.data_ptr()
+    return found if native.adjoint(*head(found), len(rows), *told) else None
 
 
 def _across(channels: int, size: int) -> int:

@@ -10,4 +10,5 @@
 #include "halves.h"
 #include "lines.h"
 #include "meet.h"
+#include "narrow.h"
 #include "pooling.h"

@@ -43,7 +43,7 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 11
+#define VERSION 12
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -205,13 +205,26 @@ METHOD(fold) {
 
 METHOD(adjoint) {
     int done;
-    BEGIN(2 + 1 + 15 + 4)
+    BEGIN(2 + 1 + 15 + 7)
     const int64_t *w = v + 3;
     const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
-    Adjoint p = {t, v[2], w[11], w[12], w[13], AT(w[14]), {{NULL}}};
-    done = CALL(adjoint, &p, (int)w[15] - 1, AT(w[16]), AT(w[17]), AT(w[18]));
+    Adjoint p = {t, v[2], w[11], w[12], w[13], w[14], AT(w[15]), AT(w[16]), AT(w[17]), {{NULL}}};
+    done = CALL(adjoint, &p, (int)w[18] - 1, AT(w[19]), AT(w[20]), AT(w[21]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);
+}
+
+METHOD(used) {
+    BEGIN(2 + 2 + 7)
+    const void *const parts[4] = {AT(v[4]), AT(v[5]), AT(v[6]), AT(v[7])};
+    CALL(used, v[2], v[3], AT(parts), AT(v[8]), AT(v[9]), AT(v[10]));
+    END
+}
+
+METHOD(fetch) {
+    BEGIN(2 + 4 + 4)
+    CALL(fetch, v[2], v[3], v[4], v[5], AT(v[6]), AT(v[7]), AT(v[8]), AT(v[9]));
+    END
 }
 
 METHOD(lines) {
@@ -369,7 +382,7 @@ METHOD(half_parallel_back) {
 
 static PyMethodDef methods[] = {
     ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold),
-    ENTRY(adjoint), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
+    ENTRY(adjoint), ENTRY(used), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
     ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates), ENTRY(select_places),
     ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),

@@ -9,8 +9,15 @@ enum { TALL = 16, FEW = 4, BY_ROWS = 3, NEAR = 512 };
 typedef struct { int32_t *low, *end; } Reach;
 
 /* The adjoint of a convolution from rows `[rows, windows 2, out]` to `[rows, plane 2, unit]`. Weights `[taps 2, out,
-   across]` have zeros behind `unit`; `order`: which rows are looked at together, or null. `tall`: how many are. */
-typedef struct { Taps taps; int64_t rows, out, across, tall; const int64_t *order; Reach reach[2]; } Adjoint;
+   across]` have zeros behind `unit`. `tall` rows are looked at together: neighbours in `order`, if that is not null. Where
+   `place` is not null, rows have `each` coefficients only, for the elements `place` `[examples, each]` of the example
+   `owner` `[rows]`, or all of the first; some may have none, and are zero. */
+typedef struct {
+    Taps taps;
+    int64_t rows, out, across, tall, each;
+    const int64_t *order, *place, *owner;
+    Reach reach[2];
+} Adjoint;
 
 /* What `tall` rows have at each window: `values` `[begin[windows], tall]` of the channels at which one of them is not
    zero, and for each of these how far its weights are from those of the tap by which the first window of its line reaches

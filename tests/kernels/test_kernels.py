@@ -24,12 +24,12 @@ from irverify.kernels.rows import Frame, Spots
 from irverify.passes import ascent
 from irverify.passes.adjoints import constants
 from irverify.passes.ascent import Adam
+from irverify.passes.bent import Lines
 from irverify.passes.curves import kinked
 from irverify.passes.forms import Dense, Patches, minimum
 from irverify.passes.half_relu import Parallel, Zero
 from irverify.passes.lines import Choice
 from irverify.passes.propagate import Interval
-from irverify.passes.view import Lines
 from irverify.passes.windows import Grid, Windows
 
 pytestmark = [

@@ -128,6 +128,11 @@ class AveragePool(LinearOp):
         pairs = zip(self.padding, self.counted, strict=True)
         return all(pad <= counted for sides in pairs for pad, counted in zip(*sides, strict=True))
 
+    @property
+    def plain(self) -> bool:
+        """Whether windows lie side by side and all their elements count."""
+        return self._everywhere and self.windows.side_by_side
+
     def divisors(self, operand: Tensor) -> Tensor:
         """How many elements each window counts, `[1, 1, *windows]`."""
         inside = pad_spatial(operand.new_ones((1, 1, *operand.shape[2:])), self.counted, 1.0)
@@ -151,7 +156,7 @@ class AveragePool(LinearOp):
 
     def adjoint(self, gradient: Tensor, inputs: tuple[TensorType, ...]) -> tuple[Tensor, ...]:
         extents = inputs[0].shape[1:]
-        if self._everywhere and self.windows.side_by_side and not recorded(gradient):
+        if self.plain and not recorded(gradient):
             found = pooling.means_back(gradient, self.kernel, extents)
             if found is not None:
                 return (found,)

@@ -1,0 +1,140 @@
+"""Poolings whose rows reach some elements of their operand only, against rows over all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import irverify as iv
+from irverify.ir.ops import AveragePool, MaxPool
+from irverify.passes import narrow, view
+from irverify.passes.bent import Lines
+from irverify.passes.forms import Columns, Dense
+from irverify.passes.maxima import Selected
+from irverify.passes.narrow import supporting, winning
+
+SEEDS = st.integers(0, 2**16)
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """However few rows there are."""
+    monkeypatch.setattr(view, "LARGE", 0)
+    yield
+
+
+class Pooled(nn.Module):
+    """Poolings behind ReLUs, one of which is read twice."""
+
+    def __init__(self, pool: type[nn.Module], channels: int, extent: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, channels, 3), nn.Conv2d(channels, channels, 3, padding=1)
+        self.pool, self.head = pool(2), nn.Linear(channels * ((extent - 2) // 2) ** 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        x = self.second(x).relu()
+        pooled = self.pool(x)
+        return self.head((pooled + nn.functional.avg_pool2d(x, 2)).flatten(1))
+
+
+@cache
+def net(pool: type[nn.Module], extent: int, dtype: torch.dtype) -> tuple[Pooled, iv.Graph]:
+    """A network, and its graph, which follows its parameters."""
+    module = Pooled(pool, 3, extent).to(dtype)
+    return module, iv.compile(module, torch.zeros(1, 1, extent, extent, dtype=dtype))
+
+
+def drawn(module: Pooled, seed: int, shift: float) -> None:
+    """Gives a network other parameters; with those of `shift` ReLUs pass on more or less."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5)
+        module.second.bias.add_(shift)
+
+
+def test_by_hand() -> None:
+    """Two windows of two elements; the second and the last element are never passed on."""
+    pool = AveragePool((1, 2), (1, 2), ((0, 0), (0, 0)), ((0, 0), (0, 0)), (1, 1))
+    slope = torch.tensor([1.0, 0.0, 0.5, 0.0, 1.0]).reshape(1, 1, 5)
+    found = supporting(pool, Lines(slope, None, None, None), (1, 1, 5))
+    assert found is not None
+    assert found.index.tolist() == [0, 2]  # the fifth is in no window
+    rows, constant = found.before(Dense(torch.tensor([4.0, 6.0]).reshape(1, 1, 1, 2)))
+    assert constant is None
+    assert rows.coefficients.tolist() == [[2.0, 3.0]]
+    assert rows.dense().tolist() == [[[[2.0, 0.0, 3.0, 0.0, 0.0]]]]
+    steep = Lines(torch.ones(1, 1, 5), None, None, None)
+    assert supporting(pool, steep, (1, 1, 5)) is None  # all of them are no gain
+
+
+def test_a_maximum_by_hand() -> None:
+    """`y = x_1` in the first window, `x_3 <= y <= 7` in the second."""
+    pool = MaxPool((1, 2), (1, 2), ((0, 0), (0, 0)), (1, 1))
+    index = torch.tensor([1, 3]).reshape(1, 1, 1, 2)
+    certain, ceiling = (torch.tensor(pair).reshape(1, 1, 1, 2) for pair in ((1.0, 0.0), (5.0, 7.0)))
+    found = winning(Selected(pool, (1, 1, 4), index, certain, ceiling), 0)
+    assert found is not None
+    rows, constant = found.before(Dense(torch.tensor([[2.0, 3.0], [-2.0, -3.0]]).reshape(2, 1, 1, 2)))
+    assert constant is not None
+    assert constant.tolist() == [0.0, -21.0]
+    assert rows.dense().reshape(2, 4).tolist() == [[0.0, 2.0, 0.0, 3.0], [0.0, -2.0, 0.0, 0.0]]
+    infinite = Selected(pool, (1, 1, 4), index, certain, ceiling * math.inf)
+    assert winning(infinite, 0) is None
+
+
+def test_columns_of_examples() -> None:
+    """Rows of two examples with columns of their own; the second one has fewer."""
+    rows = torch.tensor([[1.0, 2.0], [3.0, 0.0], [4.0, 5.0]])
+    form = Columns(rows, torch.tensor([[0, 2], [1, 1]]), (3,), torch.tensor([0, 1, 0]))
+    assert form.dense().tolist() == [[1.0, 0.0, 2.0], [0.0, 3.0, 0.0], [4.0, 0.0, 5.0]]
+    tensor = torch.tensor([[1.0, 10.0, 100.0], [2.0, 20.0, 200.0]])
+    assert form.dot(tensor).tolist() == [201.0, 60.0, 504.0]
+    assert form.select(torch.tensor([1])).dense().tolist() == [[0.0, 3.0, 0.0]]
+    assert form.both_signs().dense()[3:].tolist() == (-form.dense()).tolist()
+    assert form.select(torch.tensor([0, 2])).of(0).dense().tolist() == [[1.0, 0.0, 2.0], [4.0, 0.0, 5.0]]
+
+
+@pytest.mark.usefixtures("always")
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    SEEDS, st.sampled_from((nn.MaxPool2d, nn.AvgPool2d)), st.sampled_from((torch.float32, torch.float64)),
+    st.integers(1, 4), st.sampled_from((6, 7, 9)), st.sampled_from((-9.0, -0.4, 0.0)), st.sampled_from((0.5, 1.0)),
+)  # fmt: skip
+def test_the_same_bounds(
+    seed: int, pool: type[nn.Module], dtype: torch.dtype, batch: int, extent: int, shift: float, share: float
+) -> None:
+    module, graph = net(pool, extent, dtype)
+    drawn(module, seed, shift)
+    x = torch.rand(batch, 1, extent, extent, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    region = iv.Box(x, x + 0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(narrow, "SHARE", share)
+        found = iv.run(graph, "crown", region).bounds[graph.outputs[0]]
+        patch.setattr(view, "LARGE", math.inf)
+        expected = iv.run(graph, "crown", region).bounds[graph.outputs[0]]
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-10
+    torch.testing.assert_close(found.lower, expected.lower, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found.upper, expected.upper, rtol=tolerance, atol=tolerance)
+    points = region.sample(20, torch.Generator().manual_seed(seed)).flatten(0, 1)
+    values = module(points).detach().reshape(20, batch, -1)
+    assert bool((values >= found.lower - tolerance).all())
+    assert bool((values <= found.upper + tolerance).all())
+
+
+@pytest.mark.usefixtures("always")
+def test_gradients_go_through_rows_over_all_elements() -> None:
+    module, graph = net(nn.MaxPool2d, 6, torch.float64)
+    drawn(module, 0, 0.0)
+    x = torch.rand(2, 1, 6, 6, dtype=torch.float64)
+    found = iv.margins(graph, iv.Box(x, x + 0.2), torch.tensor([0, 1]), "alpha")
+    plain = iv.margins(graph, iv.Box(x, x + 0.2), torch.tensor([0, 1]), "crown")
+    assert bool((found >= plain - 1e-9).all())
