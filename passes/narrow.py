@@ -107,7 +107,7 @@ def _used(source: Tensor, lines: Lines, *, single: bool) -> tuple[Tensor, Tensor
 
 def _fetched(rows: Tensor, source: Tensor, owner: Tensor | None) -> Tensor:
     """The coefficients `[rows, windows]` at `source`, zero behind the last one."""
-    found = fetch(rows, source.reshape(-1, source.shape[-1]), owner)
+    found = None if recorded(rows) else fetch(rows, source.reshape(-1, source.shape[-1]), owner)
     if found is not None:
         return found
     rows = pad(rows, (0, 1))

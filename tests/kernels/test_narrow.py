@@ -97,6 +97,7 @@ def test_the_adjoint_of_elements(data: st.DataObject, dtype: torch.dtype, seed: 
     expected = adjoint(dense, weight, stride, first, extents)
     found = adjoint_of_elements(rows, place, owner, windows, weight, stride, first, extents)
     assert found is not None
+    assert expected is not None
     assert torch.equal(found, expected)
     assert adjoint_of_elements(rows, place + size, owner, windows, weight, stride, first, extents) is None
     assert adjoint_of_elements(rows, place - size, owner, windows, weight, stride, first, extents) is None

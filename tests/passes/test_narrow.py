@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import pytest
@@ -16,11 +16,12 @@ import irverify as iv
 from irverify.ir.ops import AveragePool, MaxPool
 from irverify.passes import narrow, view
 from irverify.passes.bent import Lines
-from irverify.passes.forms import Columns, Dense
+from irverify.passes.forms import Columns, Dense, Form
 from irverify.passes.maxima import Selected
-from irverify.passes.narrow import supporting, winning
+from irverify.passes.narrow import Narrow, supporting, winning
 
 SEEDS = st.integers(0, 2**16)
+POOLS = ("maximum", "mean")
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class Pooled(nn.Module):
     """Poolings behind ReLUs, one of which is read twice."""
 
-    def __init__(self, pool: type[nn.Module], channels: int, extent: int) -> None:
+    def __init__(self, pool: Callable[[int], nn.Module], channels: int, extent: int) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(1, channels, 3), nn.Conv2d(channels, channels, 3, padding=1)
         self.pool, self.head = pool(2), nn.Linear(channels * ((extent - 2) // 2) ** 2, 3)
@@ -42,13 +43,14 @@ class Pooled(nn.Module):
         x = self.first(x).relu()
         x = self.second(x).relu()
         pooled = self.pool(x)
-        return self.head((pooled + nn.functional.avg_pool2d(x, 2)).flatten(1))
+        found: Tensor = self.head((pooled + nn.functional.avg_pool2d(x, 2)).flatten(1))
+        return found
 
 
 @cache
-def net(pool: type[nn.Module], extent: int, dtype: torch.dtype) -> tuple[Pooled, iv.Graph]:
+def net(pool: str, extent: int, dtype: torch.dtype) -> tuple[Pooled, iv.Graph]:
     """A network, and its graph, which follows its parameters."""
-    module = Pooled(pool, 3, extent).to(dtype)
+    module = Pooled(nn.MaxPool2d if pool == "maximum" else nn.AvgPool2d, 3, extent).to(dtype).requires_grad_(False)
     return module, iv.compile(module, torch.zeros(1, 1, extent, extent, dtype=dtype))
 
 
@@ -58,7 +60,9 @@ def drawn(module: Pooled, seed: int, shift: float) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5)
-        module.second.bias.add_(shift)
+        bias = module.second.bias
+        assert bias is not None
+        bias.add_(shift)
 
 
 def test_by_hand() -> None:
@@ -106,11 +110,11 @@ def test_columns_of_examples() -> None:
 @pytest.mark.usefixtures("always")
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    SEEDS, st.sampled_from((nn.MaxPool2d, nn.AvgPool2d)), st.sampled_from((torch.float32, torch.float64)),
+    SEEDS, st.sampled_from(POOLS), st.sampled_from((torch.float32, torch.float64)),
     st.integers(1, 4), st.sampled_from((6, 7, 9)), st.sampled_from((-9.0, -0.4, 0.0)), st.sampled_from((0.5, 1.0)),
 )  # fmt: skip
 def test_the_same_bounds(
-    seed: int, pool: type[nn.Module], dtype: torch.dtype, batch: int, extent: int, shift: float, share: float
+    seed: int, pool: str, dtype: torch.dtype, batch: int, extent: int, shift: float, share: float
 ) -> None:
     module, graph = net(pool, extent, dtype)
     drawn(module, seed, shift)
@@ -131,10 +135,46 @@ def test_the_same_bounds(
 
 
 @pytest.mark.usefixtures("always")
-def test_gradients_go_through_rows_over_all_elements() -> None:
-    module, graph = net(nn.MaxPool2d, 6, torch.float64)
-    drawn(module, 0, 0.0)
-    x = torch.rand(2, 1, 6, 6, dtype=torch.float64)
-    found = iv.margins(graph, iv.Box(x, x + 0.2), torch.tensor([0, 1]), "alpha")
-    plain = iv.margins(graph, iv.Box(x, x + 0.2), torch.tensor([0, 1]), "crown")
-    assert bool((found >= plain - 1e-9).all())
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("of", ["rows", "parameters"])
+def test_gradients(pool: str, of: str) -> None:
+    """In rows and in parameters, as through rows over all elements."""
+    module, graph = net(pool, 6, torch.float64)
+    drawn(module, 0, -0.4)
+    x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = torch.ones(2, 1, 3, dtype=torch.float64).requires_grad_(of == "rows")
+    module.requires_grad_(of == "parameters")
+    sources = [rows] if of == "rows" else list(module.parameters())
+
+    def gradients() -> tuple[Tensor, ...]:
+        state = iv.run(graph, "crown", iv.Box(x, x + 0.3), spec=(rows, torch.zeros(2, 1, dtype=torch.float64)))
+        return torch.autograd.grad(state.bounds[state.graph.outputs[0]].lower.sum(), sources)
+
+    try:
+        found = gradients()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(view, "LARGE", math.inf)
+            expected = gradients()
+    finally:
+        module.requires_grad_(False)
+    assert any(bool(gradient.any()) for gradient in expected)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.usefixtures("always")
+def test_some_elements_are_reached_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bounds above come from what they are about."""
+    found = []
+    before = narrow.Narrow.before
+
+    def noted(self: Narrow, form: Form) -> tuple[Columns, Tensor | None]:
+        found.append(self)
+        return before(self, form)
+
+    monkeypatch.setattr(narrow.Narrow, "before", noted)
+    monkeypatch.setattr(narrow, "SHARE", 1.0)
+    module, graph = net("maximum", 6, torch.float32)
+    drawn(module, 1, -0.4)
+    x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+    iv.run(graph, "crown", iv.Box(x, x + 0.3))
+    assert len(found) == 2  # a maximum and a mean
