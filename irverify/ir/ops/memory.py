@@ -12,27 +12,30 @@ import torch
 from torch import Tensor
 
 from irverify.ir.recording import recorded
+from irverify.kernels.adjoint import CHIP
+
+LAST = (torch.float32, torch.float64) if CHIP else (torch.float32,)
+"""The element types of rows that are taken through convolutions faster with the channels last in memory, on a CPU."""
 
 
 def prefers_last(x: Tensor) -> bool:
-    """Whether values like x are convolved faster with the channels last in memory: `[batch, channels, height, width]`
-    in single precision on a CPU."""
-    return x.ndim == 4 and x.dtype == torch.float32 and x.device.type == "cpu"
+    """Whether rows like x, `[rows, channels, height, width]`, should stand in memory with the channels last."""
+    return x.ndim == 4 and x.dtype in LAST and x.device.type == "cpu"
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The same values with the channels last in memory where they are convolved faster so, and else x. One channel is
-    moved by its strides alone."""
-    if not prefers_last(x):
-        return x
-    if x.shape[1] == 1 and x.is_contiguous():
-        return x.reshape(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
-    return x.contiguous(memory_format=torch.channels_last)
+    """The same values `[batch, channels, height, width]` with the channels last in memory where PyTorch convolves them
+    faster so, and else x."""
+    return settled(x) if x.dtype == torch.float32 and prefers_last(x) else x
 
 
 def settled(x: Tensor) -> Tensor:
-    """x in the order of `channels_last`, or else in its own."""
-    return channels_last(x) if prefers_last(x) else x.contiguous()
+    """Rows in the order that they should stand in, or else in their own. One channel is moved by its strides alone."""
+    if not prefers_last(x):
+        return x.contiguous()
+    if x.shape[1] == 1 and x.is_contiguous():
+        return x.reshape(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def is_last(x: Tensor) -> bool:
@@ -69,8 +72,8 @@ def zeros_as(rows: Tensor, channels: int, extents: Sequence[int]) -> Tensor:
 
 
 def planes_last(x: Tensor) -> Tensor:
-    """Planes `[..., channels, height, width]` in the order of `channels_last`, whatever axes come before them."""
-    if x.ndim < 3 or x.dtype != torch.float32 or x.device.type != "cpu":
+    """Planes `[..., channels, height, width]` in the order of rows over them, whatever axes come before them."""
+    if x.ndim < 3 or x.dtype not in LAST or x.device.type != "cpu":
         return x
     before = range(x.ndim - 3)
     stored = x.permute(*before, -2, -1, -3).contiguous()
