@@ -70,14 +70,9 @@ def supporting(pool: AveragePool, lines: Lines, shape: tuple[int, ...]) -> Narro
         return None
     windows, source = _windows(pool, shape, lines.slope.device)
     single = lines.slope.ndim == len(shape)
-    index, counts = _used(source, lines, single=single)
-    most = max(1, int(counts.max()))
-    if most > SHARE * source.numel():
+    index, own = _used(source, windows, lines, single=single)
+    if index.shape[1] > SHARE * source.numel():
         return None
-    # Examples with fewer elements than others have the first one again, of no window, so that its coefficient is zero.
-    behind = torch.arange(most, device=index.device) >= counts[:, None]
-    index = index[:, :most].masked_fill(behind, 0)
-    own = source[index].masked_fill_(behind, windows)
     return Narrow(index[0] if single else index, shape, None, own[0] if single else own, 1 / math.prod(pool.kernel))
 
 
@@ -94,15 +89,19 @@ def _windows(pool: AveragePool, shape: tuple[int, ...], device: torch.device) ->
     return count, source.reshape(-1)
 
 
-def _used(source: Tensor, lines: Lines, *, single: bool) -> tuple[Tensor, Tensor]:
-    """The elements that are passed on and have a `source`, `[examples, elements]`, and how many there are for each
-    example, `[examples]`; those behind are of no meaning."""
+def _used(source: Tensor, windows: int, lines: Lines, *, single: bool) -> tuple[Tensor, Tensor]:
+    """The elements that are passed on and have a `source`, and this, `[examples, columns]` both. Examples with fewer
+    elements than others have the first of all again, of no window, so that its coefficient is zero."""
     given = [lines.slope, lines.rise, lines.base, lines.top]
-    found = used(source, *(part if part is None else part[None] if single else part for part in given))
+    found = used(source, windows, *(part if part is None else part[None] if single else part for part in given))
     if found is not None:
         return found
     flat = lines.used().reshape(-1, source.numel()) & (source >= 0)
-    return flat.logical_not().to(torch.uint8).argsort(dim=1, stable=True), flat.sum(1)
+    counts = flat.sum(1)
+    index = flat.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, : max(1, int(counts.max()))]
+    behind = torch.arange(index.shape[1], device=index.device) >= counts[:, None]
+    index = index.masked_fill(behind, 0)
+    return index, source[index].masked_fill(behind, windows)
 
 
 def _fetched(rows: Tensor, source: Tensor, owner: Tensor | None) -> Tensor:

@@ -52,18 +52,18 @@ CLONED static void NAME(look)(const Adjoint *p, const REAL *const *rows, const L
 CLONED static void NAME(sort)(const Adjoint *p, const REAL *const *rows, const int64_t *place, const Live *live,
                               int32_t *slot) {
     const int64_t windows = p->taps.windows[0] * p->taps.windows[1], across = p->taps.windows[1], tall = p->tall;
-    const uint32_t out = (uint32_t)p->out;
+    const uint32_t size = (uint32_t)windows;
     memset(live->begin, 0, (windows + 1) * sizeof(int64_t));
-    for (int64_t k = 0; k < p->each; k++) live->begin[(uint32_t)place[k] / out]++;
+    for (int64_t k = 0; k < p->each; k++) live->begin[slot[k] = (int32_t)((uint32_t)place[k] % size)]++;
     for (int64_t w = 0, found = 0; w <= windows; w++) {
         const int64_t own = live->begin[w];
         live->begin[w] = found;
         found += own;
     }
     for (int64_t k = 0; k < p->each; k++) {
-        const int64_t w = (uint32_t)place[k] / out, before = w % across * p->taps.stride[1];
+        const int64_t w = slot[k], before = w % across * p->taps.stride[1];
         slot[k] = (int32_t)live->begin[w]++;
-        live->offset[slot[k]] = (int32_t)((place[k] - (w + before) * out) * p->across);
+        live->offset[slot[k]] = (int32_t)(((uint32_t)place[k] / size - before * p->out) * p->across);
     }
     for (int64_t w = windows; w > 0; w--) live->begin[w] = live->begin[w - 1]; /* each stands where the next begins */
     live->begin[0] = 0;

@@ -67,8 +67,8 @@ def adjoint_of_elements(
     first: Sequence[int],
     extents: Sequence[int],
 ) -> Tensor | None:
-    """The same for coefficients `[rows, elements]` of the elements at `place` `[examples, elements]` of flat windows
-    `[height, width, out]`, zero everywhere else; `owner` `[rows]` says of which example each row is, else all are of
+    """The same for coefficients `[rows, elements]` of the elements at `place` `[examples, elements]` of flat channels
+    `[out, height, width]`, zero everywhere else; `owner` `[rows]` says of which example each row is, else all are of
     the first. An element that stands there twice counts twice."""
     if addresses(rows, weight) is None or not rows.is_contiguous() or place.shape[1:] != rows.shape[1:]:
         return None

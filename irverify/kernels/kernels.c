@@ -43,7 +43,7 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 12
+#define VERSION 13
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -221,6 +221,12 @@ METHOD(used) {
     END
 }
 
+METHOD(filled) {
+    BEGIN(2 + 4 + 5)
+    CALL(filled, v[2], v[3], v[4], v[5], AT(v[6]), AT(v[7]), AT(v[8]), AT(v[9]), AT(v[10]));
+    END
+}
+
 METHOD(fetch) {
     BEGIN(2 + 4 + 4)
     CALL(fetch, v[2], v[3], v[4], v[5], AT(v[6]), AT(v[7]), AT(v[8]), AT(v[9]));
@@ -382,7 +388,7 @@ METHOD(half_parallel_back) {
 
 static PyMethodDef methods[] = {
     ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold),
-    ENTRY(adjoint), ENTRY(used), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
+    ENTRY(adjoint), ENTRY(used), ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
     ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates), ENTRY(select_places),
     ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),

@@ -30,6 +30,20 @@ static void NAME(used)(int threads, int64_t examples, int64_t size, const REAL *
     for (int64_t e = 0; e < examples; e++) NAME(used_of)(size, parts, e * size, source, index + e * size, counts + e);
 }
 
+/* The first `each` elements of each example with their `source`, `[examples, each]`; the first element of all and
+   `none` stand where it has fewer. */
+static void NAME(filled)(int threads, int64_t examples, int64_t size, int64_t each, int64_t none, const int64_t *index,
+                         const int64_t *counts, const int64_t *source, int64_t *elements, int64_t *sources) {
+    IN_PARALLEL
+    for (int64_t e = 0; e < examples; e++) {
+        for (int64_t k = 0; k < each; k++) {
+            const int64_t element = k < counts[e] ? index[e * size + k] : 0;
+            elements[e * each + k] = element;
+            sources[e * each + k] = k < counts[e] ? source[element] : none;
+        }
+    }
+}
+
 /* Of rows `[rows, width]` the elements `source` `[examples, each]` of their example, 0 for those behind the last. Rows
    are of the example `owner`, or where it is null of their own, if that is so, or the first. */
 static void NAME(fetch)(int threads, int64_t rows, int64_t width, int64_t each, int64_t own, const int64_t *source,

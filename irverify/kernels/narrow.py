@@ -8,21 +8,26 @@ from torch import Tensor
 from irverify.kernels.native import addresses, alike, head, indices, native
 
 
-def used(source: Tensor, first: Tensor | None, *others: Tensor | None) -> tuple[Tensor, Tensor] | None:
+def used(source: Tensor, none: int, first: Tensor | None, *others: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """The flat elements of each example at which one of up to four tensors `[examples, ...]` is not zero and `source`
-    `[elements]` not negative: `[examples, elements]`, those behind the first `[examples]` of no meaning."""
+    `[elements]` not negative, and the `source` of each: `[examples, columns]` both. Examples that have fewer elements
+    than others, and any without, have the first of all again, and `none` for its source."""
     slope, *given = [part for part in (first, *others) if part is not None]
     found = alike(slope, *given)
     if found is None or native is None or not slope.is_contiguous() or type(source) is not Tensor or not source.is_cpu:
         return None
     examples, size = slope.shape[0], source.numel()
-    if slope.numel() != examples * size:
+    if not size or slope.numel() != examples * size:
         return None
     source = indices(source)
     index, counts = source.new_empty(examples, size), source.new_empty(examples)
     places = source.data_ptr(), index.data_ptr(), counts.data_ptr()
     native.used(*head(slope), examples, size, *found, *(0,) * (4 - len(found)), *places)
-    return index, counts
+    most = max(1, int(counts.max()))
+    elements, sources = source.new_empty(examples, most), source.new_empty(examples, most)
+    told = index.data_ptr(), counts.data_ptr(), source.data_ptr(), elements.data_ptr(), sources.data_ptr()
+    native.filled(*head(slope), examples, size, most, none, *told)
+    return elements, sources
 
 
 def fetch(rows: Tensor, source: Tensor, owner: Tensor | None) -> Tensor | None:

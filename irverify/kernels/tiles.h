@@ -10,8 +10,8 @@ typedef struct { int32_t *low, *end; } Reach;
 
 /* The adjoint of a convolution from rows `[rows, windows 2, out]` to `[rows, plane 2, unit]`. Weights `[taps 2, out,
    across]` have zeros behind `unit`. `tall` rows are looked at together: neighbours in `order`, if that is not null. Where
-   `place` is not null, rows have `each` coefficients only, for the elements `place` `[examples, each]` of the example
-   `owner` `[rows]`, or all of the first; some may have none, and are zero. */
+   `place` is not null, rows have `each` coefficients only, for the elements `place` `[examples, each]` of flat channels
+   `[out, windows 2]` of the example `owner` `[rows]`, or all of the first. */
 typedef struct {
     Taps taps;
     int64_t rows, out, across, tall, each;

@@ -28,14 +28,17 @@ def whole(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
 def test_used_by_hand() -> None:
     source = torch.tensor([0, 0, -1, 1])
     first, second = torch.tensor([[0.0, 1.0, 1.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0, float("nan")]])
-    found = used(source, first, None, second)
+    found = used(source, 2, first, None, second)
     assert found is not None
-    index, counts = found
-    assert counts.tolist() == [2]
-    assert index[0, :2].tolist() == [1, 3]
-    assert used(source[:3], first) is None
-    assert used(source, first.T) is None
-    assert used(source, first, second.double()) is None
+    index, own = found
+    assert index.tolist() == [[1, 3]]
+    assert own.tolist() == [[0, 1]]
+    assert used(source[:3], 2, first) is None
+    assert used(source, 2, first.T) is None
+    assert used(source, 2, first, second.double()) is None
+    nothing = used(source, 2, first * 0)
+    assert nothing is not None
+    assert [part.tolist() for part in nothing] == [[[0]], [[2]]]
 
 
 @settings(max_examples=25)
@@ -43,12 +46,16 @@ def test_used_by_hand() -> None:
 def test_used(dtype: torch.dtype, seed: int, size: int, examples: int, others: int) -> None:
     parts = [whole(examples, size, seed=seed + k, dtype=dtype).clamp(min=0) for k in range(others + 1)]
     source = whole(size, seed=seed + 9, dtype=torch.float64).long()
-    found = used(source, *parts)
+    found = used(source, 9, *parts)
     assert found is not None
-    index, counts = found
+    index, own = found
     expected = torch.stack(parts).ne(0).any(0) & (source >= 0)
+    assert index.shape[1] == max(1, int(expected.sum(1).max()))
     for example in range(examples):
-        assert index[example, : counts[example]].tolist() == expected[example].nonzero()[:, 0].tolist()
+        elements = expected[example].nonzero()[:, 0]
+        behind = index.shape[1] - len(elements)
+        assert index[example].tolist() == elements.tolist() + [0] * behind
+        assert own[example].tolist() == source[elements].tolist() + [9] * behind
 
 
 @settings(max_examples=25)
@@ -93,8 +100,8 @@ def test_the_adjoint_of_elements(data: st.DataObject, dtype: torch.dtype, seed: 
     rows = whole(count, columns, seed=seed, dtype=dtype)
     weight = whole(out, channels, *kernel, seed=seed + 1, dtype=dtype)
     each = place[owner] if owner is not None else place.expand(count, -1)
-    dense = rows.new_zeros(count, size).scatter_add(1, each, rows).reshape(count, *windows, out)
-    expected = adjoint(dense, weight, stride, first, extents)
+    dense = rows.new_zeros(count, size).scatter_add(1, each, rows).reshape(count, out, *windows)
+    expected = adjoint(dense.permute(0, 2, 3, 1).contiguous(), weight, stride, first, extents)
     found = adjoint_of_elements(rows, place, owner, windows, weight, stride, first, extents)
     assert found is not None
     assert expected is not None
