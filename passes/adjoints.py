@@ -11,13 +11,14 @@ from torch import Tensor
 
 from irverify.ir.ops import Add, Conv, Elementwise, Gather, Input, Neg, Operator, Reshape, Sub
 from irverify.ir.ops.base import normalize_axis
-from irverify.ir.ops.memory import settled
+from irverify.ir.ops.memory import prefers_last, settled
 from irverify.ir.params import value
 from irverify.ir.recording import recorded
 from irverify.ir.types import TensorType
 from irverify.kernels.adjoint import adjoint_of_elements
 from irverify.kernels.native import addresses
 from irverify.kernels.rows import dot
+from irverify.kernels.units import unit_rows
 from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide, minimum, unowned
 from irverify.passes.windows import kernels, receptive, worthwhile
 
@@ -27,6 +28,8 @@ def before_convolution(op: Conv, operand: TensorType, form: Form) -> Form:
     plane = operand.shape[1:]
     if isinstance(form, Units):
         starts = form.shape[1:]
+        if (whole := _whole_kernels(op, form, plane)) is not None:
+            return Dense(whole, form.owner)
         size = math.prod(starts)
         windows = kernels(op, form.elements // size, form.elements % size, starts, plane, form.owner)
         return Patches(windows) if worthwhile(windows.window, plane) else Dense(windows.dense(), form.owner)
@@ -45,6 +48,15 @@ def _columns_through(op: Conv, plane: tuple[int, ...], form: Columns) -> Tensor 
     first = [before for before, _ in op.padding]
     found = adjoint_of_elements(rows, place, form.owner, form.shape[1:], weight, op.stride, first, plane)
     return None if found is None else found.permute(0, 3, 1, 2)
+
+
+def _whole_kernels(op: Conv, form: Units, plane: tuple[int, ...]) -> Tensor | None:
+    """The kernels of elements of a convolution over its whole operand, by compiled code; None where windows pay."""
+    weight = value(op.weight)
+    if weight.ndim != 4 or max(*op.dilation, op.groups) > 1 or recorded(weight) or worthwhile(weight.shape[2:], plane):
+        return None
+    first, last = [before for before, _ in op.padding], prefers_last(weight)
+    return unit_rows(weight, form.elements, form.shape[1:], op.stride, first, plane, last=last)
 
 
 def row_size(op: Operator | None, shapes: Sequence[tuple[int, ...]], form: Form) -> tuple[int, bool]:
@@ -114,6 +126,9 @@ def negated(form: Wide) -> Wide:
 def constants(form: Form, offset: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The constants of rows over a value of a shape from the offset of the operator that makes it."""
     per_channel = len(shape) > 1 and offset.shape == (shape[0], *(1,) * (len(shape) - 1))
+    if per_channel and isinstance(form, Units):
+        channel = torch.div(form.elements, math.prod(shape[1:]), rounding_mode="floor")
+        return offset.reshape(-1).index_select(0, channel)
     if per_channel and (isinstance(form, Dense) or (isinstance(form, Patches) and form.windows.clean)):
         found = _of_channels_at_once(form.coefficients, offset.reshape(-1))
         return form.coefficients.flatten(2).sum(2) @ offset.reshape(-1) if found is None else found

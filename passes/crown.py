@@ -27,7 +27,7 @@ from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import RELAXATIONS, Choice, RelaxRule
 from irverify.passes.rules import RuleTable
 from irverify.passes.sweep import Sweep
-from irverify.passes.view import View
+from irverify.passes.view import View, widest
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
@@ -122,7 +122,6 @@ class _Walk:
         self.chunk = CHUNK
         self.polish = False
         self._view: View | None = None
-        self._widest = max(node.type.size * node.type.dtype.itemsize for node in context.graph)
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """Registers how rows pass through `node`, and tightens its interval where it is wanted."""
@@ -158,7 +157,7 @@ class _Walk:
         owner, elements = rowwise(need(*interval)).nonzero().T.contiguous()
         dropping = need if self.needs.pieces(node.name) else None
         count = elements.shape[0]
-        if dropping is None or count < MANY or count * self._widest < LONG or len(node.type.shape) == 1:
+        if dropping is None or count < MANY or count * self._longest(interval) < LONG or len(node.type.shape) == 1:
             self._run(node, bounds, owner, elements, None, dropping, results)
         else:
             # Most elements that can be decided are by one of their bounds, and it is plain by which.
@@ -168,6 +167,10 @@ class _Walk:
             rest = dropping(*(side[owner, elements] for side in bounds))
             self._run(node, bounds, owner[rest], elements[rest], -sides[rest], dropping, results)
         return tightened(interval, *(side.reshape(interval.lower.shape) for side in bounds))
+
+    def _longest(self, interval: Interval) -> int:
+        """How many bytes a row takes at most, about."""
+        return widest(self.context.graph) * interval.lower.element_size()
 
     def _run(
         self,

@@ -13,6 +13,8 @@ from irverify.errors import UnsupportedError
 from irverify.ir.graph import Graph, Node, without_dead_values
 from irverify.ir.kept import once_a_graph
 from irverify.ir.ops import Constant, Identity, Input, MaxPool, Relu, Reshape, Step, Transpose, Trunc
+from irverify.ir.recording import recorded
+from irverify.kernels import bounds as compiled
 from irverify.passes.rules import RuleTable
 from irverify.pipeline.facts import Bounds, Facts
 from irverify.pipeline.state import State
@@ -33,6 +35,10 @@ class Interval(NamedTuple):
 def tightened(interval: Interval, low: Tensor, high: Tensor) -> Interval:
     """`interval` met with bounds of the same value. Of these NaN, and what is infinite on the wrong side, comes from an
     overflow and says nothing. What has crossed by rounding, as on a point, changes places."""
+    if not recorded(*interval, low, high):
+        found = compiled.tightened(*interval, low, high)
+        if found is not None:
+            return Interval(*found)
     lower = torch.where((low > interval.lower) & (low < math.inf), low, interval.lower)
     upper = torch.where((high < interval.upper) & (high > -math.inf), high, interval.upper)
     return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))

@@ -39,7 +39,7 @@ from irverify.ir.ops import (
     Spec,
     Tanh,
 )
-from irverify.ir.params import Derived, value
+from irverify.ir.params import value
 from irverify.ir.types import TensorType
 from irverify.kernels.native import watched
 from irverify.passes.bilinear import div, matmul, mul
@@ -143,7 +143,7 @@ def affine(node: Node, operands: tuple[TensorType, ...]) -> Affine:
     """A linear operator that reads values of these types."""
     assert isinstance(node.op, LinearOp)
     # Derived parameters are looked up once, not by all rows that come by.
-    now = {name: value(field) for name, field in node.op.parameters().items() if isinstance(field, Derived)}
+    now = {name: value(getattr(node.op, name)) for name in node.op.derived}
     return Affine(node.op.replace(**now) if now else node.op, operands, len(node.type.shape))
 
 

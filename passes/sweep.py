@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from irverify.ir.graph import Node
-from irverify.ir.ops import Add, Conv, Gather, Input, Linear, Neg, Reshape, Sub
+from irverify.ir.ops import Add, Conv, Gather, Linear, Neg, Reshape, Sub
 from irverify.ir.ops.memory import settled
 from irverify.ir.params import value
 from irverify.ir.recording import recorded
 from irverify.kernels.bounds import meet
 from irverify.passes.adjoints import before_convolution, before_gather, before_reshape, constants, negated, row_size
-from irverify.passes.forms import Columns, Dense, Form, Units, alone, minimum, plus, spread
+from irverify.passes.forms import Columns, Dense, Form, Patches, Units, alone, minimum, plus, spread
 from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Affine
@@ -100,6 +100,9 @@ class Sweep:
     def _parts(self, node: Node) -> Iterator[Sweep] | None:
         """Sweeps that take the rows over a node further instead of this one; None where it can by itself."""
         form, context = self.pending[node.name], self.view.context
+        most = self._count * self.view.widest * self.constant.element_size()
+        if self._apart and (self.limit is None or most <= self.limit) and not isinstance(form, Patches):
+            return None  # windows may take more than whole planes
         if node.name in context.shortcuts:
             size, plane = row_size(None, [node.type.shape], form)
         elif (narrow := self.view.narrow(node.name, self._count)) is not None:
@@ -253,14 +256,13 @@ class Sweep:
         if node.name in context.shortcuts:
             self._cut_short(node)
             return
-        relaxed = None if isinstance(node.op, Input) else context.relaxed[node.name]
+        relaxed = context.relaxed.get(node.name)  # nothing for an input
         if not isinstance(relaxed, Affine):
             self._sign()
         form = self.pending.pop(node.name)
-        if isinstance(node.op, Input):
+        if relaxed is None:
             self.constant = self.constant + self._over_inputs(node.name, form)
             return
-        assert relaxed is not None
         lines = self.view.lines(node.name, form)
         parts: tuple[Form, ...] | None = None
         constant: Tensor | None = None

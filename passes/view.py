@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from irverify.ir.graph import Node
+from irverify.ir.graph import Graph, Node
+from irverify.ir.kept import once_a_graph
 from irverify.ir.ops import AveragePool, MaxPool, Reshape
+from irverify.ir.ops.memory import planes_prefer_last
+from irverify.ir.recording import recorded
+from irverify.kernels.bounds import middle
 from irverify.kernels.native import watched
 from irverify.passes.backward import Context
 from irverify.passes.bent import ColumnLines, Lines, stored
@@ -20,6 +24,12 @@ from irverify.passes.relaxations import Relaxation
 
 LARGE = 2**19
 """From so many coefficients over the operand of a pooling on rows have some of them only."""
+
+
+@once_a_graph
+def widest(graph: Graph) -> int:
+    """How many elements the largest value has."""
+    return max(node.type.size for node in graph)
 
 
 @dataclass
@@ -48,13 +58,14 @@ class View:
         self._chosen: int | slice = slice(None) if example is None else example
         self._intervals = intervals
         self._lines: dict[str, Lines | None] = {}
-        self._stored: dict[str, Lines] = {}
+        self._stored: dict[str, Lines | None] = {}
         self._columns: dict[str, tuple[Tensor, ColumnLines]] = {}
         self._narrow: dict[str, Narrow | None] = {}
         self._boxes: dict[str, tuple[Tensor, Tensor]] = {}
         self._supports: dict[str, Tensor | None] = {}
         self._single: dict[int, View] = {}
         self.looks = Looks()
+        self.widest = widest(context.graph)
 
     def single(self, example: int) -> View:
         """The view of one of all examples; made once."""
@@ -65,27 +76,29 @@ class View:
     def lines(self, name: str, form: Form | None = None) -> Lines | None:
         """The lines around a node, or around what a shortcut leads over, for rows of this form; None where it has none
         of the plain kind."""
-        lines = self._plain(name)
-        if lines is None:
-            return None
-        if isinstance(form, Columns):
+        if isinstance(form, Columns) and (lines := self._plain(name)) is not None:
             index, kept = self._columns.get(name, (None, None))
             if kept is None or index is not form.index:
                 kept = lines.at(form)
                 self._columns[name] = form.index, kept
             return kept
         if name not in self._stored:
-            self._stored[name] = lines.stored(len(self.context.graph[name].type.shape))
+            relaxed = self._relaxation(name)
+            self._stored[name] = None if relaxed is None else Lines.met(relaxed, self._chosen)
         return self._stored[name]
 
     def _plain(self, name: str) -> Lines | None:
         """The lines as their relaxation has them."""
         if name not in self._lines:
-            shortcut = self.context.shortcuts.get(name)
-            relaxed = self.context.relaxed.get(name) if shortcut is None else shortcut.lines
-            plain = type(relaxed) is Relaxation
-            self._lines[name] = Lines.of(relaxed, self._chosen) if plain else None  # type: ignore[arg-type]
+            relaxed = self._relaxation(name)
+            self._lines[name] = None if relaxed is None else Lines.of(relaxed, self._chosen)
         return self._lines[name]
+
+    def _relaxation(self, name: str) -> Relaxation | None:
+        """The lines of all examples around a node, or around what a shortcut leads over, where they are plain."""
+        shortcut = self.context.shortcuts.get(name)
+        relaxed = self.context.relaxed.get(name) if shortcut is None else shortcut.lines
+        return relaxed if type(relaxed) is Relaxation else None
 
     def narrow(self, name: str, rows: int) -> Narrow | None:
         """How rows pass a pooling to some elements of its operand; None where so few of them, over all elements, take
@@ -113,8 +126,10 @@ class View:
         if name not in self._boxes:
             behind = (end.interval for end in self.context.shortcuts.values() if end.operand == name)
             lower, upper = (side[self._chosen] for side in next(behind, self._intervals[name]))
-            rank = len(self.context.graph[name].type.shape)
-            self._boxes[name] = stored((lower + upper) / 2, rank), stored((upper - lower) / 2, rank)
+            rank, found = len(self.context.graph[name].type.shape), None
+            if not recorded(lower, upper):
+                found = middle(lower, upper, last=rank == 3 and planes_prefer_last(lower))
+            self._boxes[name] = found or (stored((lower + upper) / 2, rank), stored((upper - lower) / 2, rank))
         return self._boxes[name]
 
     def known(self, name: str) -> Tensor:

@@ -1,4 +1,5 @@
-"""Bounds met with others; lines around ReLUs from bounds of their operands, and the gradients."""
+"""Bounds met with others; lines around ReLUs from bounds of their operands, and the gradients; bounds and lines in the
+order in memory that rows meet them in."""
 
 from __future__ import annotations
 
@@ -7,10 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from irverify.ir.ops.memory import in_order
 from irverify.kernels.native import addresses, alike, head, indices, native
 
 CHOICES = ("adaptive", "zero", "same")
 """Of the line below, in the order that compiled code counts them in."""
+RISE, BASE, TOP = 1, 2, 4
+"""Parts of lines that are not zero everywhere, as compiled code says it."""
 
 
 def relu_lines(
@@ -82,6 +86,70 @@ def meet(
     at = (0 if index is None else index.data_ptr() for index in held)
     told = pairs, lower.numel(), lower.shape[-1], *at, given[3], given[2], *given[:2], low.data_ptr(), high.data_ptr()
     return (low, high) if native.meet(*head(lower), *told) else None
+
+
+def tightened(lower: Tensor, upper: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Bounds met with `low` and `high`, of the same elements: of these what is not a number, or is infinite on the
+    wrong side, says nothing. What has crossed changes places."""
+    found = alike(lower, upper, low, high)
+    if found is None or native is None:
+        return None
+    below, above = torch.empty_like(lower), torch.empty_like(lower)
+    native.tighten(*head(lower), lower.numel(), *found, below.data_ptr(), above.data_ptr())
+    return below, above
+
+
+def middle(lower: Tensor, upper: Tensor, *, last: bool) -> tuple[Tensor, Tensor] | None:
+    """Centre and radius of bounds; with `last` of planes `[..., channels, height, width]`, which then have the channels
+    last in memory."""
+    found = addresses(lower, upper)
+    turns = None if found is None else _turns(last, lower, upper)
+    if found is None or native is None or turns is None:
+        return None
+    center, radius = _turned(2, lower, turns)
+    native.middle(*head(lower), *turns, *found, center.data_ptr(), radius.data_ptr())
+    return center, radius
+
+
+def met_lines(
+    slope: Tensor, high: Tensor, base: Tensor | None, top: Tensor | None, *, last: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None] | None:
+    """Of the slopes of the lines below and above, and their constants: the slope below, what the one above has more,
+    and the constants, None for zeros. With `last` of planes `[..., channels, height, width]`, which then have the
+    channels last in memory."""
+    found = addresses(slope, high, base, top)
+    turns = None if found is None else _turns(last, *(part for part in (slope, high, base, top) if part is not None))
+    if found is None or native is None or turns is None:
+        return None
+    results = _turned(4, slope, turns)
+    has = native.met_lines(*head(slope), *turns, *found, *(part.data_ptr() for part in results))
+    rise, constants = results[1] if has & RISE else None, (results[2] if has & BASE else None)
+    return results[0], rise, constants, results[3] if has & TOP else None
+
+
+def _turns(last: bool, *tensors: Tensor) -> tuple[int, int, int] | None:
+    """Tensors of one shape as `[outer, channels, places]` for what turns them to `[outer, places, channels]`, with one
+    channel where they stand in that order already; None for other orders."""
+    first = tensors[0]
+    if any(part.shape != first.shape for part in tensors[1:]):
+        return None
+    if not all(part.is_contiguous() for part in tensors):
+        stride = first.stride()
+        alike = last and in_order(first, 3, last=True) and all(part.stride() == stride for part in tensors)
+        return (1, 1, first.numel()) if alike else None
+    if not last or first.shape[-3] == 1:
+        return 1, 1, first.numel()
+    channels, height, width = first.shape[-3:]
+    return first.numel() // max(1, channels * height * width), channels, height * width
+
+
+def _turned(count: int, like: Tensor, turns: tuple[int, int, int]) -> tuple[Tensor, ...]:
+    """So many tensors like this one, in the order that it is turned to."""
+    if turns[1] == 1:
+        return tuple(torch.empty_like(like) for _ in range(count))
+    *before, channels, height, width = like.shape
+    found = like.new_empty(count, *before, height, width, channels)
+    return found.movedim(-1, -3).unbind()
 
 
 def _fit(lower: Tensor, others: tuple[Tensor | None, ...], offset: Tensor | None) -> bool:

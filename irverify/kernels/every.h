@@ -12,3 +12,4 @@
 #include "meet.h"
 #include "narrow.h"
 #include "pooling.h"
+#include "units.h"

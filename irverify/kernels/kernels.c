@@ -61,6 +61,8 @@ typedef struct {
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+/* Of planes `[channels, places]` that are turned to `[places, channels]`, so many places at a time. */
+INLINE int64_t side_of_block(int64_t channels) { return most(16, BLOCK / most(1, channels)); }
 INLINE int64_t size_of_row(const Grid *g) { return g->outer * g->extent[0] * g->extent[1] * g->unit; }
 INLINE int64_t size_of_planes(const Grid *g) { return g->outer * g->plane[0] * g->plane[1] * g->unit; }
 
@@ -233,6 +235,16 @@ METHOD(fetch) {
     END
 }
 
+METHOD(unit_rows) {
+    int within;
+    BEGIN(2 + 3 + 11 + 3)
+    const int64_t *w = v + 5;
+    const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
+    within = CALL(unit_rows, v[2], v[3], v[4], &t, AT(w[11]), AT(w[12]), AT(w[13]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(within);
+}
+
 METHOD(lines) {
     BEGIN(2 + 2 + 7)
     const int64_t *w = v + 4;
@@ -266,6 +278,17 @@ METHOD(curve_tangents) {
     finite = CALL(curve_tangents, v[2], v[3], AT(w[0]), AT(w[1]), AT(given), AT(w[6]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(finite);
+}
+
+METHOD(met_lines) {
+    int has;
+    BEGIN(2 + 3 + 8)
+    const int64_t *w = v + 5;
+    const void *const lines[4] = {AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3])};
+    void *const found[4] = {AT(w[4]), AT(w[5]), AT(w[6]), AT(w[7])};
+    has = CALL(met_lines, v[2], v[3], v[4], AT(lines), AT(found));
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLong(has);
 }
 
 METHOD(lines_back) {
@@ -311,6 +334,20 @@ METHOD(meet) {
     known = CALL(meet, v[2], v[3], v[4], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]), AT(w[6]), AT(w[7]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(known);
+}
+
+METHOD(tighten) {
+    BEGIN(2 + 1 + 6)
+    const int64_t *w = v + 3;
+    CALL(tighten, v[2], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]));
+    END
+}
+
+METHOD(middle) {
+    BEGIN(2 + 3 + 4)
+    const int64_t *w = v + 5;
+    CALL(middle, v[2], v[3], v[4], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]));
+    END
 }
 
 static Pools pools_of(const int64_t *v) {
@@ -390,6 +427,7 @@ static PyMethodDef methods[] = {
     ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold),
     ENTRY(adjoint), ENTRY(used), ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
+    ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows),
     ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates), ENTRY(select_places),
     ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),
     {NULL, NULL, 0, NULL},

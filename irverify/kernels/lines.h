@@ -1,4 +1,4 @@
-/* Lines around ReLUs from bounds of their operands, for elements of type REAL. */
+/* Lines around ReLUs from bounds of their operands, and lines as rows meet them, for elements of type REAL. */
 
 /* Lines around ReLUs whose operands lie between `lower` and `upper`, without an `offset` that is the same in every
    example or null: the slope below, how much steeper the line above is, and the constants of both. */
@@ -92,4 +92,62 @@ static void NAME(lines_back)(int threads, int64_t examples, int64_t size, const 
         NAME(lines_back_block)(examples, size, least(BLOCK, size - i), lower + i, upper + i, offset ? offset + i : NULL,
                                of_rise + i, of_base ? of_base + i : NULL, of_top + i, of_lower + i, of_upper + i,
                                of_offset ? of_offset + i : NULL);
+}
+
+/* Lines given by the slopes below and above and both constants (null: zero), as rows meet them: the slope below, how much
+   steeper the line above is, and the constants. Which of these last three are not zero everywhere. */
+INLINE int NAME(met_run)(int64_t channels, int64_t places, int64_t n, const REAL *const given[4], REAL *const found[4]) {
+    int steep = 0, based = 0, topped = 0;
+    for (int64_t c = 0; c < channels; c++) {
+        const REAL *slope = given[0] + c * places, *high = given[1] + c * places;
+        DO_PRAGMA(omp simd reduction(| : steep))
+        for (int64_t i = 0; i < n; i++) {
+            const REAL rise = high[i] - slope[i];
+            found[0][i * channels + c] = slope[i];
+            found[1][i * channels + c] = rise;
+            steep |= rise != 0;
+        }
+        if (given[2]) {
+            const REAL *base = given[2] + c * places;
+            DO_PRAGMA(omp simd reduction(| : based))
+            for (int64_t i = 0; i < n; i++) {
+                found[2][i * channels + c] = base[i];
+                based |= base[i] != 0;
+            }
+        }
+        if (given[3]) {
+            const REAL *top = given[3] + c * places;
+            DO_PRAGMA(omp simd reduction(| : topped))
+            for (int64_t i = 0; i < n; i++) {
+                found[3][i * channels + c] = top[i];
+                topped |= top[i] != 0;
+            }
+        }
+    }
+    return (steep ? RISE : 0) | (based ? BASE : 0) | (topped ? TOP : 0);
+}
+
+CLONED static int NAME(met_block)(int64_t channels, int64_t places, int64_t n, const REAL *const given[4],
+                                  REAL *const found[4]) {
+    return channels == 1 ? NAME(met_run)(1, places, n, given, found) : NAME(met_run)(channels, places, n, given, found);
+}
+
+/* Of lines `[outer, channels, places]`, stored `[outer, places, channels]`. */
+static int NAME(met_lines)(int threads, int64_t outer, int64_t channels, int64_t places, const REAL *const given[4],
+                           REAL *const found[4]) {
+    const int64_t step = side_of_block(channels), blocks = (places + step - 1) / step;
+    int has = 0;
+    (void)threads;
+    DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(| : has))
+    for (int64_t b = 0; b < outer * blocks; b++) {
+        const int64_t at = b / blocks * channels * places, first = b % blocks * step, to = at + first * channels;
+        const REAL *from[4];
+        REAL *into[4];
+        for (int i = 0; i < 4; i++) {
+            from[i] = given[i] ? given[i] + at + first : NULL;
+            into[i] = found[i] + to;
+        }
+        has |= NAME(met_block)(channels, places, least(step, places - first), from, into);
+    }
+    return has;
 }

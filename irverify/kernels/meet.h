@@ -1,4 +1,4 @@
-/* Bounds met with others, for elements of type REAL. */
+/* Bounds met with others, and what rows meet of them, for elements of type REAL. */
 
 INLINE REAL NAME(larger)(REAL found, REAL known) { return found > known || known != known ? found : known; }
 
@@ -21,4 +21,56 @@ static int NAME(meet)(int threads, int64_t pairs, int64_t size, int64_t width, c
         high[p] = upper[at];
     }
     return 1;
+}
+
+INLINE REAL NAME(smallest)(REAL a, REAL b) { return a < b || a != a ? a : b; }
+INLINE REAL NAME(greatest)(REAL a, REAL b) { return a > b || a != a ? a : b; }
+
+/* Bounds met with others, `low` and `high`, of the same elements: of these what is not a number, or is infinite on the
+   wrong side, says nothing. What has crossed changes places. */
+CLONED static void NAME(tighten_block)(int64_t n, const REAL *lower, const REAL *upper, const REAL *low,
+                                       const REAL *high, REAL *below, REAL *above) {
+    DO_PRAGMA(omp simd)
+    for (int64_t i = 0; i < n; i++) {
+        const REAL l = low[i] > lower[i] && low[i] < (REAL)INFINITY ? low[i] : lower[i];
+        const REAL u = high[i] < upper[i] && high[i] > (REAL)-INFINITY ? high[i] : upper[i];
+        below[i] = NAME(smallest)(l, u);
+        above[i] = NAME(greatest)(l, u);
+    }
+}
+
+static void NAME(tighten)(int threads, int64_t n, const REAL *lower, const REAL *upper, const REAL *low,
+                          const REAL *high, REAL *below, REAL *above) {
+    IN_PARALLEL
+    for (int64_t i = 0; i < n; i += MANY)
+        NAME(tighten_block)(least(MANY, n - i), lower + i, upper + i, low + i, high + i, below + i, above + i);
+}
+
+INLINE void NAME(middle_run)(int64_t channels, int64_t places, int64_t n, const REAL *lower, const REAL *upper,
+                             REAL *center, REAL *radius) {
+    for (int64_t c = 0; c < channels; c++, lower += places, upper += places, center++, radius++) {
+        DO_PRAGMA(omp simd)
+        for (int64_t i = 0; i < n; i++) {
+            center[i * channels] = (lower[i] + upper[i]) / 2;
+            radius[i * channels] = (upper[i] - lower[i]) / 2;
+        }
+    }
+}
+
+CLONED static void NAME(middle_block)(int64_t channels, int64_t places, int64_t n, const REAL *lower,
+                                      const REAL *upper, REAL *center, REAL *radius) {
+    if (channels == 1) NAME(middle_run)(1, places, n, lower, upper, center, radius);
+    else NAME(middle_run)(channels, places, n, lower, upper, center, radius);
+}
+
+/* Centre and radius of bounds `[outer, channels, places]`, stored `[outer, places, channels]`. */
+static void NAME(middle)(int threads, int64_t outer, int64_t channels, int64_t places, const REAL *lower,
+                         const REAL *upper, REAL *center, REAL *radius) {
+    const int64_t step = side_of_block(channels), blocks = (places + step - 1) / step;
+    IN_PARALLEL
+    for (int64_t b = 0; b < outer * blocks; b++) {
+        const int64_t at = b / blocks * channels * places, first = b % blocks * step, to = at + first * channels;
+        NAME(middle_block)(channels, places, least(step, places - first), lower + at + first, upper + at + first,
+                           center + to, radius + to);
+    }
 }

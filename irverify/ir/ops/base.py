@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from irverify.errors import ShapeError
-from irverify.ir.params import Param, is_param, value
+from irverify.ir.params import Derived, Param, is_param, value
 from irverify.ir.types import TensorType
 
 Self = TypeVar("Self", bound="Operator")
@@ -51,6 +52,11 @@ class Operator(ABC):
     def parameters(self) -> dict[str, Param]:
         """The fields that hold tensors (live or derived), by field name."""
         return {name: field for name, field in self.fields().items() if is_param(field)}
+
+    @cached_property
+    def derived(self) -> tuple[str, ...]:
+        """The fields that hold derived tensors."""
+        return tuple(name for name, field in self.parameters().items() if isinstance(field, Derived))
 
     def replace(self: Self, **changes: Any) -> Self:
         """The same operator with some fields changed."""

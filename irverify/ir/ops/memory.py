@@ -20,7 +20,7 @@ LAST = (torch.float32, torch.float64) if CHIP else (torch.float32,)
 
 def prefers_last(x: Tensor) -> bool:
     """Whether rows like x, `[rows, channels, height, width]`, should stand in memory with the channels last."""
-    return x.ndim == 4 and x.dtype in LAST and x.device.type == "cpu"
+    return x.ndim == 4 and x.is_cpu and x.dtype in LAST
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -71,9 +71,14 @@ def zeros_as(rows: Tensor, channels: int, extents: Sequence[int]) -> Tensor:
     return rows.new_zeros(rows.shape[0], *extents, channels).movedim(-1, 1)
 
 
+def planes_prefer_last(x: Tensor) -> bool:
+    """Whether planes `[..., channels, height, width]` like those of x should have the channels last in memory."""
+    return x.ndim >= 3 and x.is_cpu and x.dtype in LAST
+
+
 def planes_last(x: Tensor) -> Tensor:
     """Planes `[..., channels, height, width]` in the order of rows over them, whatever axes come before them."""
-    if x.ndim < 3 or x.dtype not in LAST or x.device.type != "cpu":
+    if not planes_prefer_last(x):
         return x
     before = range(x.ndim - 3)
     stored = x.permute(*before, -2, -1, -3).contiguous()

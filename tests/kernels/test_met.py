@@ -1,0 +1,171 @@
+"""What rows meet, and where they start from, by compiled code against PyTorch's operations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from irverify.ir.ops import Conv
+from irverify.ir.types import TensorType
+from irverify.kernels import available, bounds, native
+from irverify.kernels.units import unit_rows
+from irverify.passes.adjoints import before_convolution
+from irverify.passes.forms import Dense, Units
+from irverify.passes.lines import Relaxation
+from irverify.passes.propagate import Interval, tightened
+from irverify.passes.bent import Lines
+
+pytestmark = [
+    pytest.mark.skipif(not available(), reason="kernels are not compiled here"),
+    pytest.mark.usefixtures("threads"),
+]
+DTYPES = st.sampled_from((torch.float32, torch.float64))
+SEEDS = st.integers(0, 2**16)
+ODD = torch.tensor([0.0, -0.0, math.nan, math.inf, -math.inf])
+SHAPES = st.sampled_from(((2, 3, 4, 5), (3, 4, 5), (1, 5, 7), (3, 1, 6, 2), (40, 30, 70), (2, 600, 3, 7), (0, 2, 2)))
+
+
+def drawn(*shape: int, seed: int, dtype: torch.dtype, odd: bool) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.randn(shape, generator=generator, dtype=dtype)
+    if odd and found.numel():
+        places = torch.randint(found.numel(), (2 * len(ODD),), generator=generator)
+        found.view(-1)[places] = ODD.to(dtype).repeat(2)
+    return found
+
+
+def same(found: object, expected: object) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_bounds_by_hand() -> None:
+    """Tighter on one side, on both, crossed by rounding, not a number, infinite on the wrong side."""
+    lower, upper = torch.zeros(5), torch.ones(5)
+    low = torch.tensor([0.5, 0.25, 0.75, math.nan, math.inf])
+    high = torch.tensor([2.0, 0.5, 0.5, math.nan, -math.inf])
+    found = bounds.tightened(lower, upper, low, high)
+    assert found is not None
+    assert [side.tolist() for side in found] == [[0.5, 0.25, 0.5, 0, 0], [1, 0.5, 0.75, 1, 1]]
+    middle = bounds.middle(torch.tensor([1.0, -2.0]), torch.tensor([2.0, 4.0]), last=False)
+    assert middle is not None
+    assert [part.tolist() for part in middle] == [[1.5, 1.0], [0.5, 3.0]]
+
+
+def test_lines_by_hand() -> None:
+    """Two channels of three places: those of a place stand side by side; constants below are zero everywhere."""
+    slope = torch.arange(6.0).reshape(2, 1, 3)
+    met = bounds.met_lines(slope, slope + torch.tensor([0.0, 0, 1]), torch.zeros_like(slope), 2 * slope, last=True)
+    assert met is not None
+    assert met[0].permute(1, 2, 0).flatten().data_ptr() == met[0].data_ptr()
+    assert met[0].permute(1, 2, 0).flatten().tolist() == [0, 3, 1, 4, 2, 5]
+    assert met[1] is not None
+    assert met[1].tolist() == [[[0, 0, 1]], [[0, 0, 1]]]
+    assert met[2] is None
+    assert met[3] is not None
+    same(met[3], 2 * slope)
+
+
+def test_units_by_hand() -> None:
+    """Kernel (1, 2; 3, 4) in the corners of a result of 2 x 2, padded by one before: windows move by two."""
+    weight = torch.tensor([[[[1.0, 2], [3, 4]]]])
+    found = unit_rows(weight, torch.tensor([0, 3]), (2, 2), (2, 2), (1, 1), (3, 3), last=True)
+    assert found is not None
+    assert found.tolist() == [[[[4, 0, 0], [0, 0, 0], [0, 0, 0]]], [[[0, 0, 0], [0, 1, 2], [0, 3, 4]]]]
+    assert unit_rows(weight, torch.tensor([4]), (2, 2), (2, 2), (1, 1), (3, 3), last=True) is None
+    assert unit_rows(weight, torch.tensor([-1]), (2, 2), (2, 2), (1, 1), (3, 3), last=True) is None
+
+
+@settings(max_examples=40)
+@given(DTYPES, SEEDS, SHAPES, st.booleans())
+def test_tightened(dtype: torch.dtype, seed: int, shape: tuple[int, ...], odd: bool) -> None:
+    lower, upper, low, high = (drawn(*shape, seed=seed + k, dtype=dtype, odd=odd) for k in range(4))
+    found = bounds.tightened(lower, upper, low, high)
+    assert found is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "native", None)
+        same(found, tuple(tightened(Interval(lower, upper), low, high)))
+
+
+@settings(max_examples=40)
+@given(DTYPES, SEEDS, SHAPES, st.booleans(), st.booleans())
+def test_centre_and_radius(dtype: torch.dtype, seed: int, shape: tuple[int, ...], last: bool, odd: bool) -> None:
+    lower, upper = (drawn(*shape, seed=seed + k, dtype=dtype, odd=odd) for k in range(2))
+    found = bounds.middle(lower, upper, last=last)
+    assert found is not None
+    same(found, ((lower + upper) / 2, (upper - lower) / 2))
+    assert all((part.movedim(-3, -1) if last else part).is_contiguous() for part in found)
+
+
+@settings(max_examples=40)
+@given(DTYPES, SEEDS, SHAPES, st.booleans(), st.booleans(), st.sets(st.integers(1, 3)))
+def test_lines(
+    dtype: torch.dtype, seed: int, shape: tuple[int, ...], last: bool, odd: bool, zeros: set[int]
+) -> None:
+    slope, high, base, top = (drawn(*shape, seed=seed + k, dtype=dtype, odd=odd) for k in range(4))
+    high = slope.nan_to_num() if 1 in zeros else high
+    slope = slope.nan_to_num() if 1 in zeros else slope
+    base, top = (part.zero_() if k in zeros else part for k, part in ((2, base), (3, top)))
+    found = bounds.met_lines(slope, high, base, top, last=last)
+    assert found is not None
+    expected = slope, high - slope, base, top
+    wanted = tuple(part if k == 0 or bool((part != 0).any()) else None for k, part in enumerate(expected))
+    assert [part is None for part in found] == [part is None for part in wanted]
+    for part, same_as in zip(found, wanted, strict=True):
+        if part is not None:
+            same(part, same_as)
+            assert (part.movedim(-3, -1) if last else part).is_contiguous()
+    same(bounds.met_lines(slope, high, None, None, last=last), (found[0], found[1], None, None))
+
+
+@settings(max_examples=20)
+@given(DTYPES, SEEDS, st.booleans(), st.sampled_from((0, slice(None))))
+def test_lines_of_relaxations(dtype: torch.dtype, seed: int, odd: bool, examples: int | slice) -> None:
+    parts = [drawn(2, 3, 4, 5, seed=seed + k, dtype=dtype, odd=odd) for k in range(4)]
+    parts[1] = parts[1].new_zeros(()).expand_as(parts[1])
+    lines = Lines.met(Relaxation(*parts), examples)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "native", None)
+        expected = Lines.met(Relaxation(*parts), examples)
+    for name in ("slope", "rise", "base", "top"):
+        one, other = getattr(lines, name), getattr(expected, name)
+        same(one, other)
+        assert one is None or one.stride() == other.stride()
+
+
+def test_lines_in_another_order_are_left_to_pytorch() -> None:
+    one, other = torch.rand(2, 3, 4, 5), torch.rand(2, 5, 4, 3).transpose(1, 3)
+    assert bounds.met_lines(one, other, None, None, last=True) is None
+    assert bounds.met_lines(other, other, None, None, last=True) is None
+    assert bounds.middle(one, other, last=False) is None
+    assert bounds.middle(one, one[:1], last=False) is None
+    last = one.contiguous(memory_format=torch.channels_last)
+    met = bounds.middle(last, 2 * last, last=True)
+    assert met is not None
+    assert met[0].stride() == last.stride()
+    assert bounds.middle(last, 2 * last, last=False) is None
+
+
+@settings(max_examples=40)
+@given(
+    DTYPES, SEEDS, st.integers(1, 4), st.integers(1, 3), st.tuples(*[st.integers(1, 3)] * 2),
+    st.tuples(*[st.integers(0, 2)] * 4), st.tuples(*[st.integers(1, 3)] * 2), st.integers(0, 30),
+)  # fmt: skip
+def test_units_of_convolutions(
+    dtype: torch.dtype, seed: int, out: int, channels: int, stride: tuple[int, ...], around: tuple[int, ...],
+    taps: tuple[int, ...], rows: int,
+) -> None:  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(out, channels, *taps, generator=generator, dtype=dtype)
+    op = Conv(weight, None, stride, (around[:2], around[2:]))
+    operand = TensorType((channels, 4, 3), dtype)
+    result = op.infer(operand)
+    elements = torch.randint(result.size, (rows,), generator=generator)
+    form = Units(elements, result.shape, weight)
+    found = before_convolution(op, operand, form)
+    assert isinstance(found, Dense)
+    same(found.coefficients, op.adjoint(form.dense(), (operand,))[0])
