@@ -25,16 +25,18 @@ def round_up(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _stepped(value: Tensor, dtype: torch.dtype, toward: float) -> Tensor:
-    nearest = value.to(dtype)
     if dtype == value.dtype:
-        return nearest
+        return value
+    nearest = value.to(dtype)
     wrong = nearest > value if toward < 0 else nearest < value
     return _step(nearest, wrong, toward)
 
 
 def _step(value: Tensor, where: Tensor, toward: float) -> Tensor:
     fixed = value.detach()
-    neighbour = torch.nextafter(fixed, torch.full_like(fixed, toward))
+    neighbour = torch.nextafter(fixed, fixed.new_full((), toward))
+    if not value.requires_grad:
+        return torch.where(where, neighbour, value)
     # Adding the distance to the neighbouring float is exact; an infinite value (an overflow) is replaced instead.
     moved = torch.where(torch.isfinite(fixed), value + (neighbour - fixed), neighbour)
     return torch.where(where, moved, value)

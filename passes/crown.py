@@ -60,11 +60,11 @@ class LinearBounds(Analysis):
     def run(self, state: State) -> Facts:
         if self.memory < 1:
             raise UsageError(f"expected memory of at least 1 megabyte, got {self.memory}", where=self.name)
-        self.rules.resolve(state.graph)
+        rules = {node.name: rule for node, rule in self.rules.resolve(state.graph) if rule is not None}
         names = [node.name for node in state.graph.inputs]
         regions = dict(zip(names, state.given_regions(self.name), strict=True))
         context = Context(state.graph, regions)
-        walk = _Walk(context, self.rules, self.choice, needs(state.graph, self.intermediate))
+        walk = _Walk(context, rules, self.choice, needs(state.graph, self.intermediate))
         walk.chunk = min(CHUNK, self.memory * 2**20 // LIVE)
         walk.polish = self.polish and worthwhile(state.graph)
         facts = interval_facts(state, IBP, self.name, walk.refine)
@@ -109,7 +109,7 @@ class CrownIbp(LinearBounds):
 class _Walk:
     """Refines the intervals of one walk through a graph."""
 
-    def __init__(self, context: Context, rules: RuleTable[RelaxRule], choice: Choice, needs: Needs) -> None:
+    def __init__(self, context: Context, rules: Mapping[str, RelaxRule], choice: Choice, needs: Needs) -> None:
         self.context = context
         self.rules = rules
         self.choice = choice
@@ -130,9 +130,8 @@ class _Walk:
         if interval.exact:
             self.context.known[node.name] = interval.lower
             return interval
-        rule = self.rules.find(type(node.op))
-        assert rule is not None  # checked for the whole graph before the walk
-        self.context.relaxed[node.name] = rule(node, [results[name] for name in node.inputs], self.choice)
+        operands = [results[name] for name in node.inputs]
+        self.context.relaxed[node.name] = self.rules[node.name](node, operands, self.choice)
         if node.name in self._mosaics:
             self._cut_short(node, results)
         need = self.needs.of(node.name)

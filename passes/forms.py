@@ -280,11 +280,19 @@ def as_compiled(form: Wide, tensors: Sequence[Tensor | None]) -> tuple[compiled.
 def _order(rows: Tensor, tensors: Sequence[Tensor | None]) -> bool | None:
     """Whether rows and what they meet stand in memory with the channels last, or in the order of their axes; None where
     they stand in different orders."""
+    rank = rows.ndim - 1
     for last in (True, False):
-        if stands_last(rows) if last else rows.is_contiguous():
-            rank = rows.ndim - 1
-            if all(part is None or in_order(part, rank, last=last) for part in tensors):
-                return last
+        if not (stands_last(rows) if last else rows.is_contiguous()):
+            continue
+        stride: tuple[int, ...] | None = None
+        for part in tensors:
+            if part is None or part.stride() == stride:
+                continue
+            if not in_order(part, rank, last=last):
+                break
+            stride = part.stride()
+        else:
+            return last
     return None
 
 

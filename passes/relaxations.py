@@ -111,6 +111,10 @@ class SpecRows:
     def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
         return (self._times_matrix(coefficients, gathered),), (coefficients * gathered(self.offset)).sum(1)
 
+    def rows(self, elements: Tensor, owner: Tensor | int) -> tuple[Tensor, Tensor]:
+        """The rows of these elements of their examples, over what the specification reads, and their constants."""
+        return self.matrix[owner, elements], self.offset[owner, elements]
+
     def _times_matrix(self, coefficients: Tensor, gathered: Gathered) -> Tensor:
         """The product of each row with its own example's matrix; matrices are copied for rows only where these are not
         as many of each example, one example after the other."""

@@ -26,7 +26,7 @@ from irverify.passes.adjoints import before_convolution, before_gather, before_r
 from irverify.passes.forms import Columns, Dense, Form, Patches, Units, alone, minimum, plus, spread
 from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
-from irverify.passes.relaxations import Affine
+from irverify.passes.relaxations import Affine, SpecRows
 from irverify.passes.view import View
 from irverify.rounding import round_down
 
@@ -176,11 +176,11 @@ class Sweep:
             return True
         if count >= 8 * PROBE:
             probe = torch.arange(0, count, count // PROBE, device=self.elements.device)
-            decided = int(self._decided(need, probe).sum())
+            decided = len(probe) - int(self._open(need, probe).sum())
             looks.note(len(probe), decided)
             if not decided > share * len(probe):
                 return True
-        kept = (~self._decided(need, None)).nonzero()[:, 0]
+        kept = self._open(need, None).nonzero().flatten()
         looks.note(count, count - kept.shape[0])
         if kept.shape[0] < count:
             self._keep(kept)
@@ -189,10 +189,10 @@ class Sweep:
     def _keep(self, pairs: Tensor) -> None:
         """Leaves only the elements at these places."""
         rows = self._rows(pairs)
-        self.elements = self.elements[pairs]
+        self.elements = self.elements.index_select(0, pairs)
         self.sides = None if self.sides is None else self.sides[pairs]
         self.owner = None if self.owner is None else self.owner[pairs]
-        self.constant = self.constant[rows]
+        self.constant = self.constant.index_select(0, rows)
         self.pending = {name: form.select(rows) for name, form in self.pending.items()}
 
     def _rows(self, pairs: Tensor) -> Tensor:
@@ -201,8 +201,9 @@ class Sweep:
             return pairs
         return torch.cat([pairs, pairs + self.elements.shape[0]])
 
-    def _decided(self, need: Need, pairs: Tensor | None) -> Tensor:
-        """Which of the elements (of those at these places) bounds of the values reached so far decide; they are met."""
+    def _open(self, need: Need, pairs: Tensor | None) -> Tensor:
+        """Which of the elements (of those at these places) bounds of the values reached so far, which are met, do not
+        decide."""
         found, pending = self.constant, list(self.pending.items())
         elements, owner, sides = self.elements, self.owner, self.sides
         if pairs is not None:
@@ -212,7 +213,7 @@ class Sweep:
             owner = None if owner is None else owner[pairs]
         for name, form in pending:
             found = found + minimum(spread(form), *self.view.box(name))
-        return ~need(*self._meet(elements, owner, sides, found))
+        return need(*self._meet(elements, owner, sides, found))
 
     def _meet(
         self, elements: Tensor, owner: Tensor | None, sides: Tensor | None, found: Tensor
@@ -257,7 +258,8 @@ class Sweep:
             self._cut_short(node)
             return
         relaxed = context.relaxed.get(node.name)  # nothing for an input
-        if not isinstance(relaxed, Affine):
+        given = isinstance(relaxed, SpecRows) and isinstance(self.pending[node.name], Units)
+        if not (given or isinstance(relaxed, Affine)):
             self._sign()
         form = self.pending.pop(node.name)
         if relaxed is None:
@@ -278,6 +280,9 @@ class Sweep:
         elif lines is not None:
             bent, constant = lines.bend(spread(form))
             parts = (bent,)
+        elif isinstance(relaxed, SpecRows) and isinstance(form, Units):
+            rows, constant = relaxed.rows(form.elements, self.view.example or 0 if form.owner is None else form.owner)
+            parts = (Dense(rows, form.owner),)
         if parts is None:
             owner = form.owner
             dense, constant = relaxed.through(form.dense(), lambda tensor: self.view.gathered(tensor, owner))

@@ -15,10 +15,10 @@ from irverify.ir.types import TensorType
 from irverify.kernels import available, bounds, native
 from irverify.kernels.units import unit_rows
 from irverify.passes.adjoints import before_convolution
+from irverify.passes.bent import Lines
 from irverify.passes.forms import Dense, Units
 from irverify.passes.lines import Relaxation
 from irverify.passes.propagate import Interval, tightened
-from irverify.passes.bent import Lines
 
 pytestmark = [
     pytest.mark.skipif(not available(), reason="kernels are not compiled here"),

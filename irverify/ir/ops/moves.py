@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from torch import Tensor
 
@@ -32,6 +33,7 @@ class Moves:
     every: tuple[int, ...]
 
     @classmethod
+    @lru_cache(maxsize=2**10)
     def of(cls, kernel: Sequence[int], stride: tuple[int, ...], padding: Pairs, dilation: tuple[int, ...]) -> Moves:
         ones = (1,) * len(stride)
         if skips(kernel, stride):
@@ -40,14 +42,14 @@ class Moves:
             return cls(stride, tuple(before for before, _ in padding), dilation, (), ones)
         return cls(stride, (0,) * len(stride), dilation, padding, ones)
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Torch reads x itself."""
         return not self.around and max(self.every) == 1
 
     def operand(self, x: Tensor) -> Tensor:
         """What torch reads of x `[..., *spatial]`."""
-        return every(pad_spatial(x, self.around), self.every)
+        return x if self.plain else every(pad_spatial(x, self.around), self.every)
 
 
 def every(x: Tensor, steps: Sequence[int]) -> Tensor:
