@@ -60,11 +60,11 @@ class LinearBounds(Analysis):
     def run(self, state: State) -> Facts:
         if self.memory < 1:
             raise UsageError(f"expected memory of at least 1 megabyte, got {self.memory}", where=self.name)
-        rules = {node.name: rule for node, rule in self.rules.resolve(state.graph) if rule is not None}
+        self.rules.resolve(state.graph)
         names = [node.name for node in state.graph.inputs]
         regions = dict(zip(names, state.given_regions(self.name), strict=True))
         context = Context(state.graph, regions)
-        walk = _Walk(context, rules, self.choice, needs(state.graph, self.intermediate))
+        walk = _Walk(context, self.rules, self.choice, needs(state.graph, self.intermediate))
         walk.chunk = min(CHUNK, self.memory * 2**20 // LIVE)
         walk.polish = self.polish and worthwhile(state.graph)
         facts = interval_facts(state, IBP, self.name, walk.refine)
@@ -109,9 +109,9 @@ class CrownIbp(LinearBounds):
 class _Walk:
     """Refines the intervals of one walk through a graph."""
 
-    def __init__(self, context: Context, rules: Mapping[str, RelaxRule], choice: Choice, needs: Needs) -> None:
+    def __init__(self, context: Context, rules: RuleTable[RelaxRule], choice: Choice, needs: Needs) -> None:
         self.context = context
-        self.rules = rules
+        self.rules = {node.name: rule for node, rule in rules.resolve(context.graph) if rule is not None}
         self.choice = choice
         self.needs = needs
         self.rows = 0

@@ -232,7 +232,7 @@ def _selected(owner: Tensor | None, rows: Tensor) -> Tensor | None:
 
 def scaled(rows: Tensor, factors: Tensor) -> Tensor:
     """Rows `[rows, ...]`, each times its own factor `[rows]`."""
-    return rows * factors.reshape(-1, *(1,) * (rows.ndim - 1))
+    return rows * factors.to(rows.dtype).reshape(-1, *(1,) * (rows.ndim - 1))  # a cast may have been on the way
 
 
 def products(rows: Tensor, other: Tensor) -> Tensor:

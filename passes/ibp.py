@@ -17,6 +17,9 @@ from torch import Tensor
 
 from irverify.ir.graph import Node
 from irverify.ir.ops import ConstMatMul, Conv, ConvTranspose, Linear, LinearOp, Spec
+from irverify.ir.params import value
+from irverify.ir.recording import recorded
+from irverify.kernels.intervals import interval
 from irverify.passes.interval import INTERVAL, ends, product, spec_rows
 from irverify.passes.propagate import Interval, IntervalRule, interval_facts
 from irverify.passes.rules import RuleTable
@@ -44,15 +47,28 @@ def affine(node: Node, *operands: Interval) -> Interval:
     assert isinstance(op, LinearOp)
     if op.nonnegative:
         return ends(node, *operands)
+    if isinstance(op, Conv) and (little := _little(op, *operands)) is not None:
+        return little
     centers = [middle(operand) for operand in operands]
     radius = op.apply_abs(*(operand.upper - center for operand, center in zip(operands, centers, strict=True)))
     center = op.evaluate(*centers)
     return Interval(center - radius, center + radius)
 
 
-def middle(interval: Interval) -> Tensor:
+def _little(op: Conv, operand: Interval) -> Interval | None:
+    """The same for a convolution with little to do, in compiled code."""
+    weight, bias = value(op.weight), None if op.bias is None else value(op.bias)
+    if weight.ndim != 4 or max(*op.dilation, op.groups) > 1 or recorded(*operand, weight, bias):
+        return None
+    if torch.is_autocast_enabled("cpu"):
+        return None
+    found = interval(*operand, weight, bias, op.stride, op.padding)
+    return None if found is None else Interval(*found)
+
+
+def middle(between: Interval) -> Tensor:
     """The centre; `upper - middle` is the radius, up to rounding."""
-    return torch.lerp(interval.lower, interval.upper, 0.5)
+    return torch.lerp(between.lower, between.upper, 0.5)
 
 
 @IBP.rule(Spec)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -84,9 +85,15 @@ class Affine:
     operands: tuple[TensorType, ...]
     rank: int
 
+    @cached_property
+    def offset(self) -> Tensor | None:
+        """The constant of the operator, in a shape that broadcasts to its result; looked up once, like its derived
+        parameters."""
+        return self.op.offset(self.rank)
+
     def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
-        offset = self.op.offset(self.rank)
-        constant = coefficients.new_zeros(coefficients.shape[0]) if offset is None else _against(coefficients, offset)
+        offset, count = self.offset, coefficients.shape[0]
+        constant = coefficients.new_zeros(count) if offset is None else _against(coefficients, offset)
         return self.op.adjoint(coefficients, self.operands), constant
 
 

@@ -23,10 +23,11 @@ from irverify.ir.params import value
 from irverify.ir.recording import recorded
 from irverify.kernels.bounds import meet
 from irverify.passes.adjoints import before_convolution, before_gather, before_reshape, constants, negated, row_size
+from irverify.passes.bent import Lines
 from irverify.passes.forms import Columns, Dense, Form, Patches, Units, alone, minimum, plus, spread
 from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
-from irverify.passes.relaxations import Affine, SpecRows
+from irverify.passes.relaxations import Affine, Relaxed, SpecRows
 from irverify.passes.view import View
 from irverify.rounding import round_down
 
@@ -258,39 +259,42 @@ class Sweep:
             self._cut_short(node)
             return
         relaxed = context.relaxed.get(node.name)  # nothing for an input
-        given = isinstance(relaxed, SpecRows) and isinstance(self.pending[node.name], Units)
-        if not (given or isinstance(relaxed, Affine)):
+        rows_of_matrix = isinstance(relaxed, SpecRows) and isinstance(self.pending[node.name], Units)
+        if not (rows_of_matrix or isinstance(relaxed, Affine)):
             self._sign()
         form = self.pending.pop(node.name)
         if relaxed is None:
             self.constant = self.constant + self._over_inputs(node.name, form)
             return
         lines = self.view.lines(node.name, form)
-        parts: tuple[Form, ...] | None = None
-        constant: Tensor | None = None
         own = lines is not None or isinstance(node.op, Conv | Linear)  # rows that nobody else holds
-        narrow = self.view.narrow(node.name, self._count)
-        if narrow is not None:
-            columns, constant = narrow.before(form)
-            parts = (columns,)
-        elif isinstance(relaxed, Affine):
-            parts = self._affine(node, relaxed, form)
-            offset = relaxed.op.offset(relaxed.rank)
-            constant = None if parts is None or offset is None else constants(form, offset, node.type.shape)
-        elif lines is not None:
-            bent, constant = lines.bend(spread(form))
-            parts = (bent,)
-        elif isinstance(relaxed, SpecRows) and isinstance(form, Units):
-            rows, constant = relaxed.rows(form.elements, self.view.example or 0 if form.owner is None else form.owner)
-            parts = (Dense(rows, form.owner),)
-        if parts is None:
-            owner = form.owner
-            dense, constant = relaxed.through(form.dense(), lambda tensor: self.view.gathered(tensor, owner))
-            parts = tuple(Dense(part, owner) for part in dense)
+        parts, constant = self._through(node, relaxed, lines, form)
         if constant is not None:
             self.constant = self.constant + constant
         for operand, part in zip(node.inputs, parts, strict=False):  # some operands are passed nothing
             self._add(operand, part, own=own)
+
+    def _through(
+        self, node: Node, relaxed: Relaxed, lines: Lines | None, form: Form
+    ) -> tuple[tuple[Form, ...], Tensor | None]:
+        """Rows over a node as rows over its operands, and their constants; None is zero."""
+        narrow = self.view.narrow(node.name, self._count)
+        if narrow is not None:
+            columns, constant = narrow.before(form)
+            return (columns,), constant
+        if isinstance(relaxed, Affine):
+            parts, offset = self._affine(node, relaxed, form), relaxed.offset
+            if parts is not None:
+                return parts, None if offset is None else constants(form, offset, node.type.shape)
+        elif lines is not None:
+            bent, constant = lines.bend(spread(form))
+            return (bent,), constant
+        elif isinstance(relaxed, SpecRows) and isinstance(form, Units):
+            owner = self.view.example or 0 if form.owner is None else form.owner
+            rows, constant = relaxed.rows(form.elements, owner)
+            return (Dense(rows, form.owner),), constant
+        dense, constant = relaxed.through(form.dense(), lambda tensor: self.view.gathered(tensor, form.owner))
+        return tuple(Dense(part, form.owner) for part in dense), constant
 
     def _add(self, operand: str, part: Form, *, own: bool = False) -> None:
         if isinstance(part, Dense):

@@ -22,6 +22,7 @@ from irverify.passes.narrow import Narrow, supporting, winning
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Relaxation
 
+POOLS = (MaxPool, AveragePool)
 LARGE = 2**19
 """From so many coefficients over the operand of a pooling on rows have some of them only."""
 
@@ -104,7 +105,7 @@ class View:
         """How rows pass a pooling to some elements of its operand; None where so few of them, over all elements, take
         less time, or it is no such node."""
         node = self.context.graph[name]
-        if not isinstance(node.op, MaxPool | AveragePool) or watched():
+        if not isinstance(node.op, POOLS) or watched():
             return None
         if name not in self._narrow:
             if rows * self.context.graph[node.inputs[0]].type.size < LARGE:

@@ -8,6 +8,7 @@
 #include "curves.h"
 #include "fold.h"
 #include "halves.h"
+#include "intervals.h"
 #include "lines.h"
 #include "meet.h"
 #include "narrow.h"

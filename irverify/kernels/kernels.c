@@ -43,10 +43,11 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 13
+#define VERSION 14
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
+enum { SIDE_BY_SIDE = 16 }; /* channels of a convolution */
 enum { LARGEST, SMALLEST, TOTAL };
 
 /* Where the coefficients of rows lie in a value of planes `[owner, outer, plane[0], plane[1], unit]`: at windows
@@ -336,6 +337,20 @@ METHOD(meet) {
     return PyBool_FromLong(known);
 }
 
+METHOD(interval) {
+    int done;
+    BEGIN(2 + 2 + 13 + 6)
+    const int64_t *w = v + 4;
+    const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
+    (void)threads; /* there is little to do */
+    done = v[0] == 4 ? interval_single(v[2], v[3], &t, w + 11, AT(w[13]), AT(w[14]), AT(w[15]), AT(w[16]), AT(w[17]),
+                                       AT(w[18]))
+                     : interval_double(v[2], v[3], &t, w + 11, AT(w[13]), AT(w[14]), AT(w[15]), AT(w[16]), AT(w[17]),
+                                       AT(w[18]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(done);
+}
+
 METHOD(tighten) {
     BEGIN(2 + 1 + 6)
     const int64_t *w = v + 3;
@@ -427,7 +442,7 @@ static PyMethodDef methods[] = {
     ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold),
     ENTRY(adjoint), ENTRY(used), ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
-    ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows),
+    ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows), ENTRY(interval),
     ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates), ENTRY(select_places),
     ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),
     {NULL, NULL, 0, NULL},

@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from irverify.ir.graph import Node
 from irverify.ir.ops import Conv
 from irverify.ir.types import TensorType
 from irverify.kernels import available, bounds, native
+from irverify.kernels.intervals import interval
 from irverify.kernels.units import unit_rows
 from irverify.passes.adjoints import before_convolution
 from irverify.passes.bent import Lines
 from irverify.passes.forms import Dense, Units
+from irverify.passes.ibp import IBP
 from irverify.passes.lines import Relaxation
 from irverify.passes.propagate import Interval, tightened
 
@@ -169,3 +172,59 @@ def test_units_of_convolutions(
     found = before_convolution(op, operand, form)
     assert isinstance(found, Dense)
     same(found.coefficients, op.adjoint(form.dense(), (operand,))[0])
+
+
+def test_intervals_by_hand() -> None:
+    """x in [0, 2] and y in [1, 1] through kernel (1, -2) padded by one after, and bias 1."""
+    lower, upper = torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[2.0, 1.0]]]])
+    weight, bias = torch.tensor([[[[1.0, -2.0]]], [[[0.0, 1.0]]]]), torch.tensor([1.0, 0.0])
+    found = interval(lower, upper, weight, bias, (1, 1), ((0, 0), (0, 1)))
+    assert found is not None
+    assert [side.tolist() for side in found] == [[[[[-1, 2]], [[1, 0]]]], [[[[1, 2]], [[1, 0]]]]]
+
+
+@settings(max_examples=40)
+@given(
+    DTYPES, SEEDS, st.integers(1, 35), st.integers(1, 3), st.tuples(*[st.integers(1, 3)] * 2),
+    st.tuples(*[st.integers(0, 2)] * 4), st.tuples(*[st.integers(1, 3)] * 2), st.integers(0, 3), st.booleans(),
+)  # fmt: skip
+def test_intervals_of_convolutions(
+    dtype: torch.dtype, seed: int, out: int, channels: int, stride: tuple[int, ...], around: tuple[int, ...],
+    taps: tuple[int, ...], batch: int, biased: bool,
+) -> None:  # fmt: skip
+    """Whole numbers, whose sums are exact."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randint(-3, 4, (out, channels, *taps), generator=generator).to(dtype)
+    bias = torch.randint(-3, 4, (out,), generator=generator).to(dtype) if biased else None
+    lower = torch.randint(-3, 4, (batch, channels, 5, 4), generator=generator).to(dtype)
+    upper = lower + torch.randint(0, 4, lower.shape, generator=generator)
+    op = Conv(weight, bias, stride, (around[:2], around[2:]))
+    node = Node("y", op, ("x",), op.infer(TensorType((channels, 5, 4), dtype)))
+    found = interval(lower, upper, weight, bias, op.stride, op.padding)
+    assert found is not None
+    rule = IBP.find(Conv)
+    assert rule is not None
+    same(found, tuple(rule(node, Interval(lower, upper))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "native", None)
+        same(found, tuple(rule(node, Interval(lower, upper))))
+
+
+def test_what_is_infinite_or_no_number_has_no_interval() -> None:
+    for odd in (math.nan, math.inf, -math.inf):
+        lower = torch.zeros(1, 1, 3, 3)
+        lower[0, 0, 1, 1] = odd
+        found = interval(lower, lower.clone(), torch.ones(1, 1, 1, 1), None, (1, 1), ((0, 0), (0, 0)))
+        assert found is not None
+        assert all(bool(side[0, 0, 1, 1].isnan()) and float(side.nansum()) == 0 for side in found)
+
+
+def test_intervals_left_to_pytorch() -> None:
+    lower, weight = torch.zeros(1, 2, 9, 9), torch.ones(2, 2, 3, 3)
+    assert interval(lower, lower, weight, None, (1, 1), ((0, 0), (0, 0))) is not None
+    assert interval(lower, lower, weight, None, (1, 1), ((-1, 0), (0, 0))) is None
+    assert interval(lower, lower, weight[:, :1], None, (1, 1), ((0, 0), (0, 0))) is None
+    assert interval(lower, lower, torch.ones(2, 2, 10, 1), None, (1, 1), ((0, 0), (0, 0))) is None
+    assert interval(lower.mT, lower.mT, weight[..., :2], None, (1, 1), ((0, 0), (0, 0))) is None
+    assert interval(lower, lower, weight.double(), None, (1, 1), ((0, 0), (0, 0))) is None
+    assert interval(lower.expand(500, -1, -1, -1).contiguous(), lower, weight, None, (1, 1), ((0, 0), (0, 0))) is None
