@@ -3,7 +3,7 @@
    Every function takes integers only: the size of an element (4 or 8), addresses and extents. What they say is checked
    by the Python files beside this one, which are the only callers. Sums of a row are taken in double precision once
    some of its elements have been added up. Products and sums are rounded one by one, as PyTorch does (no contraction),
-   and what is not a number stays none. */
+   but for the adjoint of convolutions (tiles.h), and what is not a number stays none. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

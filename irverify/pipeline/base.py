@@ -127,6 +127,8 @@ def parse_passes(pipeline: str | Pass | Sequence[Pass]) -> tuple[Pass, ...]:
     """The passes of a pipeline text (or those given), in order."""
     if isinstance(pipeline, str):
         return _created(pipeline)
+    if not isinstance(pipeline, Pass | Sequence):
+        raise UsageError(f"expected a pipeline text or passes, got {pipeline!r}")
     given = (pipeline,) if isinstance(pipeline, Pass) else tuple(pipeline)
     for step in given:
         if not isinstance(step, Pass):

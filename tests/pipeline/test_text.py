@@ -173,6 +173,8 @@ def test_registering_a_name_twice_is_an_error() -> None:
 def test_what_is_no_pass_is_refused() -> None:
     with pytest.raises(UsageError, match="expected a pipeline text or passes"):
         parse_passes([Step("ibp")])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="expected a pipeline text or passes, got 3"):
+        parse_passes(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expected an Analysis or a Rewrite"):
         entry_of(Pass)
 
