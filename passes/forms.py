@@ -104,8 +104,8 @@ class Columns:
         last = len(self.shape) == 3 and prefers_last(self.coefficients[:, None, None])
         flat = self.coefficients.new_zeros(self.coefficients.shape[0], math.prod(self.shape))
         index = self.places(last=last)
-        if self.owner is None:
-            flat = flat.index_copy(1, index, self.coefficients)
+        if self.owner is None:  # an element may stand there again, with zero, which must not take its place
+            flat = flat.index_add(1, index, self.coefficients)
         else:
             flat = flat.scatter_add(1, index[self.owner], self.coefficients)
         if not last:

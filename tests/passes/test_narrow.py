@@ -107,6 +107,14 @@ def test_columns_of_examples() -> None:
     assert form.select(torch.tensor([0, 2])).of(0).dense().tolist() == [[1.0, 0.0, 2.0], [4.0, 0.0, 5.0]]
 
 
+def test_an_element_that_stands_there_again_keeps_its_coefficient() -> None:
+    """The second example alone, whose first element is the one that fills up its columns."""
+    rows, index = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 0.0]]), torch.tensor([[0, 1, 2], [0, 2, 0]])
+    form = Columns(rows, index, (3,), torch.tensor([0, 1])).select(torch.tensor([1]))
+    assert form.dense().tolist() == [[4.0, 0.0, 5.0]]
+    assert form.of(1).dense().tolist() == [[4.0, 0.0, 5.0]]
+
+
 @pytest.mark.usefixtures("always")
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
