@@ -127,9 +127,10 @@ def parse_passes(pipeline: str | Pass | Sequence[Pass]) -> tuple[Pass, ...]:
     """The passes of a pipeline text (or those given), in order."""
     if isinstance(pipeline, str):
         return _created(pipeline)
-    if not isinstance(pipeline, Pass | Sequence):
-        raise UsageError(f"expected a pipeline text or passes, got {pipeline!r}")
-    given = (pipeline,) if isinstance(pipeline, Pass) else tuple(pipeline)
+    try:
+        given = (pipeline,) if isinstance(pipeline, Pass) else tuple(pipeline)
+    except TypeError:
+        raise UsageError(f"expected a pipeline text or passes, got {pipeline!r}") from None
     for step in given:
         if not isinstance(step, Pass):
             raise UsageError(f"expected a pipeline text or passes, got {step!r}")

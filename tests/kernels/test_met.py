@@ -164,7 +164,7 @@ def test_units_of_convolutions(
 ) -> None:  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(out, channels, *taps, generator=generator, dtype=dtype)
-    op = Conv(weight, None, stride, (around[:2], around[2:]))
+    op = Conv(weight, None, stride, ((around[0], around[1]), (around[2], around[3])))
     operand = TensorType((channels, 4, 3), dtype)
     result = op.infer(operand)
     elements = torch.randint(result.size, (rows,), generator=generator)
@@ -198,7 +198,7 @@ def test_intervals_of_convolutions(
     bias = torch.randint(-3, 4, (out,), generator=generator).to(dtype) if biased else None
     lower = torch.randint(-3, 4, (batch, channels, 5, 4), generator=generator).to(dtype)
     upper = lower + torch.randint(0, 4, lower.shape, generator=generator)
-    op = Conv(weight, bias, stride, (around[:2], around[2:]))
+    op = Conv(weight, bias, stride, ((around[0], around[1]), (around[2], around[3])))
     node = Node("y", op, ("x",), op.infer(TensorType((channels, 5, 4), dtype)))
     found = interval(lower, upper, weight, bias, op.stride, op.padding)
     assert found is not None
