@@ -35,8 +35,6 @@ def _stepped(value: Tensor, dtype: torch.dtype, toward: float) -> Tensor:
 def _step(value: Tensor, where: Tensor, toward: float) -> Tensor:
     fixed = value.detach()
     neighbour = torch.nextafter(fixed, fixed.new_full((), toward))
-    if not value.requires_grad:
-        return torch.where(where, neighbour, value)
     # Adding the distance to the neighbouring float is exact; an infinite value (an overflow) is replaced instead.
     moved = torch.where(torch.isfinite(fixed), value + (neighbour - fixed), neighbour)
     return torch.where(where, moved, value)
