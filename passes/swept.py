@@ -118,8 +118,10 @@ class SteeredView(View):
         self.steerings: dict[str, AnySteering] = {}
 
     def again(self) -> SteeredView:
-        """The same for other rows."""
-        return SteeredView(self._start, self._of, self._intervals)
+        """The same for some of the rows."""
+        other = SteeredView(self._start, self._of, self._intervals)
+        other._narrow = self._narrow  # or fewer rows might take another way, with other choices
+        return other
 
     def lines(self, name: str, form: Form | None = None) -> Lines | None:
         plain = super().lines(name, form)

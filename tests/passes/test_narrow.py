@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 import irverify as iv
 from irverify.ir.ops import AveragePool, MaxPool
-from irverify.passes import narrow, view
+from irverify.passes import alpha, narrow, view
 from irverify.passes.bent import Lines
 from irverify.passes.forms import Columns, Dense, Form
 from irverify.passes.maxima import Selected
 from irverify.passes.narrow import Narrow, supporting, winning
+from irverify.passes.swept import Swept
 
 SEEDS = st.integers(0, 2**16)
 POOLS = ("maximum", "mean")
@@ -186,3 +187,31 @@ def test_some_elements_are_reached_only(monkeypatch: pytest.MonkeyPatch) -> None
     x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(1))
     iv.run(graph, "crown", iv.Box(x, x + 0.3))
     assert len(found) == 2  # a maximum and a mean
+
+
+def test_rows_that_go_on_alone_have_the_choices_that_they_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few they are: choices for some elements only stay choices for these."""
+    found = []
+    before = Swept.select
+
+    def noted(self: Swept, kept: Tensor) -> Swept:
+        other = before(self, kept)
+        found.append((self, other))
+        return other
+
+    monkeypatch.setattr(Swept, "select", noted)
+    monkeypatch.setattr(alpha, "NARROW", 0)  # windows, for a network of any size
+    monkeypatch.setattr(narrow, "SHARE", 1.0)
+    generator = torch.Generator().manual_seed(0)
+    layers = nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 2), nn.ReLU()
+    module = nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 2)).requires_grad_(False)
+    for parameter in module.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+    monkeypatch.setattr(view, "LARGE", 8 * 3 * 8 * 8)
+    x = torch.rand(2, 1, 10, 10, generator=generator)
+    iv.run(iv.compile(module, x[:1]), "alpha{steps=1, intermediate=9}", iv.Box(x, x + 0.2))
+    assert any(first.rows >= 8 > second.rows for first, second in found)
+    for first, second in found:
+        assert second.least.shape == first.least.shape
+        assert torch.equal(second.start, first.start)
+        assert second._sizes == first._sizes
