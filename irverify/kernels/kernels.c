@@ -440,7 +440,8 @@ METHOD(half_parallel_back) {
 
 static PyMethodDef methods[] = {
     ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold),
-    ENTRY(adjoint), ENTRY(used), ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
+    ENTRY(adjoint), ENTRY(used), ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines),
+    ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
     ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows), ENTRY(interval),
     ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates), ENTRY(select_places),
