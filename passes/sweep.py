@@ -107,7 +107,7 @@ class Sweep:
         if node.name in context.shortcuts:
             size, plane = row_size(None, [node.type.shape], form)
         elif (narrow := self.view.narrow(node.name, self._count)) is not None:
-            size, plane = narrow.index.shape[-1], False
+            size, plane = max(node.type.size, narrow.index.shape[-1]), False
         else:
             shapes = [context.graph[name].type.shape for name in node.inputs] or [node.type.shape]
             size, plane = row_size(node.op, shapes, form)

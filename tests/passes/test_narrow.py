@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import irverify as iv
 from irverify.ir.ops import AveragePool, MaxPool
-from irverify.passes import alpha, narrow, view
+from irverify.passes import alpha, crown, narrow, view
 from irverify.passes.bent import Lines
 from irverify.passes.forms import Columns, Dense, Form
 from irverify.passes.maxima import Selected
@@ -215,3 +215,29 @@ def test_rows_that_go_on_alone_have_the_choices_that_they_had(monkeypatch: pytes
         assert second.least.shape == first.least.shape
         assert torch.equal(second.start, first.start)
         assert second._sizes == first._sizes
+
+
+@pytest.mark.usefixtures("always")
+def test_rows_over_windows_keep_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where they reach fewer elements than there are windows."""
+    found = []
+    before = narrow.Narrow.before
+
+    def noted(self: Narrow, form: Form) -> tuple[Columns, Tensor | None]:
+        columns, constant = before(self, form)
+        found.append((columns.coefficients.shape[0], columns.coefficients.shape[1]))
+        return columns, constant
+
+    monkeypatch.setattr(narrow.Narrow, "before", noted)
+    monkeypatch.setattr(crown, "CHUNK", 8 * 1152 * 4)  # eight rows over the windows
+    generator = torch.Generator().manual_seed(0)
+    layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(8, 4, 2), nn.ReLU()
+    module = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 11 * 11, 2)).requires_grad_(False)
+    for parameter in module.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+    module.get_parameter("0.bias")[1:] = -99.0  # only one channel is ever passed on
+    x = torch.rand(1, 1, 26, 26, generator=generator)
+    iv.run(iv.compile(module, x), "crown", iv.Box(x - 1, x + 1))
+    assert found
+    assert all(columns < 1152 for _, columns in found)
+    assert max(rows for rows, _ in found) <= 8
