@@ -201,8 +201,8 @@ class _Walk:
         if batch * count == 0:
             return interval
         bounds = Interval(*(side.clone() for side in interval))
-        owner = torch.arange(batch, device=bounds.lower.device).repeat_interleave(count)
-        elements = torch.arange(count, device=owner.device).repeat(batch)
+        pairs = torch.arange(batch * count, device=bounds.lower.device)
+        owner, elements = torch.div(pairs, count, rounding_mode="floor"), pairs % count
         self._run(node, bounds, owner, elements, torch.ones_like(bounds.lower).flatten(), None, results)
         if self.polish and not bounds.lower.requires_grad:
             return tightened(

@@ -44,7 +44,7 @@ from irverify.ir.ops import (
     Sub,
     Trunc,
 )
-from irverify.ir.params import value
+from irverify.ir.params import once, value
 from irverify.passes.powers import absolute, cosine, power, sine
 from irverify.passes.products import div, matmul, mul, softmax
 from irverify.passes.propagate import Interval, IntervalRule, interval_facts
@@ -158,7 +158,8 @@ def spec_rows(node: Node, rows: Interval, offset: Interval) -> tuple[Tensor, Ten
         hint = "rows are runtime operands or constants"
         raise UnsupportedError("the rows of a specification depend on the input", where=str(node), hint=hint)
     assert isinstance(node.op, Spec)
-    return node.op.affine(rows.lower, offset.lower)
+    op, given = node.op, (rows.lower, offset.lower)
+    return once((op, *given), lambda: op.affine(*given))  # its interval asks, and rows that pass it
 
 
 def product(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,7 +33,8 @@ class Derived:
     def value(self) -> Tensor:
         read, mode = _READ.get(), torch.is_grad_enabled()
         if read is not None and (self, mode) in read:
-            return read[self, mode]
+            kept: Tensor = read[self, mode]
+            return kept
         tensors = [value(source) for source in self.sources]
         if mode and any(tensor.requires_grad for tensor in tensors):
             return self._computed(tensors)
@@ -57,7 +58,8 @@ class Derived:
 
 
 Param: TypeAlias = Tensor | Derived
-_READ: ContextVar[dict[tuple[Derived, bool], Tensor] | None] = ContextVar("read", default=None)
+Computed = TypeVar("Computed")
+_READ: ContextVar[dict[tuple[object, bool], Any] | None] = ContextVar("read", default=None)
 """What has been read within `reading_once`, with and without gradients enabled."""
 
 
@@ -72,6 +74,18 @@ def reading_once() -> Iterator[None]:
         yield
     finally:
         _READ.reset(token)
+
+
+def once(key: tuple[object, ...], function: Callable[[], Computed]) -> Computed:
+    """What a function of such things gives: within `reading_once` it is computed the first time only."""
+    read = _READ.get()
+    if read is None:
+        return function()
+    whole = (key, torch.is_grad_enabled())
+    if whole not in read:
+        read[whole] = function()
+    found: Computed = read[whole]
+    return found
 
 
 def value(parameter: Param) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from irverify.ir.ops.memory import in_order
 from irverify.kernels.native import addresses, alike, head, indices, native
 
 CHOICES = ("adaptive", "zero", "same")
@@ -99,6 +98,15 @@ def tightened(lower: Tensor, upper: Tensor, low: Tensor, high: Tensor) -> tuple[
     return below, above
 
 
+def ordered(lower: Tensor, upper: Tensor) -> bool | None:
+    """Whether lower <= upper everywhere, and none is infinite on the wrong side; what is not a number fails."""
+    found = alike(lower, upper)
+    if found is None or native is None:
+        return None
+    good: bool = native.ordered(*head(lower), lower.numel(), *found)
+    return good
+
+
 def middle(lower: Tensor, upper: Tensor, *, last: bool) -> tuple[Tensor, Tensor] | None:
     """Centre and radius of bounds; with `last` of planes `[..., channels, height, width]`, which then have the channels
     last in memory."""
@@ -134,9 +142,8 @@ def _turns(last: bool, *tensors: Tensor) -> tuple[int, int, int] | None:
     if any(part.shape != first.shape for part in tensors[1:]):
         return None
     if not all(part.is_contiguous() for part in tensors):
-        stride = first.stride()
-        alike = last and in_order(first, 3, last=True) and all(part.stride() == stride for part in tensors)
-        return (1, 1, first.numel()) if alike else None
+        stride, turned = first.stride(), last and first.ndim >= 3 and first.movedim(-3, -1).is_contiguous()
+        return (1, 1, first.numel()) if turned and all(part.stride() == stride for part in tensors) else None
     if not last or first.shape[-3] == 1:
         return 1, 1, first.numel()
     channels, height, width = first.shape[-3:]
@@ -148,8 +155,8 @@ def _turned(count: int, like: Tensor, turns: tuple[int, int, int]) -> tuple[Tens
     if turns[1] == 1:
         return tuple(torch.empty_like(like) for _ in range(count))
     *before, channels, height, width = like.shape
-    found = like.new_empty(count, *before, height, width, channels)
-    return found.movedim(-1, -3).unbind()
+    found, axes = like.new_empty(count, *before, height, width, channels), range(len(before) + 1)
+    return found.permute(*axes, -1, -3, -2).unbind()
 
 
 def _fit(lower: Tensor, others: tuple[Tensor | None, ...], offset: Tensor | None) -> bool:

@@ -43,7 +43,7 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 14
+#define VERSION 15
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -351,6 +351,14 @@ METHOD(interval) {
     return PyBool_FromLong(done);
 }
 
+METHOD(ordered) {
+    int good;
+    BEGIN(2 + 1 + 2)
+    good = CALL(ordered, v[2], AT(v[3]), AT(v[4]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(good);
+}
+
 METHOD(tighten) {
     BEGIN(2 + 1 + 6)
     const int64_t *w = v + 3;
@@ -443,7 +451,7 @@ static PyMethodDef methods[] = {
     ENTRY(adjoint), ENTRY(used), ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines),
     ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
-    ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows), ENTRY(interval),
+    ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows), ENTRY(interval), ENTRY(ordered),
     ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates), ENTRY(select_places),
     ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),
     {NULL, NULL, 0, NULL},

@@ -46,6 +46,23 @@ static void NAME(tighten)(int threads, int64_t n, const REAL *lower, const REAL 
         NAME(tighten_block)(least(MANY, n - i), lower + i, upper + i, low + i, high + i, below + i, above + i);
 }
 
+/* Whether lower <= upper everywhere, and none is infinite on the wrong side; what is not a number fails. */
+CLONED static int NAME(ordered_block)(int64_t n, const REAL *lower, const REAL *upper) {
+    int good = 1;
+    DO_PRAGMA(omp simd reduction(& : good))
+    for (int64_t i = 0; i < n; i++)
+        good &= (lower[i] <= upper[i]) & (lower[i] < (REAL)INFINITY) & (upper[i] > (REAL)-INFINITY);
+    return good;
+}
+
+static int NAME(ordered)(int threads, int64_t n, const REAL *lower, const REAL *upper) {
+    int good = 1;
+    (void)threads;
+    DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(& : good))
+    for (int64_t i = 0; i < n; i += MANY) good &= NAME(ordered_block)(least(MANY, n - i), lower + i, upper + i);
+    return good;
+}
+
 INLINE void NAME(middle_run)(int64_t channels, int64_t places, int64_t n, const REAL *lower, const REAL *upper,
                              REAL *center, REAL *radius) {
     for (int64_t c = 0; c < channels; c++, lower += places, upper += places, center++, radius++) {

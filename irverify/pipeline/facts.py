@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from irverify.errors import UsageError
+from irverify.kernels.bounds import ordered
 
 GIVEN = "given"
 """The source of bounds that a user has injected."""
@@ -48,6 +49,9 @@ class Bounds:
         lower, upper = self.lower, self.upper
         if lower.requires_grad or upper.requires_grad:
             lower, upper = lower.detach(), upper.detach()
+        at_once = ordered(lower, upper)
+        if at_once is not None:
+            return at_once
         # The minimum is several times faster than a comparison. Equal infinities fail it.
         if lower.is_floating_point() and lower.numel() and float((upper - lower).min()) >= 0:
             return True

@@ -22,6 +22,7 @@ from irverify.passes.forms import Dense, Units
 from irverify.passes.ibp import IBP
 from irverify.passes.lines import Relaxation
 from irverify.passes.propagate import Interval, tightened
+from irverify.pipeline.facts import Bounds
 
 pytestmark = [
     pytest.mark.skipif(not available(), reason="kernels are not compiled here"),
@@ -228,3 +229,26 @@ def test_intervals_left_to_pytorch() -> None:
     assert interval(lower.mT, lower.mT, weight[..., :2], None, (1, 1), ((0, 0), (0, 0))) is None
     assert interval(lower, lower, weight.double(), None, (1, 1), ((0, 0), (0, 0))) is None
     assert interval(lower.expand(500, -1, -1, -1).contiguous(), lower, weight, None, (1, 1), ((0, 0), (0, 0))) is None
+
+
+def test_order_by_hand() -> None:
+    """Equal ends and infinite ones on their own sides are in order."""
+    inf = math.inf
+    for low, high, good in ((0, 0, True), (1, 0, False), (-inf, inf, True), (inf, inf, False), (-inf, -inf, False)):
+        assert bounds.ordered(torch.tensor([0.0, low]), torch.tensor([0.0, high])) is good
+    assert bounds.ordered(torch.tensor([math.nan]), torch.tensor([1.0])) is False
+    assert bounds.ordered(torch.tensor([1.0]), torch.tensor([math.nan])) is False
+    assert bounds.ordered(torch.zeros(0), torch.zeros(0)) is True
+    assert bounds.ordered(torch.zeros(2, 3), torch.zeros(3, 2).mT) is None
+
+
+@settings(max_examples=40)
+@given(DTYPES, SEEDS, SHAPES, st.booleans())
+def test_order(dtype: torch.dtype, seed: int, shape: tuple[int, ...], odd: bool) -> None:
+    lower, width = (drawn(*shape, seed=seed + k, dtype=dtype, odd=odd and k == 0) for k in range(2))
+    for upper in (lower + width.abs(), lower + width + 3):
+        found = bounds.ordered(lower, upper)
+        assert found is not None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "native", None)
+            assert found == Bounds(lower, upper, "test").ordered
