@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from irverify.kernels.native import addresses, head, indices, native
+from irverify.kernels.native import addresses, head, indices, native, within
 
 CHIP = 0 if native is None else native.FUSES
 """How long the vectors are with which products are fused with sums, from 1; 0 where the processor has none."""
@@ -74,15 +74,10 @@ def adjoint_of_elements(
         return None
     place, owner = indices(place), indices(owner)
     size = math.prod(windows) * weight.shape[0]
-    if not place.numel() or not _within(place, size) or (owner is not None and not _within(owner, len(place))):
+    if not place.numel() or not within(place, size) or (owner is not None and not within(owner, len(place))):
         return None
     shape, looked = (*windows, weight.shape[0]), Looked(place=place, owner=owner)
     return _adjoint(rows, shape, weight, (*stride, *first, *extents), looked)
-
-
-def _within(index: Tensor, size: int) -> bool:
-    least, most = index.aminmax()
-    return bool(least >= 0) and bool(most < size)
 
 
 def _adjoint(

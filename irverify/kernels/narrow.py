@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from irverify.kernels.native import addresses, alike, head, indices, native
+from irverify.kernels.native import addresses, alike, head, indices, native, within
 
 
 def used(source: Tensor, none: int, first: Tensor | None, *others: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -37,16 +36,11 @@ def fetch(rows: Tensor, source: Tensor, owner: Tensor | None) -> Tensor | None:
     if found is None or native is None or not rows.is_contiguous() or type(source) is not Tensor or not source.is_cpu:
         return None
     source, owner = indices(source), indices(owner)
-    if not source.numel() or not _within(source, rows.shape[1] + 1) or (each and len(source) != len(rows)):
+    if not source.numel() or not within(source, rows.shape[1] + 1) or (each and len(source) != len(rows)):
         return None
-    if owner is not None and (owner.shape != rows.shape[:1] or not _within(owner, len(source))):
+    if owner is not None and (owner.shape != rows.shape[:1] or not within(owner, len(source))):
         return None
     result = rows.new_empty(rows.shape[0], source.shape[1])
     numbers = *rows.shape, source.shape[1], each, source.data_ptr(), 0 if owner is None else owner.data_ptr()
     native.fetch(*head(result), *numbers, *found, result.data_ptr())
     return result
-
-
-def _within(index: Tensor, size: int) -> bool:
-    least, most = torch.aminmax(index)
-    return bool(least >= 0) and bool(most < size)

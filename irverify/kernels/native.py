@@ -94,3 +94,9 @@ def indices(index: Tensor | None) -> Tensor | None:
     if index is None or (index.dtype == torch.int64 and index.is_contiguous()):
         return index
     return index.to(torch.int64).contiguous()
+
+
+def within(index: Tensor, size: int) -> bool:
+    """Whether all of some indices, of which there are any, are of that many elements."""
+    least, most = index.aminmax()
+    return bool(least >= 0) and bool(most < size)
