@@ -28,6 +28,7 @@ from irverify.passes.forms import Columns, Dense, Form, Patches, Units, alone, m
 from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Affine, Relaxed, SpecRows
+from irverify.passes.straight import straight
 from irverify.passes.view import View
 from irverify.rounding import round_down
 
@@ -90,6 +91,8 @@ class Sweep:
                 self._screened = node.name
                 if self._passed > 1 and not self._screen(need):
                     return
+            if need is None and len(self.pending) == 1 and self._straight(node.name):
+                break
             if (parts := self._parts(node)) is not None:
                 for part in parts:
                     part.run(need, stations)
@@ -97,6 +100,19 @@ class Sweep:
             self._step(node)
         self._sign()
         self._meet(self.elements, self.owner, self.sides, self.constant)
+
+    def _straight(self, name: str) -> bool:
+        """Takes the rows over a value to the inputs in one go; whether that could be done."""
+        form = self.pending[name]
+        if self.sides is not None and isinstance(form, Dense):
+            self._sign()
+        elif self.sides is not None and not self.signed:
+            return False
+        found = straight(self.view, name, self.pending[name], self.constant, twice=not self.signed)
+        if found is None:
+            return False
+        self.constant, self.signed = found, True
+        return True
 
     def _parts(self, node: Node) -> Iterator[Sweep] | None:
         """Sweeps that take the rows over a node further instead of this one; None where it can by itself."""

@@ -9,6 +9,7 @@
 #include "fold.h"
 #include "halves.h"
 #include "intervals.h"
+#include "layers.h"
 #include "lines.h"
 #include "meet.h"
 #include "narrow.h"

@@ -3,7 +3,7 @@
    Every function takes integers only: the size of an element (4 or 8), addresses and extents. What they say is checked
    by the Python files beside this one, which are the only callers. Sums of a row are taken in double precision once
    some of its elements have been added up. Products and sums are rounded one by one, as PyTorch does (no contraction),
-   but for the adjoint of convolutions (tiles.h), and what is not a number stays none. */
+   but for adjoints of convolutions (tiles.h) and products (products.h), and what is not a number stays none. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -43,7 +43,7 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 15
+#define VERSION 16
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -106,6 +106,7 @@ typedef struct { int64_t rows, examples, channels, windows, size, last, alike, o
 
 #include "curve.h"
 #include "tiles.h"
+#include "products.h"
 
 #define REAL float
 #define NAME(name) name##_single
@@ -213,6 +214,15 @@ METHOD(adjoint) {
     const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
     Adjoint p = {t, v[2], w[11], w[12], w[13], w[14], AT(w[15]), AT(w[16]), AT(w[17]), {{NULL}}};
     done = CALL(adjoint, &p, (int)w[18] - 1, AT(w[19]), AT(w[20]), AT(w[21]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(done);
+}
+
+METHOD(layers) {
+    int done;
+    BEGIN(2 + 7 + 5)
+    const Layers p = {v[2], v[3], AT(v[4]), AT(v[5]), AT(v[6]), v[7], AT(v[8])};
+    done = CALL(layers, &p, (int)v[9] - 1, AT(v[10]), AT(v[11]), AT(v[12]), AT(v[13]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);
 }
@@ -448,7 +458,7 @@ METHOD(half_parallel_back) {
 
 static PyMethodDef methods[] = {
     ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold),
-    ENTRY(adjoint), ENTRY(used), ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines),
+    ENTRY(adjoint), ENTRY(layers), ENTRY(used), ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines),
     ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
     ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows), ENTRY(interval), ENTRY(ordered),
