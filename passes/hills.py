@@ -20,6 +20,7 @@ from irverify.passes.maxima import Selected
 from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
 from irverify.passes.shares import Shares
+from irverify.passes.tangential import Tangential
 from irverify.passes.turns import Bends, Pooled, Turn
 from irverify.regions.base import rowwise
 from irverify.rounding import round_down
@@ -88,7 +89,7 @@ class Start:
             assert isinstance(relaxed, Selected)
             return Pooled(relaxed, free, gather)
         assert isinstance(relaxed, Relaxation)
-        return Bends(relaxed, free, gather)
+        return Tangential.of(free, gather) or Bends(relaxed, free, gather)
 
 
 class Flat(Hill):

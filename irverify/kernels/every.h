@@ -14,4 +14,5 @@
 #include "meet.h"
 #include "narrow.h"
 #include "pooling.h"
+#include "tangents.h"
 #include "units.h"

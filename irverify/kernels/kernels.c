@@ -43,7 +43,7 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 16
+#define VERSION 17
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -225,6 +225,28 @@ METHOD(layers) {
     done = CALL(layers, &p, (int)v[9] - 1, AT(v[10]), AT(v[11]), AT(v[12]), AT(v[13]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);
+}
+
+METHOD(touch) {
+    BEGIN(2 + 3 + 3)
+    CALL(touch, v[2], v[3], v[4], AT(v[5]), AT(v[6]), AT(v[7]));
+    END
+}
+
+METHOD(tangents) {
+    BEGIN(2 + 3 + 9)
+    const int64_t *w = v + 5;
+    CALL(tangents, v[2], v[3], AT(v[4]), AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]), AT(w[6]), AT(w[7]),
+         AT(w[8]));
+    END
+}
+
+METHOD(tangents_back) {
+    BEGIN(2 + 3 + 9)
+    const int64_t *w = v + 5;
+    CALL(tangents_back, v[2], v[3], AT(v[4]), AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]), AT(w[6]),
+         AT(w[7]), AT(w[8]));
+    END
 }
 
 METHOD(used) {
@@ -458,7 +480,7 @@ METHOD(half_parallel_back) {
 
 static PyMethodDef methods[] = {
     ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold),
-    ENTRY(adjoint), ENTRY(layers), ENTRY(used), ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines),
+    ENTRY(adjoint), ENTRY(layers), ENTRY(touch), ENTRY(tangents), ENTRY(tangents_back), ENTRY(used), ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines),
     ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
     ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows), ENTRY(interval), ENTRY(ordered),
