@@ -32,7 +32,7 @@ def interval(
     windows = [(n - k) // step + 1 for n, k, step in zip(around, taps, stride, strict=True)]
     if batch * math.prod(windows) * (weight.numel() + EACH * out) > LITTLE:
         return None
-    if weight.shape[1] != channels or min(windows) < 1:
+    if weight.shape[1] != channels or min(windows) < 1 or not (bias is None or bias.shape == (out,)):
         return None
     found = addresses(lower, upper, weight, bias)
     parts = (lower, upper, weight) if bias is None else (lower, upper, weight, bias)

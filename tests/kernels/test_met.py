@@ -228,6 +228,8 @@ def test_intervals_left_to_pytorch() -> None:
     assert interval(lower, lower, torch.ones(2, 2, 10, 1), None, (1, 1), ((0, 0), (0, 0))) is None
     assert interval(lower.mT, lower.mT, weight[..., :2], None, (1, 1), ((0, 0), (0, 0))) is None
     assert interval(lower, lower, weight.double(), None, (1, 1), ((0, 0), (0, 0))) is None
+    for bias in (torch.ones(1), torch.ones(2, 1), torch.ones(3)):
+        assert interval(lower, lower, weight, bias, (1, 1), ((0, 0), (0, 0))) is None
     assert interval(lower.expand(500, -1, -1, -1).contiguous(), lower, weight, None, (1, 1), ((0, 0), (0, 0))) is None
 
 
