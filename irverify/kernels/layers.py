@@ -59,7 +59,7 @@ def lower_bounds(start: Start, layers: Sequence[Layer], center: Tensor, radius: 
     for at, layer in enumerate(layers):
         weight, bias, *lines = parts[at * width : (at + 1) * width]
         numbers.append([*layer.weight.shape, *lines, bias or zeros.data_ptr(), weight])
-    table = torch.tensor(numbers, dtype=torch.int64)
+    table = torch.tensor(numbers, dtype=torch.int64, device="cpu")  # others may be the default
     pairs = constant.shape[0]
     least = constant.new_empty(2 * pairs if twice else pairs)
     threads = torch.get_num_threads() if len(least) >= SHARED else 1

@@ -146,3 +146,12 @@ def test_refused() -> None:
     assert lower_bounds(many, [wide], *box) is not None
     wide, box = Layer(torch.ones(300, 4000), None), (torch.zeros(4000), torch.ones(4000))
     assert lower_bounds(many, [wide], *box) is None
+
+
+def test_with_another_device_as_the_default() -> None:
+    layer, box = Layer(torch.eye(3), torch.ones(3)), (torch.zeros(3), torch.ones(3))
+    start = Start(torch.eye(3), torch.zeros(3))
+    with torch.device("meta"):
+        found = lower_bounds(start, [layer], *box)
+    assert found is not None
+    assert found.tolist() == [0, 0, 0]
