@@ -122,6 +122,8 @@ class Sweep:
             return None  # windows may take more than whole planes
         if node.name in context.shortcuts:
             size, plane = row_size(None, [node.type.shape], form)
+        elif (pooled := self.view.pooled(node.name, self._count)) is not None:
+            size, plane = max(node.type.size, context.graph[pooled.to].type.size), False
         elif (narrow := self.view.narrow(node.name, self._count)) is not None:
             size, plane = max(node.type.size, narrow.index.shape[-1]), False
         else:
@@ -276,11 +278,16 @@ class Sweep:
             return
         relaxed = context.relaxed.get(node.name)  # nothing for an input
         rows_of_matrix = isinstance(relaxed, SpecRows) and isinstance(self.pending[node.name], Units)
-        if not (rows_of_matrix or isinstance(relaxed, Affine)):
+        pooled = self.view.pooled(node.name, self._count)
+        if pooled is not None or not (rows_of_matrix or isinstance(relaxed, Affine)):
             self._sign()
         form = self.pending.pop(node.name)
         if relaxed is None:
             self.constant = self.constant + self._over_inputs(node.name, form)
+            return
+        if pooled is not None and (found := pooled.before(form)) is not None:
+            self.constant = self.constant + found[1]
+            self._add(pooled.to, found[0], own=True)
             return
         lines = self.view.lines(node.name, form)
         own = lines is not None or isinstance(node.op, Conv | Linear)  # rows that nobody else holds
@@ -313,7 +320,7 @@ class Sweep:
         return tuple(Dense(part, form.owner) for part in dense), constant
 
     def _add(self, operand: str, part: Form, *, own: bool = False) -> None:
-        if isinstance(part, Dense):
+        if isinstance(part, Dense) and self.view.pooled(operand, self._count) is None:  # which takes either order
             coefficients = settled(part.coefficients)
             part = part if coefficients is part.coefficients else part.with_coefficients(coefficients)
         self.pending[operand] = plus(self.pending[operand], part, own=own) if operand in self.pending else part

@@ -123,6 +123,9 @@ class SteeredView(View):
         other._narrow = self._narrow  # or fewer rows might take another way, with other choices
         return other
 
+    def pooled(self, name: str, rows: int) -> None:
+        """Lines are chosen by themselves."""
+
     def lines(self, name: str, form: Form | None = None) -> Lines | None:
         plain = super().lines(name, form)
         if plain is None or name not in self._start.free:

@@ -12,6 +12,7 @@ from irverify.ir.kept import once_a_graph
 from irverify.ir.ops import AveragePool, MaxPool, Reshape
 from irverify.ir.ops.memory import planes_prefer_last
 from irverify.ir.recording import recorded
+from irverify.kernels.adjoint import CHIP, SHORT
 from irverify.kernels.bounds import middle
 from irverify.kernels.native import watched
 from irverify.passes.backward import Context
@@ -19,6 +20,7 @@ from irverify.passes.bent import ColumnLines, Lines, stored
 from irverify.passes.forms import Columns, Form
 from irverify.passes.maxima import Selected
 from irverify.passes.narrow import Narrow, supporting, winning
+from irverify.passes.pooled import Pooled, pooled
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Relaxation
 
@@ -62,6 +64,7 @@ class View:
         self._stored: dict[str, Lines | None] = {}
         self._columns: dict[str, tuple[Tensor, ColumnLines]] = {}
         self._narrow: dict[str, Narrow | None] = {}
+        self._pooled: dict[str, Pooled | None] = {}
         self._boxes: dict[str, tuple[Tensor, Tensor]] = {}
         self._supports: dict[str, Tensor | None] = {}
         self._single: dict[int, View] = {}
@@ -100,6 +103,16 @@ class View:
         shortcut = self.context.shortcuts.get(name)
         relaxed = self.context.relaxed.get(name) if shortcut is None else shortcut.lines
         return relaxed if type(relaxed) is Relaxation else None
+
+    def pooled(self, name: str, rows: int) -> Pooled | None:
+        """How so many rows pass a pooling together with what it reads; None where they do not."""
+        node = self.context.graph[name]
+        if not isinstance(node.op, POOLS) or rows < SHORT or not CHIP or watched():
+            return None
+        if name not in self._pooled:
+            chosen = slice(None) if self.example is None else slice(self.example, self.example + 1)
+            self._pooled[name] = pooled(self.context, node, chosen)
+        return self._pooled[name]
 
     def narrow(self, name: str, rows: int) -> Narrow | None:
         """How rows pass a pooling to some elements of its operand; None where so few of them, over all elements, take

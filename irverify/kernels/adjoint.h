@@ -87,56 +87,75 @@ static int64_t NAME(grouped)(const Adjoint *p, int64_t *begin) {
     return found;
 }
 
-/* Whether it could be done: there was memory enough, and no weight is infinite or not a number. */
-static int NAME(adjoint)(int threads, Adjoint *p, int chip, const REAL *given, const REAL *weight, REAL *found) {
-    const int64_t windows = p->taps.windows[0] * p->taps.windows[1], from = windows * p->out, unit = p->taps.unit;
+/* Whether it could be done: there was memory enough, no weight is infinite or not a number, and what a pooling chooses is
+   there. Where `q` is not null, rows `[rows, each]` are over the windows of a pooling, and get `constants` too. */
+static int NAME(adjoint)(int threads, Adjoint *p, Pooled *q, int chip, const REAL *given, const REAL *weight,
+                         REAL *found, REAL *constants) {
+    const int64_t windows = p->taps.windows[0] * p->taps.windows[1], unit = p->taps.unit, tall = p->tall;
     const int64_t into = p->taps.plane[0] * p->taps.plane[1] * unit, taps = p->taps.taps[0] * p->taps.taps[1];
-    const int64_t line = p->tall == TALL ? p->taps.plane[1] * unit * TALL : 0, each = p->place ? p->each : from;
+    const int64_t line = tall == TALL ? p->taps.plane[1] * unit * TALL : 0;
+    const int64_t each = p->place || q ? p->each : windows * p->out;
+    const int64_t held = q && !q->chosen ? each * q->kernel[0] * q->kernel[1] : each; /* so many are passed on at most */
     const int64_t packed = ROUND(taps * p->out * p->across * sizeof(REAL));
     const int64_t tables = ROUND(2 * (p->taps.plane[0] + p->taps.plane[1]) * sizeof(int32_t));
-    const int64_t starts = ROUND((p->rows + 1) * sizeof(int64_t));
-    const int64_t own = ROUND((each * p->tall + line) * sizeof(REAL) + (windows + 1) * sizeof(int64_t) +
-                              (each + 1 + most(most(NEAR, p->out), p->place ? each : 0)) * sizeof(int32_t));
-    char *memory = malloc(packed + tables + starts + threads * own);
-    if (!memory) return 0;
-    if (!NAME(pack)(p, weight, (REAL *)memory)) {
+    const int64_t starts = ROUND((p->rows + 1) * sizeof(int64_t)), sums = q ? TALL * sizeof(double) : 0;
+    const int64_t map = q ? ROUND(windows * sizeof(int32_t)) : 0;
+    const int64_t room = q ? ROUND(held * sizeof(Meeting)) + each * tall * sizeof(REAL)
+                           : most(most(NEAR, p->out), p->place ? each : 0) * sizeof(int32_t);
+    const int64_t values = (held * tall + line) * sizeof(REAL) + (windows + 1) * sizeof(int64_t);
+    const int64_t own = ROUND(sums + values) + ROUND((held + 1) * sizeof(int32_t)) + ROUND(room);
+    char *memory = malloc(packed + tables + starts + map + threads * own);
+    int done = memory && NAME(pack)(p, weight, (REAL *)memory);
+    if (!done) {
         free(memory);
         return 0;
     }
     int64_t *const begin = (int64_t *)(memory + packed + tables);
     const int64_t groups = NAME(grouped)(p, begin);
     reached(&p->taps, 1, &p->reach[1], reached(&p->taps, 0, &p->reach[0], (int32_t *)(memory + packed)));
+    if (q) windowed(&p->taps, q, (int32_t *)(q->window = (int32_t *)(memory + packed + tables + starts)));
     IN_PARALLEL
     for (int64_t group = 0; group < groups; group++) {
         const REAL *rows[TALL] = {NULL};
         void *to[TALL] = {NULL};
-        for (int64_t i = 0; begin[group] + i < begin[group + 1]; i++) {
+        const int64_t count = begin[group + 1] - begin[group];
+        for (int64_t i = 0; i < count; i++) {
             const int64_t row = p->order ? p->order[begin[group] + i] : begin[group] + i;
             rows[i] = given + row * each;
             to[i] = found + row * into;
         }
+        char *const mine = memory + packed + tables + starts + map + THREAD * own; /* what is aligned most comes first */
         Live live;
-        live.values = memory + packed + tables + starts + THREAD * own; /* what is aligned most comes first */
-        live.begin = (int64_t *)((REAL *)live.values + each * p->tall);
+        live.values = mine + sums;
+        live.begin = (int64_t *)((REAL *)live.values + held * tall);
         live.line = live.begin + windows + 1;
-        live.offset = (int32_t *)((REAL *)live.line + line);
-        int32_t *const room = live.offset + each + 1;
+        live.offset = (int32_t *)(mine + ROUND(sums + values));
+        void *const space = (char *)live.offset + ROUND((held + 1) * sizeof(int32_t));
         const int64_t example = p->owner ? p->owner[begin[group]] : 0;
-        if (p->place)
-            NAME(sort)(p, rows, p->place + example * each, &live, room);
+        if (q) {
+            double *const constant = memset(mine, 0, sums);
+            if (!NAME(draw)(p, q, example, rows, &live, space, (REAL *)((char *)space + ROUND(held * sizeof(Meeting))),
+                            constant)) {
+                DO_PRAGMA(omp atomic write)
+                done = 0;
+                continue;
+            }
+            for (int64_t i = 0; i < count; i++) constants[begin[group] + i] = (REAL)constant[i];
+        } else if (p->place)
+            NAME(sort)(p, rows, p->place + example * each, &live, space);
         else
-            NAME(look)(p, rows, &live, room);
-        if (p->tall == TALL) {
+            NAME(look)(p, rows, &live, space);
+        if (tall == TALL) {
             NAME(tiles)[chip][BY_ROWS + unit - 1](p, &live, memory, 0, unit, to);
             continue;
         }
-        for (int64_t done = 0; done < unit;) {
+        for (int64_t from = 0; from < unit;) {
             int64_t wide = 128 / sizeof(REAL), k = 0;
-            while (k < BY_ROWS - 1 && (!NAME(tiles)[chip][k] || wide / 2 >= unit - done)) k++, wide /= 2;
-            NAME(tiles)[chip][k](p, &live, memory, done, least(wide, unit - done), to);
-            done += wide;
+            while (k < BY_ROWS - 1 && (!NAME(tiles)[chip][k] || wide / 2 >= unit - from)) k++, wide /= 2;
+            NAME(tiles)[chip][k](p, &live, memory, from, least(wide, unit - from), to);
+            from += wide;
         }
     }
     free(memory);
-    return 1;
+    return done;
 }

@@ -85,7 +85,18 @@ def _adjoint(
 ) -> Tensor | None:
     """Rows over windows of a shape `[height, width, out]`, by compiled code that nobody else has to check. `moves`: the
     strides, where the first window begins, and the extents."""
-    if not CHIP or native is None or len(rows) < SHORT:
+    numbers = told(rows, shape, weight, moves)
+    if numbers is None or native is None:
+        return None
+    found, weight = rows.new_empty(len(rows), *moves[4:], weight.shape[1]), weight.contiguous()
+    at = CHIP, rows.data_ptr(), weight.data_ptr(), found.data_ptr()
+    return found if native.adjoint(*head(found), len(rows), *numbers, *looked.told(), *at) else None
+
+
+def told(rows: Tensor, shape: Sequence[int], weight: Tensor, moves: Sequence[int]) -> tuple[int, ...] | None:
+    """The extents as compiled code takes them; None for what it was not written for, and for so few rows that other
+    ways are faster."""
+    if not CHIP or len(rows) < SHORT:
         return None
     *windows, out = shape
     channels, *taps = weight.shape[1:]
@@ -94,10 +105,7 @@ def _adjoint(
         return None
     if reach * out * across >= 2**31:  # how far compiled code can count
         return None
-    found, weight = rows.new_empty(len(rows), *moves[4:], channels), weight.contiguous()
-    numbers = *windows, *taps, channels, *moves, out, across, TALL_FEW if channels <= FEW else TALL
-    told = *numbers, *looked.told(), CHIP, rows.data_ptr(), weight.data_ptr(), found.data_ptr()
-    return found if native.adjoint(*head(found), len(rows), *told) else None
+    return *windows, *taps, channels, *moves, out, across, TALL_FEW if channels <= FEW else TALL
 
 
 def _across(channels: int, size: int) -> int:

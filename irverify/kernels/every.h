@@ -2,6 +2,8 @@
 
 #include "rows.h"
 
+#include "pooled.h"
+
 #include "adjoint.h"
 #include "ascent.h"
 #include "columns.h"

@@ -27,6 +27,12 @@
 #define RESTRICT restrict
 #endif
 
+#if defined(__GNUC__) || defined(__clang__)
+#define SOON(address) __builtin_prefetch(address) /* will be read; any address may stand here */
+#else
+#define SOON(address) (void)(address)
+#endif
+
 #if defined(_OPENMP) || defined(SIMD)
 #define DO_PRAGMA(text) _Pragma(#text)
 #else
@@ -43,7 +49,7 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 17
+#define VERSION 20
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -121,7 +127,7 @@ typedef struct { int64_t rows, examples, channels, windows, size, last, alike, o
 
 /* The face to Python */
 
-enum { MOST = 32, GRID = 15 };
+enum { MOST = 48, GRID = 15 };
 
 static int taken(PyObject *const *given, Py_ssize_t count, Py_ssize_t wanted, int64_t *found) {
     if (count != wanted) {
@@ -213,7 +219,22 @@ METHOD(adjoint) {
     const int64_t *w = v + 3;
     const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
     Adjoint p = {t, v[2], w[11], w[12], w[13], w[14], AT(w[15]), AT(w[16]), AT(w[17]), {{NULL}}};
-    done = CALL(adjoint, &p, (int)w[18] - 1, AT(w[19]), AT(w[20]), AT(w[21]));
+    done = CALL(adjoint, &p, NULL, (int)w[18] - 1, AT(w[19]), AT(w[20]), AT(w[21]), NULL);
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(done);
+}
+
+/* What `adjoint` takes, and: windows 2, kernel 2, step 2, chosen, certain, ceiling, low, high, base, top, offset,
+   constants */
+METHOD(adjoint_of_pooled) {
+    int done;
+    BEGIN(2 + 1 + 15 + 7 + 15)
+    const int64_t *w = v + 3, *u = v + 25;
+    const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
+    Adjoint p = {t, v[2], w[11], w[12], w[13], w[14], NULL, NULL, AT(w[17]), {{NULL}}};
+    Pooled q = {{u[0], u[1]}, {u[2], u[3]}, {u[4], u[5]}, AT(u[6]), AT(u[7]), AT(u[8]), AT(u[9]), AT(u[10]),
+                      AT(u[11]), AT(u[12]), AT(u[13]), NULL};
+    done = CALL(adjoint, &p, &q, (int)w[18] - 1, AT(w[19]), AT(w[20]), AT(w[21]), AT(u[14]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);
 }
@@ -480,12 +501,13 @@ METHOD(half_parallel_back) {
 
 static PyMethodDef methods[] = {
     ENTRY(bend), ENTRY(bend_back), ENTRY(minimum), ENTRY(minimum_back), ENTRY(dot), ENTRY(spread), ENTRY(fold),
-    ENTRY(adjoint), ENTRY(layers), ENTRY(touch), ENTRY(tangents), ENTRY(tangents_back), ENTRY(used), ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines),
-    ENTRY(curve_tangents),
+    ENTRY(adjoint), ENTRY(layers), ENTRY(touch), ENTRY(tangents), ENTRY(tangents_back), ENTRY(used),
+    ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
-    ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows), ENTRY(interval), ENTRY(ordered),
-    ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates), ENTRY(select_places),
-    ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel), ENTRY(half_parallel_back),
+    ENTRY(adjoint_of_pooled), ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows),
+    ENTRY(interval), ENTRY(ordered), ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates),
+    ENTRY(select_places), ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel),
+    ENTRY(half_parallel_back),
     {NULL, NULL, 0, NULL},
 };
 

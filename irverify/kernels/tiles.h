@@ -2,7 +2,7 @@
    instructions that multiply and add at once are asked for by name, since all else here rounds products one by one; where
    a processor has none, PyTorch's products are the better choice. */
 
-enum { TALL = 16, FEW = 4, BY_ROWS = 3, NEAR = 512 };
+enum { TALL = 16, LOW = 12, FEW = 4, BY_ROWS = 3, NEAR = 512, AHEAD = 24 };
 #define ROUND(bytes) (((int64_t)(bytes) + 63) / 64 * 64)
 
 /* Which windows reach each place of a plane along an axis: from `low` to before `end`. */
@@ -24,6 +24,22 @@ typedef struct {
    a place. `line`: results of one line of the plane, `[line, tall]`. */
 typedef struct { int64_t *begin; int32_t *offset; void *values, *line; } Live;
 
+/* A pooling whose windows lie side by side in the planes `[out, windows 2]` of a convolution, or in lines around these:
+   `low`, `high` (slopes), `base`, `top`, `[examples, out, windows 2]`, of which base and top may be null, zero, and both
+   slopes too: the planes themselves. A maximum has `chosen` an element of each window, `certain` or below a `ceiling`,
+   `[examples, out, windows of the pooling]`; where `chosen` is null, it is the mean. `step`: how far the coefficients of
+   neighbouring channels and windows are apart in a row. `offset`: what the convolution adds to each channel, or null.
+   `window`: that of each place of a plane, or -1. */
+typedef struct {
+    int64_t windows[2], kernel[2], step[2];
+    const int64_t *chosen;
+    const void *certain, *ceiling, *low, *high, *base, *top, *offset;
+    const int32_t *window;
+} Pooled;
+
+/* An element that rows reach: its place in the plane, its channel, and the coefficient of its window in a row. */
+typedef struct { int32_t place, channel, source; } Meeting;
+
 /* Writes channels `from` to `from + count` of the results, those of rows that are null excepted. */
 typedef void Tile(const Adjoint *p, const Live *live, const void *weight, int64_t from, int64_t count, void *const *to);
 
@@ -37,6 +53,15 @@ static int32_t *reached(const Taps *t, int axis, Reach *r, int32_t *memory) {
         r->end[place] = last < 0 ? 0 : (int32_t)least(last / stride + 1, t->windows[axis]);
     }
     return r->end + places;
+}
+
+/* Fills in which window of a pooling has each place of a plane of these windows of a convolution. */
+static void windowed(const Taps *t, const Pooled *q, int32_t *window) {
+    for (int64_t y = 0; y < t->windows[0]; y++)
+        for (int64_t x = 0; x < t->windows[1]; x++) {
+            const int64_t v = y / q->kernel[0], u = x / q->kernel[1];
+            *window++ = v < q->windows[0] && u < q->windows[1] ? (int32_t)(v * q->windows[1] + u) : -1;
+        }
 }
 
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)

@@ -1,0 +1,112 @@
+"""Rows over the windows of a pooling, side by side, through lines and the adjoint of a convolution at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from irverify.kernels.adjoint import CHIP, told
+from irverify.kernels.native import addresses, head, indices, native, within
+
+
+class Choices(NamedTuple):
+    """Of each window of a maximum, `[examples, channels, *windows]`: the place of an element in its plane, 1 where the
+    maximum is certain to be this one, else 0, and a bound from above where it is not."""
+
+    place: Tensor
+    certain: Tensor
+    ceiling: Tensor
+
+
+class Around(NamedTuple):
+    """Lines around what a pooling reads, `[examples, channels, height, width]`: slopes of those below and above, and
+    their constants, None for zero."""
+
+    low: Tensor
+    high: Tensor
+    base: Tensor | None
+    top: Tensor | None
+
+
+class Filter(NamedTuple):
+    """A convolution whose first window begins `first` elements before the operand, of these `extents`; `offset` is what
+    it adds to each channel."""
+
+    weight: Tensor
+    offset: Tensor | None
+    stride: Sequence[int]
+    first: Sequence[int]
+    extents: Sequence[int]
+
+
+def adjoint_of_pooled(
+    rows: Tensor,
+    kernel: Sequence[int],
+    choices: Choices | None,
+    around: Around | None,
+    owner: Tensor | None,
+    plane: Sequence[int],
+    filter_: Filter,
+) -> tuple[Tensor, Tensor] | None:
+    """Rows `[rows, channels, *windows]` over the means of windows `kernel`, or over maxima with their `choices`, of
+    planes `[channels, *plane]`, which a convolution makes and lines may lead `around`: over the operand of the
+    convolution `[rows, *extents, in]`, with their constants `[rows]`.
+
+    A positive coefficient meets the line below, another one that above; so it is for what a maximum chooses. Rows are
+    of the examples `owner` `[rows]`, in ascending order, or all of the first. None where there is no compiled code for
+    these, or other ways are faster.
+    """
+    lines, chosen = around or (None,) * 4, choices or (None,) * 3
+    weight, offset = filter_[:2]
+    if addresses(rows, weight, offset, *lines, *chosen[1:]) is None or native is None or rows.ndim != 4:
+        return None
+    count, channels, *windows = rows.shape
+    if len(plane) != 2 or tuple(windows) != tuple(extent // wide for extent, wide in zip(plane, kernel, strict=True)):
+        return None
+    if weight.shape[0] != channels or not (offset is None or offset.shape == (channels,)):
+        return None
+    examples = _examples(rows, choices, around, plane)
+    owner = indices(owner) if examples else None  # without lines and choices all examples are alike
+    if examples is None or (owner is not None and (owner.shape != (count,) or not within(owner, examples))):
+        return None
+    step = _step(rows)
+    numbers = told(rows, (*plane, channels), weight, (*filter_.stride, *filter_.first, *filter_.extents))
+    if numbers is None or step is None:
+        return None
+    found, constants = rows.new_empty(count, *filter_.extents, weight.shape[1]), rows.new_empty(count)
+    weight = weight.contiguous()
+    met = [0 if part is None else part.data_ptr() for part in (*chosen, *lines, offset, constants)]
+    at = CHIP, rows.data_ptr(), weight.data_ptr(), found.data_ptr()
+    looked = math.prod(rows.shape[1:]), 0, 0, 0 if owner is None else owner.data_ptr()
+    done = native.adjoint_of_pooled(*head(found), count, *numbers, *looked, *at, *windows, *kernel, *step, *met)
+    return (found, constants) if done else None
+
+
+def _step(rows: Tensor) -> tuple[int, int] | None:
+    """How far neighbouring channels, and neighbouring windows, are apart in a row; None for other orders."""
+    _, channels, height, width = rows.shape
+    if rows.is_contiguous():
+        return height * width, 1
+    stands_last = rows.permute(0, 2, 3, 1).is_contiguous()
+    return (1, channels) if stands_last else None
+
+
+def _examples(
+    rows: Tensor, choices: Choices | None, around: Around | None, plane: Sequence[int]
+) -> int | None:
+    """Of how many examples there is something that rows meet, 0 where there is nothing; None where it does not fit
+    them, or its elements do not stand in memory in the order of their axes."""
+    channels, found = rows.shape[1], set[int]()
+    for parts, shape in ((choices, rows.shape[1:]), (around, (channels, *plane))):
+        for part in parts or ():
+            if part is not None and (part.shape[1:] != tuple(shape) or not part.is_contiguous()):
+                return None
+            found.update(() if part is None else (len(part),))
+    if choices is not None and (type(choices.place) is not Tensor or not choices.place.is_cpu):
+        return None
+    if choices is not None and choices.place.dtype != indices(choices.place).dtype:
+        return None
+    return None if len(found) > 1 else found.pop() if found else 0

@@ -1,0 +1,88 @@
+"""Poolings over a convolution, or over an activation of it: rows pass all of them at once, by compiled code that
+touches only what a maximum chooses and what the activation ever passes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from irverify.ir.graph import Node
+from irverify.ir.ops import AveragePool, Conv, MaxPool
+from irverify.ir.params import value
+from irverify.ir.recording import recorded
+from irverify.kernels.pooled import Around, Choices, Filter, adjoint_of_pooled
+from irverify.passes.backward import Context
+from irverify.passes.forms import Dense, Form
+from irverify.passes.lines import Relaxation, nonzero
+from irverify.passes.maxima import Selected
+from irverify.passes.relaxations import Affine
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """How rows over a pooling pass to the operand `to` of the convolution that it reads."""
+
+    to: str
+    kernel: tuple[int, ...]
+    plane: tuple[int, ...]
+    choices: Choices | None
+    around: Around | None
+    filter: Filter
+
+    def before(self, form: Form) -> tuple[Dense, Tensor] | None:
+        """The rows there, and their constants; None where compiled code was not written for them."""
+        rows = form.dense()
+        if recorded(rows):
+            return None
+        found = adjoint_of_pooled(rows, self.kernel, self.choices, self.around, form.owner, self.plane, self.filter)
+        if found is None:
+            return None
+        return Dense(found[0].permute(0, 3, 1, 2), form.owner), found[1]
+
+
+def pooled(context: Context, node: Node, examples: slice) -> Pooled | None:
+    """That of a pooling, for rows of these examples; None where it reads something else, windows do not lie side by
+    side, or gradients are asked for."""
+    graph, pool, relaxed = context.graph, node.op, context.relaxed.get(node.name)
+    if not isinstance(pool, AveragePool | MaxPool) or not pool.windows.side_by_side:
+        return None
+    if isinstance(pool, AveragePool) and not pool.plain:
+        return None
+    choices, around, before = None, None, graph[node.inputs[0]]
+    if isinstance(relaxed, Selected):
+        choices = Choices(*(part[examples] for part in (relaxed.index, relaxed.certain, relaxed.ceiling)))
+        if recorded(relaxed.ceiling):
+            return None
+    elif isinstance(pool, MaxPool):
+        return None
+    lines = context.relaxed.get(before.name)
+    if type(lines) is Relaxation:
+        if len(graph.users(before.name)) > 1 or before.name in context.shortcuts or before.name in graph.outputs:
+            return None  # rows of its other readers meet the lines together with these
+        around, before = _around(lines, examples), graph[before.inputs[0]]
+        if recorded(lines.lower_slope, lines.upper_slope, lines.lower_intercept, lines.upper_intercept):
+            return None
+    if around is None and choices is None:
+        return None  # all elements count
+    affine = context.relaxed.get(before.name)
+    if not isinstance(affine, Affine) or not isinstance(affine.op, Conv) or before.name in context.shortcuts:
+        return None
+    found, plane = _filter(affine, affine.op), before.type.shape[1:]
+    return None if found is None else Pooled(before.inputs[0], pool.kernel, plane, choices, around, found)
+
+
+def _around(lines: Relaxation, examples: slice) -> Around:
+    base, top = (part[examples] if nonzero(part) else None for part in (lines.lower_intercept, lines.upper_intercept))
+    parts = lines.lower_slope[examples], lines.upper_slope[examples], base, top
+    return Around(*(None if part is None else part.contiguous() for part in parts))  # type: ignore[arg-type]
+
+
+def _filter(affine: Affine, conv: Conv) -> Filter | None:
+    weight, offset, extents = value(conv.weight), affine.offset, affine.operands[0].shape[1:]
+    if weight.ndim != 4 or conv.groups > 1 or max(conv.dilation) > 1:
+        return None
+    if recorded(weight) or (offset is not None and recorded(offset)):
+        return None
+    flat = None if offset is None else offset.reshape(-1)
+    return Filter(weight, flat, conv.stride, [before for before, _ in conv.padding], extents)
