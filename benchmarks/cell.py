@@ -68,8 +68,12 @@ class Cell:
 
 
 def ours(problem: Problem, method: str) -> Tensor:
-    """irverify's margins `[batch, classes - 1]`, without the label's own."""
-    found = iv.margins(problem.graph, problem.region, problem.labels, PIPELINES.get(method, method)).detach()
+    """irverify's margins `[batch, classes]`; all that is timed."""
+    return iv.margins(problem.graph, problem.region, problem.labels, PIPELINES.get(method, method)).detach()
+
+
+def of_others(problem: Problem, found: Tensor) -> Tensor:
+    """The same `[batch, classes - 1]`, without the label's own, which auto_LiRPA has none for."""
     return found[lirpa.others(problem.labels, found.shape[1])].reshape(found.shape[0], -1)
 
 
@@ -83,7 +87,7 @@ def measured(case: Case, method: str, batch: int, data: Path, limits: Limits, *,
     if batch > 1 and one * batch > limits.patience * limits.call:
         raise measure.MeasurementError(f"{NOT_RUN}: {batch} times {one:.1f} s of batch 1")
     took, memory, margins = measure.peak_of(call)
-    mine, control = Side(took, memory, margins), None
+    mine, control = Side(took, memory, of_others(problem, margins)), None
     rival = _rival(problem, first, method, limits) if compare else _Rival(None, None, "not compared")
     theirs = rival.side
     calls: dict[str, Callable[[], object]] = {"ours": call, "again": call} if took <= limits.budget else {}

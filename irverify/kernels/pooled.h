@@ -3,14 +3,11 @@
 
 /* Whether lines pass on each of a run of elements: any of them is not zero. */
 INLINE void NAME(passing)(const Pooled *q, int64_t at, int64_t n, unsigned char *RESTRICT any) {
-    const REAL *const parts[4] = {q->low, q->high, q->base, q->top};
-    memset(any, !q->low, n);
-    for (int part = 0; part < 4; part++) {
-        const REAL *RESTRICT line = parts[part] + at;
-        if (!parts[part]) continue;
-        DO_PRAGMA(omp simd)
-        for (int64_t k = 0; k < n; k++) any[k] |= line[k] != 0;
-    }
+    const REAL *RESTRICT low = (const REAL *)q->low + at, *RESTRICT high = (const REAL *)q->high + at;
+    const REAL *RESTRICT base = q->base ? (const REAL *)q->base + at : low;
+    const REAL *RESTRICT top = q->top ? (const REAL *)q->top + at : low;
+    DO_PRAGMA(omp simd)
+    for (int64_t k = 0; k < n; k++) any[k] = (low[k] != 0) | (high[k] != 0) | (base[k] != 0) | (top[k] != 0);
 }
 
 /* The elements that rows of an example reach: how many, or -1 where one that is chosen is not in the plane. `meet` has room
@@ -31,12 +28,11 @@ CLONED static int64_t NAME(met_elements)(const Adjoint *p, const Pooled *q, int6
         }
         return found;
     }
-    unsigned char any[NEAR + 8];
+    unsigned char any[NEAR + 8] = {0}; /* read a little further than what has been found in the end */
     for (int64_t c = 0; c < p->out; c++) {
         for (int64_t first = 0; first < places; first += NEAR) {
             const int64_t n = least(NEAR, places - first);
             NAME(passing)(q, planes + c * places + first, n, any);
-            memset(any + n, 0, 8);
             for (int64_t k = 0; k < n; k += 8) {
                 uint64_t eight;
                 memcpy(&eight, any + k, 8);
