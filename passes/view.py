@@ -24,9 +24,14 @@ from irverify.passes.pooled import Pooled, pooled
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Relaxation
 
-POOLS = (MaxPool, AveragePool)
 LARGE = 2**19
 """From so many coefficients over the operand of a pooling on rows have some of them only."""
+
+
+@once_a_graph
+def poolings(graph: Graph) -> frozenset[str]:
+    """The poolings over windows."""
+    return frozenset(node.name for node in graph if isinstance(node.op, MaxPool | AveragePool))
 
 
 @once_a_graph
@@ -70,6 +75,7 @@ class View:
         self._single: dict[int, View] = {}
         self.looks = Looks()
         self.widest = widest(context.graph)
+        self._poolings = poolings(context.graph)
 
     def single(self, example: int) -> View:
         """The view of one of all examples; made once."""
@@ -106,20 +112,19 @@ class View:
 
     def pooled(self, name: str, rows: int) -> Pooled | None:
         """How so many rows pass a pooling together with what it reads; None where they do not."""
-        node = self.context.graph[name]
-        if not isinstance(node.op, POOLS) or rows < SHORT or not CHIP or watched():
+        if name not in self._poolings or rows < SHORT or not CHIP or watched():
             return None
         if name not in self._pooled:
             chosen = slice(None) if self.example is None else slice(self.example, self.example + 1)
-            self._pooled[name] = pooled(self.context, node, chosen)
+            self._pooled[name] = pooled(self.context, self.context.graph[name], chosen)
         return self._pooled[name]
 
     def narrow(self, name: str, rows: int) -> Narrow | None:
         """How rows pass a pooling to some elements of its operand; None where so few of them, over all elements, take
         less time, or it is no such node."""
-        node = self.context.graph[name]
-        if not isinstance(node.op, POOLS) or watched():
+        if name not in self._poolings or watched():
             return None
+        node = self.context.graph[name]
         if name not in self._narrow:
             if rows * self.context.graph[node.inputs[0]].type.size < LARGE:
                 return None
