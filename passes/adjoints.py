@@ -44,7 +44,7 @@ def _columns_through(op: Conv, plane: tuple[int, ...], form: Columns) -> Tensor 
     weight, rows = value(op.weight), form.coefficients
     if len(plane) != 2 or op.groups > 1 or max(op.dilation) > 1 or recorded(rows, weight):
         return None
-    place = form.index.reshape(-1, rows.shape[1])
+    place = form.index if form.index.ndim == 2 else form.index.unsqueeze(0)  # there may be none
     first = [before for before, _ in op.padding]
     found = adjoint_of_elements(rows, place, form.owner, form.shape[1:], weight, op.stride, first, plane)
     return None if found is None else found.permute(0, 3, 1, 2)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from irverify.ir.graph import Node
-from irverify.ir.ops import AveragePool, Conv, MaxPool
-from irverify.ir.params import value
+from irverify.ir.ops import AveragePool, MaxPool
 from irverify.ir.recording import recorded
-from irverify.kernels.pooled import Around, Choices, Filter, adjoint_of_pooled
+from irverify.kernels.pooled import Around, Choices, adjoint_of_pooled
 from irverify.passes.backward import Context
 from irverify.passes.forms import Dense, Form
 from irverify.passes.lines import Relaxation, nonzero
 from irverify.passes.maxima import Selected
+from irverify.passes.onward import Filter
 from irverify.passes.relaxations import Affine
 
 
@@ -35,7 +35,10 @@ class Pooled:
         rows = form.dense()
         if recorded(rows):
             return None
-        found = adjoint_of_pooled(rows, self.kernel, self.choices, self.around, form.owner, self.plane, self.filter)
+        filter_ = self.filter
+        moves = filter_.stride, filter_.first, filter_.extents
+        met = self.kernel, self.choices, self.around, form.owner, self.plane
+        found = adjoint_of_pooled(rows, *met, filter_.weight, filter_.offset, *moves)
         if found is None:
             return None
         return Dense(found[0].permute(0, 3, 1, 2), form.owner), found[1]
@@ -63,12 +66,10 @@ def pooled(context: Context, node: Node, examples: slice) -> Pooled | None:
         around, before = _around(lines, examples), graph[before.inputs[0]]
         if recorded(lines.lower_slope, lines.upper_slope, lines.lower_intercept, lines.upper_intercept):
             return None
-    if around is None and choices is None:
-        return None  # all elements count
     affine = context.relaxed.get(before.name)
-    if not isinstance(affine, Affine) or not isinstance(affine.op, Conv) or before.name in context.shortcuts:
+    if not isinstance(affine, Affine) or before.name in context.shortcuts or len(graph.users(before.name)) > 1:
         return None
-    found, plane = _filter(affine, affine.op), before.type.shape[1:]
+    found, plane = Filter.of(affine), before.type.shape[1:]
     return None if found is None else Pooled(before.inputs[0], pool.kernel, plane, choices, around, found)
 
 
@@ -77,12 +78,3 @@ def _around(lines: Relaxation, examples: slice) -> Around:
     parts = lines.lower_slope[examples], lines.upper_slope[examples], base, top
     return Around(*(None if part is None else part.contiguous() for part in parts))  # type: ignore[arg-type]
 
-
-def _filter(affine: Affine, conv: Conv) -> Filter | None:
-    weight, offset, extents = value(conv.weight), affine.offset, affine.operands[0].shape[1:]
-    if weight.ndim != 4 or conv.groups > 1 or max(conv.dilation) > 1:
-        return None
-    if recorded(weight) or (offset is not None and recorded(offset)):
-        return None
-    flat = None if offset is None else offset.reshape(-1)
-    return Filter(weight, flat, conv.stride, [before for before, _ in conv.padding], extents)

@@ -26,6 +26,7 @@ from irverify.passes.adjoints import before_convolution, before_gather, before_r
 from irverify.passes.bent import Lines
 from irverify.passes.forms import Columns, Dense, Form, Patches, Units, alone, minimum, plus, spread
 from irverify.passes.needs import Need
+from irverify.passes.onward import Onward
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Affine, Relaxed, SpecRows
 from irverify.passes.straight import straight
@@ -79,9 +80,12 @@ class Sweep:
         self._apart = owner is None
         self._passed = 0
         self._screened = ""
+        self._need: Need | None = None
+        self._stations: frozenset[str] = frozenset()
 
     def run(self, need: Need | None, stations: frozenset[str]) -> None:
         """Tightens the bounds."""
+        self._need, self._stations = need, stations
         for node in reversed(self.view.context.graph.nodes):
             if node.name not in self.pending:
                 continue
@@ -289,6 +293,8 @@ class Sweep:
             self.constant = self.constant + found[1]
             self._add(pooled.to, found[0], own=True)
             return
+        if type(form) is Dense and self._at_once(node.name, form):
+            return
         lines = self.view.lines(node.name, form)
         own = lines is not None or isinstance(node.op, Conv | Linear)  # rows that nobody else holds
         parts, constant = self._through(node, relaxed, lines, form)
@@ -296,6 +302,30 @@ class Sweep:
             self.constant = self.constant + constant
         for operand, part in zip(node.inputs, parts, strict=False):  # some operands are passed nothing
             self._add(operand, part, own=own)
+
+    def _at_once(self, name: str, form: Dense) -> bool:
+        """Takes rows over a value, where that is possible, through the convolution that makes it or that an activation
+        reads; whether it was."""
+        onward = self.view.onward(name)
+        if onward is None or (name != onward.node and not self._may_pass(onward)):
+            return False
+        found = onward.before(form)
+        if found is None:
+            return False
+        if name != onward.node and onward.node in self._stations:
+            self._passed += 1
+        self.constant = self.constant + found[1]
+        self._add(onward.to, found[0], own=True)
+        return True
+
+    def _may_pass(self, onward: Onward) -> bool:
+        """Whether rows need not stop at a convolution on their way."""
+        if self.limit is not None:
+            size = self.view.context.graph[onward.to].type.size * self.constant.element_size()
+            if self._count * size > self.limit:
+                return False
+        look = self._need is not None and onward.node in self._stations and self._passed > 0
+        return not (look and self.view.looks.pay(2 * PROBE, WORTH))
 
     def _through(
         self, node: Node, relaxed: Relaxed, lines: Lines | None, form: Form

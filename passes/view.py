@@ -9,7 +9,7 @@ from torch import Tensor
 
 from irverify.ir.graph import Graph, Node
 from irverify.ir.kept import once_a_graph
-from irverify.ir.ops import AveragePool, MaxPool, Reshape
+from irverify.ir.ops import AveragePool, Elementwise, MaxPool, Reshape
 from irverify.ir.ops.memory import planes_prefer_last
 from irverify.ir.recording import recorded
 from irverify.kernels.adjoint import CHIP, SHORT
@@ -20,6 +20,7 @@ from irverify.passes.bent import ColumnLines, Lines, stored
 from irverify.passes.forms import Columns, Form
 from irverify.passes.maxima import Selected
 from irverify.passes.narrow import Narrow, supporting, winning
+from irverify.passes.onward import Onward, onward
 from irverify.passes.pooled import Pooled, pooled
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Relaxation
@@ -70,6 +71,7 @@ class View:
         self._columns: dict[str, tuple[Tensor, ColumnLines]] = {}
         self._narrow: dict[str, Narrow | None] = {}
         self._pooled: dict[str, Pooled | None] = {}
+        self._onward: dict[str, Onward | None] = {}
         self._boxes: dict[str, tuple[Tensor, Tensor]] = {}
         self._supports: dict[str, Tensor | None] = {}
         self._single: dict[int, View] = {}
@@ -118,6 +120,14 @@ class View:
             chosen = slice(None) if self.example is None else slice(self.example, self.example + 1)
             self._pooled[name] = pooled(self.context, self.context.graph[name], chosen)
         return self._pooled[name]
+
+    def onward(self, name: str) -> Onward | None:
+        """How rows over all elements of a value pass a convolution and the lines around it; None where they do not."""
+        if name not in self._onward:
+            elementwise = isinstance(self.context.graph[name].op, Elementwise)
+            lines = self.lines(name) if elementwise else None
+            self._onward[name] = None if elementwise and lines is None else onward(self.context, name, lines)
+        return self._onward[name]
 
     def narrow(self, name: str, rows: int) -> Narrow | None:
         """How rows pass a pooling to some elements of its operand; None where so few of them, over all elements, take

@@ -15,16 +15,47 @@ CLONED static int NAME(pack)(const Adjoint *p, const REAL *RESTRICT weight, REAL
     return finite;
 }
 
-/* As many windows at a time as stay in a near cache; `open` has room for them. */
-CLONED static void NAME(look)(const Adjoint *p, const REAL *const *rows, const Live *live, int32_t *open) {
+/* How many windows are looked at together: as many as stay in a near cache. */
+INLINE int64_t NAME(step_of)(const Adjoint *p) { return most(1, NEAR / p->out); }
+
+/* A row over `n` elements through the lines around these, which begin `at` an element of all examples, to where they are
+   `passed`; what that adds to its constant, the offset of the convolution times what is passed on among it. */
+INLINE REAL NAME(bent_run)(const Bent *b, int64_t n, int64_t at, const REAL *row, REAL *passed) {
+    const REAL *slope = (const REAL *)b->slope + at, *rise = b->rise ? (const REAL *)b->rise + at : slope;
+    const REAL *base = b->base ? (const REAL *)b->base + at : slope, *top = b->top ? (const REAL *)b->top + at : slope;
+    switch ((b->rise ? RISE : 0) | (b->base ? BASE : 0) | (b->top ? TOP : 0)) {
+    case 0: return NAME(bend_run)(0, n, row, slope, rise, base, top, passed);
+    case RISE | TOP: return NAME(bend_run)(RISE | TOP, n, row, slope, rise, base, top, passed);
+    case RISE: return NAME(bend_run)(RISE, n, row, slope, rise, base, top, passed);
+    case TOP: return NAME(bend_run)(TOP, n, row, slope, rise, base, top, passed);
+    case BASE: return NAME(bend_run)(BASE, n, row, slope, rise, base, top, passed);
+    case BASE | RISE: return NAME(bend_run)(BASE | RISE, n, row, slope, rise, base, top, passed);
+    case BASE | TOP: return NAME(bend_run)(BASE | TOP, n, row, slope, rise, base, top, passed);
+    default: return NAME(bend_run)(RISE | BASE | TOP, n, row, slope, rise, base, top, passed);
+    }
+}
+
+/* `open` has room for as many elements as are looked at together, and `through` for those of all rows, where there is a
+   `bent`; then `constants` get what this adds to them. */
+CLONED static void NAME(look)(const Adjoint *p, const Bent *b, int64_t example, const REAL *const *rows,
+                              const Live *live, int32_t *open, REAL *through, double *constants) {
     const int64_t windows = p->taps.windows[0] * p->taps.windows[1], out = p->out, tall = p->tall;
-    const int64_t step = most(1, NEAR / out);
+    const int64_t step = NAME(step_of)(p);
     int64_t found = 0;
     for (int64_t first = 0; first < windows; first += step) {
         const int64_t last = least(first + step, windows), size = (last - first) * out, begin = found;
+        const REAL *from[TALL];
         memset(open, 0, size * sizeof(int32_t));
-        for (int64_t i = 0; i < tall && rows[i]; i++) {
-            const REAL *RESTRICT row = rows[i] + first * out;
+        for (int64_t i = 0; i < tall; i++) {
+            from[i] = rows[i] ? rows[i] + first * out : NULL;
+            if (!rows[i]) continue;
+            if (b && b->slope) {
+                REAL *const passed = through + i * step * out;
+                constants[i] += NAME(bent_run)(b, size, (example * windows + first) * out, from[i], passed);
+                from[i] = passed;
+            }
+            if (b && b->offset) constants[i] += NAME(dot_run)(size, from[i], b->offset);
+            const REAL *RESTRICT row = from[i];
             int32_t *RESTRICT any = open;
             DO_PRAGMA(omp simd)
             for (int64_t c = 0; c < size; c++) any[c] |= row[c] != 0;
@@ -41,8 +72,8 @@ CLONED static void NAME(look)(const Adjoint *p, const REAL *const *rows, const L
         }
         REAL *RESTRICT values = (REAL *)live->values + begin * tall;
         for (int64_t i = 0; i < tall; i++) {
-            const REAL *RESTRICT row = rows[i];
-            for (int64_t k = 0; k < found - begin; k++) values[k * tall + i] = row ? row[first * out + open[k]] : 0;
+            const REAL *RESTRICT row = from[i];
+            for (int64_t k = 0; k < found - begin; k++) values[k * tall + i] = row ? row[open[k]] : 0;
         }
     }
     live->begin[windows] = found;
@@ -88,8 +119,9 @@ static int64_t NAME(grouped)(const Adjoint *p, int64_t *begin) {
 }
 
 /* Whether it could be done: there was memory enough, no weight is infinite or not a number, and what a pooling chooses is
-   there. Where `q` is not null, rows `[rows, each]` are over the windows of a pooling, and get `constants` too. */
-static int NAME(adjoint)(int threads, Adjoint *p, Pooled *q, int chip, const REAL *given, const REAL *weight,
+   there. Where `q` is not null, rows `[rows, each]` are over the windows of a pooling; where `b` is not, they meet lines
+   first. With either they get `constants`. */
+static int NAME(adjoint)(int threads, Adjoint *p, Pooled *q, Bent *b, int chip, const REAL *given, const REAL *weight,
                          REAL *found, REAL *constants) {
     const int64_t windows = p->taps.windows[0] * p->taps.windows[1], unit = p->taps.unit, tall = p->tall;
     const int64_t into = p->taps.plane[0] * p->taps.plane[1] * unit, taps = p->taps.taps[0] * p->taps.taps[1];
@@ -98,10 +130,11 @@ static int NAME(adjoint)(int threads, Adjoint *p, Pooled *q, int chip, const REA
     const int64_t held = q && !q->chosen ? each * q->kernel[0] * q->kernel[1] : each; /* so many are passed on at most */
     const int64_t packed = ROUND(taps * p->out * p->across * sizeof(REAL));
     const int64_t tables = ROUND(2 * (p->taps.plane[0] + p->taps.plane[1]) * sizeof(int32_t));
-    const int64_t starts = ROUND((p->rows + 1) * sizeof(int64_t)), sums = q ? TALL * sizeof(double) : 0;
-    const int64_t map = q ? ROUND(windows * sizeof(int32_t)) : 0;
-    const int64_t room = q ? ROUND(held * sizeof(Meeting)) + each * tall * sizeof(REAL)
-                           : most(most(NEAR, p->out), p->place ? each : 0) * sizeof(int32_t);
+    const int64_t starts = ROUND((p->rows + 1) * sizeof(int64_t)), sums = constants ? TALL * sizeof(double) : 0;
+    const int64_t span = most(NEAR, p->out); /* so many elements are looked at together at most */
+    const int64_t map = q ? ROUND(windows * sizeof(int32_t)) : b && b->offset ? ROUND(span * sizeof(REAL)) : 0;
+    const int64_t lists = ROUND(q ? held * sizeof(Meeting) : most(span, p->place ? each : 0) * sizeof(int32_t));
+    const int64_t room = lists + (q ? each : b && b->slope ? span : 0) * tall * sizeof(REAL);
     const int64_t values = (held * tall + line) * sizeof(REAL) + (windows + 1) * sizeof(int64_t);
     const int64_t own = ROUND(sums + values) + ROUND((held + 1) * sizeof(int32_t)) + ROUND(room);
     char *memory = malloc(packed + tables + starts + map + threads * own);
@@ -113,7 +146,12 @@ static int NAME(adjoint)(int threads, Adjoint *p, Pooled *q, int chip, const REA
     int64_t *const begin = (int64_t *)(memory + packed + tables);
     const int64_t groups = NAME(grouped)(p, begin);
     reached(&p->taps, 1, &p->reach[1], reached(&p->taps, 0, &p->reach[0], (int32_t *)(memory + packed)));
-    if (q) windowed(&p->taps, q, (int32_t *)(q->window = (int32_t *)(memory + packed + tables + starts)));
+    void *const shared = memory + packed + tables + starts;
+    if (q) windowed(&p->taps, q, (int32_t *)(q->window = shared));
+    if (b && b->offset) {
+        for (int64_t k = 0; k < NAME(step_of)(p) * p->out; k++) ((REAL *)shared)[k] = ((const REAL *)b->offset)[k % p->out];
+        b->offset = shared;
+    }
     IN_PARALLEL
     for (int64_t group = 0; group < groups; group++) {
         const REAL *rows[TALL] = {NULL};
@@ -132,19 +170,18 @@ static int NAME(adjoint)(int threads, Adjoint *p, Pooled *q, int chip, const REA
         live.offset = (int32_t *)(mine + ROUND(sums + values));
         void *const space = (char *)live.offset + ROUND((held + 1) * sizeof(int32_t));
         const int64_t example = p->owner ? p->owner[begin[group]] : 0;
-        if (q) {
-            double *const constant = memset(mine, 0, sums);
-            if (!NAME(draw)(p, q, example, rows, &live, space, (REAL *)((char *)space + ROUND(held * sizeof(Meeting))),
-                            constant)) {
-                DO_PRAGMA(omp atomic write)
-                done = 0;
-                continue;
-            }
-            for (int64_t i = 0; i < count; i++) constants[begin[group] + i] = (REAL)constant[i];
-        } else if (p->place)
+        REAL *const turned = (REAL *)((char *)space + lists);
+        double *const constant = memset(mine, 0, sums);
+        if (p->place)
             NAME(sort)(p, rows, p->place + example * each, &live, space);
-        else
-            NAME(look)(p, rows, &live, space);
+        else if (!q)
+            NAME(look)(p, b, example, rows, &live, space, turned, constant);
+        else if (!NAME(draw)(p, q, example, rows, &live, space, turned, constant)) {
+            DO_PRAGMA(omp atomic write)
+            done = 0;
+            continue;
+        }
+        for (int64_t i = 0; i < count && constants; i++) constants[begin[group] + i] = (REAL)constant[i];
         if (tall == TALL) {
             NAME(tiles)[chip][BY_ROWS + unit - 1](p, &live, memory, 0, unit, to);
             continue;

@@ -57,6 +57,56 @@ def adjoint(
     return _adjoint(rows, rows.shape[1:], weight, (*stride, *first, *extents), Looked(order=indices(order)))
 
 
+class Met(NamedTuple):
+    """Lines around values `[examples, height, width, out]`: the slope below, what the one above has more, and the
+    constants; None for zero."""
+
+    slope: Tensor
+    rise: Tensor | None
+    base: Tensor | None
+    top: Tensor | None
+
+
+def adjoint_of_bent(
+    rows: Tensor,
+    met: Met | None,
+    owner: Tensor | None,
+    weight: Tensor,
+    offset: Tensor | None,
+    stride: Sequence[int],
+    first: Sequence[int],
+    extents: Sequence[int],
+) -> tuple[Tensor, Tensor] | None:
+    """The same for rows that meet lines first, a positive coefficient those below and others those above, with their
+    constants `[rows]`, to which the convolution adds an `offset` `[out]`. Rows are of the examples `owner` `[rows]`, in
+    ascending order, or all of the first."""
+    parts = (None,) * 4 if met is None else met
+    if addresses(rows, weight, offset, *parts) is None or not rows.is_contiguous():
+        return None
+    if offset is not None and (offset.shape != rows.shape[3:] or not offset.is_contiguous()):
+        return None
+    if not all(part is None or (part.is_contiguous() and part.shape[1:] == rows.shape[1:]) for part in parts):
+        return None
+    numbers = told(rows, rows.shape[1:], weight, (*stride, *first, *extents))
+    if numbers is None or native is None:
+        return None
+    if met is None:
+        owner = None
+    elif any(part is not None and len(part) != len(met.slope) for part in met):
+        return None
+    elif owner is not None:
+        owner = indices(owner)
+        if owner.shape != rows.shape[:1] or not within(owner, len(met.slope)):
+            return None
+    found, constants = rows.new_empty(len(rows), *extents, weight.shape[1]), rows.new_empty(len(rows))
+    weight = weight.contiguous()
+    at = CHIP, rows.data_ptr(), weight.data_ptr(), found.data_ptr()
+    adds = [0 if part is None else part.data_ptr() for part in (*parts, offset, constants)]
+    looked = Looked(owner=owner).told()
+    done = native.adjoint_of_bent(*head(found), len(rows), *numbers, *looked, *at, *adds)
+    return (found, constants) if done else None
+
+
 def adjoint_of_elements(
     rows: Tensor,
     place: Tensor,

@@ -219,7 +219,20 @@ METHOD(adjoint) {
     const int64_t *w = v + 3;
     const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
     Adjoint p = {t, v[2], w[11], w[12], w[13], w[14], AT(w[15]), AT(w[16]), AT(w[17]), {{NULL}}};
-    done = CALL(adjoint, &p, NULL, (int)w[18] - 1, AT(w[19]), AT(w[20]), AT(w[21]), NULL);
+    done = CALL(adjoint, &p, NULL, NULL, (int)w[18] - 1, AT(w[19]), AT(w[20]), AT(w[21]), NULL);
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(done);
+}
+
+/* What `adjoint` takes, and: slope, rise, base, top, offset, constants */
+METHOD(adjoint_of_bent) {
+    int done;
+    BEGIN(2 + 1 + 15 + 7 + 6)
+    const int64_t *w = v + 3, *u = v + 25;
+    const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
+    Adjoint p = {t, v[2], w[11], w[12], w[13], w[14], NULL, NULL, AT(w[17]), {{NULL}}};
+    Bent b = {AT(u[0]), AT(u[1]), AT(u[2]), AT(u[3]), AT(u[4])};
+    done = CALL(adjoint, &p, NULL, &b, (int)w[18] - 1, AT(w[19]), AT(w[20]), AT(w[21]), AT(u[5]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);
 }
@@ -234,7 +247,7 @@ METHOD(adjoint_of_pooled) {
     Adjoint p = {t, v[2], w[11], w[12], w[13], w[14], NULL, NULL, AT(w[17]), {{NULL}}};
     Pooled q = {{u[0], u[1]}, {u[2], u[3]}, {u[4], u[5]}, AT(u[6]), AT(u[7]), AT(u[8]), AT(u[9]), AT(u[10]),
                       AT(u[11]), AT(u[12]), AT(u[13]), NULL};
-    done = CALL(adjoint, &p, &q, (int)w[18] - 1, AT(w[19]), AT(w[20]), AT(w[21]), AT(u[14]));
+    done = CALL(adjoint, &p, &q, NULL, (int)w[18] - 1, AT(w[19]), AT(w[20]), AT(w[21]), AT(u[14]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);
 }
@@ -507,7 +520,7 @@ static PyMethodDef methods[] = {
     ENTRY(adjoint_of_pooled), ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows),
     ENTRY(interval), ENTRY(ordered), ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates),
     ENTRY(select_places), ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel),
-    ENTRY(half_parallel_back),
+    ENTRY(half_parallel_back), ENTRY(adjoint_of_bent),
     {NULL, NULL, 0, NULL},
 };
 

@@ -31,36 +31,31 @@ class Around(NamedTuple):
     top: Tensor | None
 
 
-class Filter(NamedTuple):
-    """A convolution whose first window begins `first` elements before the operand, of these `extents`; `offset` is what
-    it adds to each channel."""
-
-    weight: Tensor
-    offset: Tensor | None
-    stride: Sequence[int]
-    first: Sequence[int]
-    extents: Sequence[int]
-
-
-def adjoint_of_pooled(
+def adjoint_of_pooled(  # noqa: PLR0913 -- all are told to compiled code
     rows: Tensor,
     kernel: Sequence[int],
     choices: Choices | None,
     around: Around | None,
     owner: Tensor | None,
     plane: Sequence[int],
-    filter_: Filter,
+    weight: Tensor,
+    offset: Tensor | None,
+    stride: Sequence[int],
+    first: Sequence[int],
+    extents: Sequence[int],
 ) -> tuple[Tensor, Tensor] | None:
     """Rows `[rows, channels, *windows]` over the means of windows `kernel`, or over maxima with their `choices`, of
-    planes `[channels, *plane]`, which a convolution makes and lines may lead `around`: over the operand of the
-    convolution `[rows, *extents, in]`, with their constants `[rows]`.
+    planes `[channels, *plane]`, which a convolution makes, with lines `around` it (there may be none around what is
+    chosen from): over the operand of the convolution `[rows, *extents, in]`, with their constants `[rows]`. The first
+    window of the convolution begins `first` elements before its operand; `offset` `[channels]` is what it adds.
 
     A positive coefficient meets the line below, another one that above; so it is for what a maximum chooses. Rows are
     of the examples `owner` `[rows]`, in ascending order, or all of the first. None where there is no compiled code for
     these, or other ways are faster.
     """
+    if around is None and choices is None:
+        return None  # all elements count
     lines, chosen = around or (None,) * 4, choices or (None,) * 3
-    weight, offset = filter_[:2]
     if addresses(rows, weight, offset, *lines, *chosen[1:]) is None or native is None or rows.ndim != 4:
         return None
     count, channels, *windows = rows.shape
@@ -69,14 +64,14 @@ def adjoint_of_pooled(
     if weight.shape[0] != channels or not (offset is None or offset.shape == (channels,)):
         return None
     examples = _examples(rows, choices, around, plane)
-    owner = indices(owner) if examples else None  # without lines and choices all examples are alike
+    owner = indices(owner)
     if examples is None or (owner is not None and (owner.shape != (count,) or not within(owner, examples))):
         return None
     step = _step(rows)
-    numbers = told(rows, (*plane, channels), weight, (*filter_.stride, *filter_.first, *filter_.extents))
+    numbers = told(rows, (*plane, channels), weight, (*stride, *first, *extents))
     if numbers is None or step is None:
         return None
-    found, constants = rows.new_empty(count, *filter_.extents, weight.shape[1]), rows.new_empty(count)
+    found, constants = rows.new_empty(count, *extents, weight.shape[1]), rows.new_empty(count)
     weight = weight.contiguous()
     met = [0 if part is None else part.data_ptr() for part in (*chosen, *lines, offset, constants)]
     at = CHIP, rows.data_ptr(), weight.data_ptr(), found.data_ptr()
@@ -97,8 +92,8 @@ def _step(rows: Tensor) -> tuple[int, int] | None:
 def _examples(
     rows: Tensor, choices: Choices | None, around: Around | None, plane: Sequence[int]
 ) -> int | None:
-    """Of how many examples there is something that rows meet, 0 where there is nothing; None where it does not fit
-    them, or its elements do not stand in memory in the order of their axes."""
+    """Of how many examples there is something that rows meet; None where it does not fit them, or its elements do not
+    stand in memory in the order of their axes."""
     channels, found = rows.shape[1], set[int]()
     for parts, shape in ((choices, rows.shape[1:]), (around, (channels, *plane))):
         for part in parts or ():
@@ -109,4 +104,4 @@ def _examples(
         return None
     if choices is not None and choices.place.dtype != indices(choices.place).dtype:
         return None
-    return None if len(found) > 1 else found.pop() if found else 0
+    return found.pop() if len(found) == 1 else None

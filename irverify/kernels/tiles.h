@@ -37,6 +37,11 @@ typedef struct {
     const int32_t *window;
 } Pooled;
 
+/* Lines around the values that a convolution makes, `[examples, windows 2, out]`, which rows over these meet first: `slope`
+   and what the one above has more, `rise`, `base` and `top`; all but slope may be null, zero, and slope too: there are
+   none. `offset` `[out]`: what the convolution adds to all, or null. */
+typedef struct { const void *slope, *rise, *base, *top, *offset; } Bent;
+
 /* An element that rows reach: its place in the plane, its channel, and the coefficient of its window in a row. */
 typedef struct { int32_t place, channel, source; } Meeting;
 

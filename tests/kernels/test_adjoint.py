@@ -15,7 +15,7 @@ from torch.nn import functional
 from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.ops.scatter import Steps, scatter, through
 from irverify.kernels import adjoint as compiled
-from irverify.kernels.adjoint import CHIP, SHORT, adjoint
+from irverify.kernels.adjoint import CHIP, SHORT, Met, adjoint, adjoint_of_bent
 from irverify.passes.windows import Grid, Windows
 
 pytestmark = [
@@ -162,3 +162,70 @@ def test_windows_of_one_place_are_looked_at_together(seed: int, owned: bool) -> 
     assert found is not None
     one_by_one = [scatter(row[None], weight, steps, (0, 0), (3, 3)) for row in rows]
     same(found, torch.cat(one_by_one))
+
+
+def test_through_lines_by_hand() -> None:
+    """One window of two elements, which nothing but itself reaches; the first row is positive, the others negative."""
+    rows = torch.tensor([[2.0, 4.0]] + (SHORT - 1) * [[-2.0, -4.0]]).reshape(SHORT, 1, 2, 1)
+    slope, rise, base, top = (
+        torch.tensor(pair).reshape(1, 1, 2, 1) for pair in ((1.0, 0.0), (0.0, 0.5), (3.0, 0.0), (0.0, 7.0))
+    )
+    moves, weight, offset = ((1, 1), (0, 0), (1, 2)), torch.full((1, 1, 1, 1), 5.0), torch.tensor([10.0])
+    found = adjoint_of_bent(rows, Met(slope, rise, base, top), None, weight, offset, *moves)
+    assert found is not None
+    assert found[0].reshape(SHORT, 2).tolist() == [[10.0, 0.0]] + (SHORT - 1) * [[-10.0, -10.0]]
+    assert found[1].tolist() == [26.0] + (SHORT - 1) * [-68.0]
+    plain = adjoint_of_bent(rows, None, None, weight, offset, *moves)
+    assert plain is not None
+    assert plain[1].tolist() == [60.0] + (SHORT - 1) * [-60.0]
+
+
+@settings(max_examples=60)
+@given(st.data(), DTYPES, SEEDS, st.booleans())
+def test_through_lines(data: st.DataObject, dtype: torch.dtype, seed: int, owned: bool) -> None:
+    kernel, stride, windows, first, extents = (
+        tuple(data.draw(st.integers(low, high)) for _ in range(2))
+        for low, high in ((1, 3), (1, 3), (1, 9), (-2, 3), (1, 9))
+    )
+    count, out = data.draw(st.integers(SHORT, 40)), data.draw(st.sampled_from((1, 3, 16, 70, 600)))
+    channels, examples = data.draw(st.one_of(st.integers(1, 9), st.integers(10, 40))), 3 if owned else 1
+    generator = torch.Generator().manual_seed(seed)
+    owner = torch.randint(examples, (count,), generator=generator).sort().values if owned else None
+    of = torch.zeros(count, dtype=torch.long) if owner is None else owner
+    rows = whole(count, *windows, out, seed=seed, dtype=dtype)
+    weight, offset = (whole(*shape, seed=seed + 1, dtype=dtype) for shape in ((out, channels, *kernel), (out,)))
+    slope, *rest = (whole(examples, *windows, out, seed=seed + 2 + k, dtype=dtype).clamp(min=0) for k in range(4))
+    rise, base, top = (part if data.draw(st.booleans()) else None for part in rest)
+    met = Met(slope, rise, base, top) if data.draw(st.booleans()) else None
+    adds = offset if data.draw(st.booleans()) else None
+    moves = stride, first, extents
+    found = adjoint_of_bent(rows, met, owner, weight, adds, *moves)
+    bent, constants, negative = rows, rows.new_zeros(count), rows.clamp(max=0)
+    if met is not None:
+        nothing = torch.zeros_like(slope)
+        more, below, above = (nothing if part is None else part for part in (rise, base, top))
+        bent = rows * slope[of] + negative * more[of]
+        constants = ((rows - negative) * below[of] + negative * above[of]).flatten(1).sum(1)
+    if adds is not None:
+        constants = constants + (bent * adds).flatten(1).sum(1)
+    expected = adjoint(bent, weight, *moves)
+    assert found is not None
+    assert expected is not None
+    same(found[0], expected)
+    same(found[1], constants)
+
+
+def test_lines_that_do_not_fit_are_left_to_others() -> None:
+    rows, slope, weight = torch.ones(SHORT, 2, 3, 4), torch.ones(2, 2, 3, 4), torch.ones(4, 5, 2, 2)
+    met, owner, moves = Met(slope, None, None, slope), torch.zeros(SHORT, dtype=torch.long), ((1, 1), (0, 0), (3, 4))
+    assert adjoint_of_bent(rows, met, owner, weight, torch.ones(4), *moves) is not None
+    assert adjoint_of_bent(rows[1:], met, owner[1:], weight, None, *moves) is None
+    assert adjoint_of_bent(rows, met, owner[1:], weight, None, *moves) is None
+    assert adjoint_of_bent(rows, met, owner + 2, weight, None, *moves) is None
+    assert adjoint_of_bent(rows, met, owner - 1, weight, None, *moves) is None
+    assert adjoint_of_bent(rows, met, owner, weight, torch.ones(5), *moves) is None
+    assert adjoint_of_bent(rows, met, owner, weight.double(), None, *moves) is None
+    assert adjoint_of_bent(rows, met, owner, weight * math.nan, None, *moves) is None
+    for wrong in (slope[:1], slope[:, 1:], slope.transpose(1, 2), slope.double(), slope[..., :1].expand(slope.shape)):
+        assert adjoint_of_bent(rows, met._replace(top=wrong), owner, weight, None, *moves) is None
+    assert adjoint_of_bent(rows.permute(0, 2, 1, 3), None, None, weight, None, *moves) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,18 +12,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from irverify.kernels import available
+from irverify.kernels import pooled
 from irverify.kernels.adjoint import CHIP, adjoint
-from irverify.kernels.pooled import Around, Choices, Filter, adjoint_of_pooled
+from irverify.kernels.pooled import Around, Choices, adjoint_of_pooled
 
 pytestmark = [
-    pytest.mark.skipif(not available() or not CHIP, reason="no compiled code for this processor"),
-    pytest.mark.usefixtures("threads"),
+    pytest.mark.skipif(not CHIP, reason="no kernels here, or no processor for this one"),
+    pytest.mark.usefixtures("threads", "chip"),
 ]
 DTYPES = st.sampled_from((torch.float32, torch.float64))
 SEEDS = st.integers(0, 2**16)
 ROWS = 8
-IDENTITY = Filter(torch.ones(1, 1, 1, 1), None, (1, 1), (0, 0), (2, 5))
+WEIGHT, MOVES = torch.ones(1, 1, 1, 1), ((1, 1), (0, 0), (2, 5))
+
+
+@pytest.fixture(params=(1, 2), ids=("32 bytes", "64 bytes"), scope="module")
+def chip(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Vectors of both lengths."""
+    if request.param > CHIP:
+        pytest.skip("this processor has no vectors of 64 bytes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pooled, "CHIP", request.param)
+        yield
 
 
 def whole(*shape: int, seed: int, dtype: torch.dtype, least: int = -3) -> Tensor:
@@ -36,8 +47,8 @@ def test_a_mean_by_hand() -> None:
     low = torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0, 1.0]]).reshape(1, 1, 2, 5)
     high = torch.tensor([[1.0, 0.5, 1.0, 0.0, 1.0], [0.0, 0.0, 0.5, 0.0, 1.0]]).reshape(1, 1, 2, 5)
     top = torch.tensor([[0.0, 3.0, 0.0, 0.0, 9.0], [0.0, 0.0, 5.0, 0.0, 9.0]]).reshape(1, 1, 2, 5)
-    offset = IDENTITY._replace(offset=torch.tensor([10.0]))
-    found = adjoint_of_pooled(rows, (2, 2), None, Around(low, high, None, top), None, (2, 5), offset)
+    around = Around(low, high, None, top)
+    found = adjoint_of_pooled(rows, (2, 2), None, around, None, (2, 5), WEIGHT, torch.tensor([10.0]), *MOVES)
     assert found is not None
     passed, constants = found
     assert passed.shape == (ROWS, 2, 5, 1)
@@ -51,7 +62,7 @@ def test_a_maximum_by_hand() -> None:
     rows = torch.tensor([2.0, 3.0] + 7 * [-2.0, -3.0]).reshape(ROWS, 1, 1, 2)
     index = torch.tensor([1, 8]).reshape(1, 1, 1, 2)
     certain, ceiling = (torch.tensor(pair).reshape(1, 1, 1, 2) for pair in ((1.0, 0.0), (math.inf, 7.0)))
-    found = adjoint_of_pooled(rows, (2, 2), Choices(index, certain, ceiling), None, None, (2, 5), IDENTITY)
+    found = adjoint_of_pooled(rows, (2, 2), Choices(index, certain, ceiling), None, None, (2, 5), WEIGHT, None, *MOVES)
     assert found is not None
     passed, constants = found
     assert constants.tolist() == [0.0] + 7 * [-21.0]
@@ -60,7 +71,7 @@ def test_a_maximum_by_hand() -> None:
     assert passed[1].flatten().nonzero().flatten().tolist() == [1]
     assert passed[1].flatten()[1] == -2.0
     endless = Choices(index, certain, ceiling * math.inf)
-    found = adjoint_of_pooled(rows, (2, 2), endless, None, None, (2, 5), IDENTITY)
+    found = adjoint_of_pooled(rows, (2, 2), endless, None, None, (2, 5), WEIGHT, None, *MOVES)
     assert found is not None
     assert found[1].tolist() == [0.0] + 7 * [-math.inf]
 
@@ -121,9 +132,12 @@ def test_at_once(data: st.DataObject, dtype: torch.dtype, seed: int) -> None:
     wanted = adjoint(planes.permute(0, 2, 3, 1).contiguous(), weight, stride, first, extents)
 
     choices = Choices(index, certain, ceiling) if maximum else None
-    filter_ = Filter(weight, offset if biased else None, stride, first, extents)
-    found = adjoint_of_pooled(given_rows, kernel, choices, around, owner, plane, filter_)
+    moves, adds = (stride, first, extents), offset if biased else None
+    found = adjoint_of_pooled(given_rows, kernel, choices, around, owner, plane, weight, adds, *moves)
     assert wanted is not None
+    if not lines and not maximum:  # all elements count
+        assert found is None
+        return
     assert found is not None
     assert torch.equal(found[0], wanted)
     assert torch.equal(found[1], expected)
@@ -137,7 +151,8 @@ def test_what_does_not_fit_is_left_to_others() -> None:
 
     def done(rows: Tensor = rows, around: Around | None = around, **changes: Any) -> bool:
         parts: dict[str, Any] = {"kernel": (2, 2), "choices": None, "owner": owner, "plane": (2, 5)}
-        return adjoint_of_pooled(rows, around=around, **{**parts, "filter_": IDENTITY, **changes}) is not None
+        parts |= {"weight": WEIGHT, "offset": None, **dict(zip(("stride", "first", "extents"), MOVES, strict=True))}
+        return adjoint_of_pooled(rows, around=around, **{**parts, **changes}) is not None
 
     assert done()
     assert done(around=None, choices=choices, owner=None)
@@ -152,8 +167,8 @@ def test_what_does_not_fit_is_left_to_others() -> None:
     assert not done(around=around._replace(top=low[:1]))
     assert not done(around=around._replace(top=low[..., 1:]))
     assert not done(around=around._replace(top=low.permute(0, 1, 3, 2)))
-    assert not done(filter_=IDENTITY._replace(offset=torch.ones(2)))
-    assert not done(filter_=IDENTITY._replace(weight=torch.full((1, 1, 1, 1), math.nan)))
+    assert not done(offset=torch.ones(2))
+    assert not done(weight=WEIGHT * math.nan)
     for wrong in (index + 10, index - 1, index.int()):
         assert not done(around=None, choices=choices._replace(place=wrong), owner=None)
     assert not done(choices=choices)  # one example and two

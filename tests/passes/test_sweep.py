@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+import irverify as iv
 from irverify.errors import UsageError
 from irverify.ir.graph import Graph, GraphBuilder
 from irverify.ir.ops import Abs, Add, Clip, Conv, Gather, LeakyRelu, Linear, Relu, Reshape, Sigmoid
@@ -247,3 +248,14 @@ def test_derivatives_of_sums_by_function_transforms(dtype: torch.dtype) -> None:
     leaf = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(bound(leaf), leaf)
     torch.testing.assert_close(torch.func.grad(bound)(x), expected)
+
+
+def test_an_activation_that_passes_nothing_on() -> None:
+    """Rows of a layer behind it have no coefficients at all."""
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)).requires_grad_(False)
+    module.get_parameter("0.bias").fill_(-99.0)
+    x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    rows = torch.eye(3)[None].repeat(1, 4, 1)
+    state = iv.run(iv.compile(module, x), "crown", iv.Box(x, x + 0.1), spec=(rows, torch.zeros(1, 12)))
+    found = state.bounds[state.graph.outputs[0]].lower
+    torch.testing.assert_close(found, module(x).repeat(1, 4))

@@ -1,0 +1,104 @@
+"""Rows over all elements on their way through a convolution, and the lines around it, at once, by compiled code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from irverify.ir.ops import Conv
+from irverify.ir.params import value
+from irverify.ir.recording import recorded
+from irverify.kernels.adjoint import Met, adjoint_of_bent
+from irverify.passes.backward import Context
+from irverify.passes.bent import Lines
+from irverify.passes.forms import Dense
+from irverify.passes.relaxations import Affine
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A convolution over two axes, whose first window begins `first` elements before the operand, of these `extents`;
+    `offset` `[out]` is what it adds to each channel."""
+
+    weight: Tensor
+    offset: Tensor | None
+    stride: Sequence[int]
+    first: Sequence[int]
+    extents: Sequence[int]
+
+    @classmethod
+    def of(cls, affine: Affine) -> Filter | None:
+        """None for another operator, and for what compiled code was not written for."""
+        conv = affine.op
+        if not isinstance(conv, Conv) or len(conv.stride) != 2 or conv.groups > 1 or max(conv.dilation) > 1:
+            return None
+        weight, offset = value(conv.weight), affine.offset
+        if recorded(weight, offset):
+            return None
+        flat, first = None if offset is None else offset.reshape(-1), [before for before, _ in conv.padding]
+        return cls(weight, flat, conv.stride, first, affine.operands[0].shape[1:])
+
+    @property
+    def sparse(self) -> bool:
+        """Whether most of what comes of rows is zero."""
+        return self.weight.shape[2] * self.weight.shape[3] == 1 and max(self.stride) > 1
+
+
+@dataclass(frozen=True)
+class Onward:
+    """How rows over a value pass a convolution, and where it is one, the activation that reads it, to the operand `to`.
+    `node` is that of the convolution."""
+
+    node: str
+    to: str
+    filter: Filter
+    met: Met | None = None
+
+    def before(self, form: Dense) -> tuple[Dense, Tensor] | None:
+        """The rows there, and their constants; None where other ways are faster, or there is none."""
+        rows, filter_ = form.coefficients, self.filter
+        if recorded(rows):
+            return None
+        moves = filter_.stride, filter_.first, filter_.extents
+        last = rows.permute(0, 2, 3, 1)
+        found = adjoint_of_bent(last, self.met, form.owner, filter_.weight, filter_.offset, *moves)
+        return None if found is None else (Dense(found[0].permute(0, 3, 1, 2), form.owner), found[1])
+
+
+def onward(context: Context, name: str, lines: Lines | None) -> Onward | None:
+    """That of a convolution, or of the `lines` around one; None for another node."""
+    if lines is not None:
+        if type(lines) is not Lines or lines.slope.ndim < 3:
+            return None
+        (before,) = context.graph[name].inputs
+        if len(context.graph.users(before)) > 1:
+            return None  # rows of its other readers join these
+    else:
+        before = name
+    affine = context.relaxed.get(before)
+    if not isinstance(affine, Affine) or before in context.shortcuts:
+        return None
+    filter_ = Filter.of(affine)
+    if filter_ is None or filter_.sparse:
+        return None
+    met = None if lines is None else _met(lines)
+    if lines is not None and met is None:
+        return None
+    return Onward(before, context.graph[before].inputs[0], filter_, met)
+
+
+def _met(lines: Lines) -> Met | None:
+    parts = (lines.slope, lines.rise, lines.base, lines.top)
+    if recorded(*parts):
+        return None
+    slope, *rest = (None if part is None else _examples(part) for part in parts)
+    assert slope is not None
+    return Met(slope, *rest)
+
+
+def _examples(part: Tensor) -> Tensor:
+    """`[examples, height, width, channels]`, of one example too."""
+    planes = part if part.ndim == 4 else part.unsqueeze(0)
+    return planes.permute(0, 2, 3, 1)

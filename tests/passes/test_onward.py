@@ -1,0 +1,153 @@
+"""Rows that pass an activation and the convolution that it reads at once, against one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import irverify as iv
+from irverify.kernels.adjoint import CHIP
+from irverify.passes.onward import Onward
+from irverify.passes.view import View
+
+SEEDS = st.integers(0, 2**16)
+ACTIVATIONS = (nn.ReLU, nn.Sigmoid, nn.LeakyReLU, nn.Hardtanh)
+
+
+class Net(nn.Module):
+    """Convolutions with activations, one of which is read twice, as may be a convolution itself."""
+
+    def __init__(self, act: type[nn.Module], channels: int, stride: int, *, skip: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, channels, 3, padding=1), nn.Conv2d(channels, 5, 3, stride, padding=1)
+        self.third, self.short = nn.Conv2d(5, 5, 3, padding=1), nn.Conv2d(5, 5, 1)
+        self.act, self.skip, self.head = act(), skip, nn.LazyLinear(3)
+        self(torch.zeros(1, 2, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.act(self.first(x)))
+        active = self.act(x)
+        after = self.third(active) + (x if self.skip else self.short(active))
+        found: Tensor = self.head(self.act(after).flatten(1))
+        return found
+
+
+def drawn(module: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.detach().copy_(torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5)
+
+
+@contextmanager
+def counted() -> Iterator[list[Onward]]:
+    """What passes rows at once."""
+    found: list[Onward] = []
+    before = Onward.before
+
+    def noted(self: Onward, form: Any) -> Any:
+        done = before(self, form)
+        if done is not None:
+            found.append(self)
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Onward, "before", noted)
+        yield found
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """One operator after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(View, "onward", lambda self, name: None)
+        yield
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    SEEDS, st.sampled_from(ACTIVATIONS), st.sampled_from((torch.float32, torch.float64)), st.integers(1, 3),
+    st.sampled_from((3, 8)), st.integers(1, 2), st.booleans(),
+)  # fmt: skip
+def test_the_same_bounds(
+    seed: int, act: type[nn.Module], dtype: torch.dtype, batch: int, channels: int, stride: int, skip: bool
+) -> None:
+    module = Net(act, channels, stride, skip=skip)
+    drawn(module, seed)
+    module = module.to(dtype).requires_grad_(False)
+    graph = iv.compile(module, torch.zeros(1, 2, 8, 8, dtype=dtype))
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(batch, 2, 8, 8, generator=generator, dtype=dtype)
+    region, rows = iv.Box(x, x + 0.1), torch.randn(batch, 9, 3, generator=generator, dtype=dtype)
+    spec = rows, torch.zeros(batch, 9, dtype=dtype)
+    state = iv.run(graph, "crown", region, spec=spec)
+    with apart():
+        other = iv.run(graph, "crown", region, spec=spec)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-10
+    for name in state.bounds:
+        for side in ("lower", "upper"):
+            found, expected = (getattr(part.bounds[name], side) for part in (state, other))
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    points = region.sample(20, torch.Generator().manual_seed(seed)).flatten(0, 1)
+    values = torch.einsum("bsj,nbj->nbs", rows, module(points).reshape(20, batch, 3))
+    assert bool((values >= state.bounds[state.graph.outputs[0]].lower - tolerance).all())
+
+
+@pytest.mark.skipif(not CHIP, reason="no compiled code for this processor")
+def test_where_it_is_so() -> None:
+    """Through activations of convolutions where nobody looks at these, and through convolutions alone."""
+    module = Net(nn.ReLU, 8, 1, skip=False).requires_grad_(False)
+    x = torch.rand(2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    graph = iv.compile(module, x[:1])
+    spec = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(1)), torch.zeros(2, 9)
+    with counted() as found:
+        iv.run(graph, "crown-ibp", iv.Box(x, x + 0.1), spec=spec)
+    assert [one.met is not None for one in found] == [False, False, True, True]
+
+
+@pytest.mark.skipif(not CHIP, reason="no compiled code for this processor")
+def test_rows_keep_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are too many behind a convolution go through its activation alone, and on in parts."""
+    first, last = (nn.Conv2d(1, 16, 1), nn.ReLU()), (nn.Conv2d(2, 3, 1), nn.ReLU(), nn.Flatten(), nn.Linear(192, 3))
+    module = nn.Sequential(*first, nn.Conv2d(16, 2, 1), nn.ReLU(), *last)
+    drawn(module, 0)
+    module = module.requires_grad_(False)
+    x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    graph = iv.compile(module, x)
+    spec = torch.randn(1, 32, 3, generator=torch.Generator().manual_seed(1)), torch.zeros(1, 32)
+    with counted() as whole:
+        iv.run(graph, "crown-ibp", iv.Box(x, x + 0.1), spec=spec)
+    monkeypatch.setattr(iv.passes.crown, "CHUNK", 16 * 1024 * 4)  # sixteen rows over the widest value
+    with counted() as parts:
+        iv.run(graph, "crown-ibp", iv.Box(x, x + 0.1), spec=spec)
+    assert [one.met is not None for one in whole] == [True, True]
+    assert [one.met is not None for one in parts] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("of", ["rows", "parameters"])
+def test_gradients(of: str) -> None:
+    """As one after the other, which is how they are found."""
+    module = Net(nn.ReLU, 3, 1, skip=True)
+    drawn(module, 3)
+    module = module.double().requires_grad_(of == "parameters")
+    x = torch.rand(2, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    graph = iv.compile(module, x[:1])
+    rows = torch.ones(2, 9, 3, dtype=torch.float64).requires_grad_(of == "rows")
+    sources = [rows] if of == "rows" else list(module.parameters())
+
+    def gradients() -> tuple[Tensor | None, ...]:
+        state = iv.run(graph, "crown", iv.Box(x, x + 0.1), spec=(rows, torch.zeros(2, 9, dtype=torch.float64)))
+        result = state.bounds[state.graph.outputs[0]].lower.sum()
+        return torch.autograd.grad(result, sources, allow_unused=True)
+
+    found = gradients()
+    with apart():
+        expected = gradients()
+    assert any(gradient is not None and bool(gradient.any()) for gradient in expected)
+    torch.testing.assert_close(found, expected)
