@@ -93,9 +93,11 @@ class _Inputs:
     def __init__(self, region: Region, rows: Rows) -> None:
         self._box = None
         if region.is_box:
-            lower, upper = map(gathering(rows), region.box())
-            self._box = (lower + upper) / 2, (upper - lower) / 2
-        self._region = region.select(rows.owner)
+            lower, upper = region.box()
+            gather = gathering(rows)
+            self._box = gather((lower + upper) / 2), gather((upper - lower) / 2)
+        else:
+            self._region = region.select(rows.owner)
 
     def minimum(self, coefficients: Tensor) -> Tensor:
         """Of each row, `[rows]`."""

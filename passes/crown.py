@@ -203,9 +203,12 @@ class _Walk:
         bounds = Interval(*(side.clone() for side in interval))
         pairs = torch.arange(batch * count, device=bounds.lower.device)
         owner, elements = torch.div(pairs, count, rounding_mode="floor"), pairs % count
-        self._run(node, bounds, owner, elements, torch.ones_like(bounds.lower).flatten(), None, results)
-        if self.polish and not bounds.lower.requires_grad:
-            return tightened(
-                interval, torch.fmax(bounds.lower, polished(self.context, results, node, batch)), bounds.upper
-            )
+        polish = self.polish and not bounds.lower.requires_grad
+        if not polish or self.context.shortcuts:  # which climbs do not take; they begin at these bounds
+            self._run(node, bounds, owner, elements, torch.ones_like(bounds.lower).flatten(), None, results)
+        else:
+            self.rows += batch * count
+        if polish:
+            found = polished(self.context, results, node, batch)
+            bounds = bounds._replace(lower=torch.fmax(bounds.lower, found))
         return tightened(interval, *bounds)

@@ -25,8 +25,8 @@ from irverify.passes.shares import Shares
 
 SCHEDULE = Schedule(2, 0.4)
 """On a public sigmoid network one step leaves a third of what the rule loses, two leave nothing."""
-TOGETHER = 2**21
-"""Bytes of coefficients over all values that are optimised at once, about: what fits into a cache."""
+TOGETHER = 2**23
+"""Bytes of coefficients over all values that are optimised at once, about: fewer are more calls, more leave caches."""
 
 
 @once_a_graph

@@ -49,7 +49,7 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 20
+#define VERSION 21
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -254,9 +254,9 @@ METHOD(adjoint_of_pooled) {
 
 METHOD(layers) {
     int done;
-    BEGIN(2 + 7 + 5)
-    const Layers p = {v[2], v[3], AT(v[4]), AT(v[5]), AT(v[6]), v[7], AT(v[8])};
-    done = CALL(layers, &p, (int)v[9] - 1, AT(v[10]), AT(v[11]), AT(v[12]), AT(v[13]));
+    BEGIN(2 + 8 + 5)
+    const Layers p = {v[2], v[3], v[4], AT(v[5]), AT(v[6]), AT(v[7]), v[8], AT(v[9])};
+    done = CALL(layers, &p, (int)v[10] - 1, AT(v[11]), AT(v[12]), AT(v[13]), AT(v[14]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);
 }

@@ -64,7 +64,8 @@ def lower_bounds(start: Start, layers: Sequence[Layer], center: Tensor, radius: 
     least = constant.new_empty(2 * pairs if twice else pairs)
     threads = torch.get_num_threads() if len(least) >= SHARED else 1
     chosen = (0 if part is None else part.data_ptr() for part in (places, owner))
-    told = pairs, int(twice), first, *chosen, len(layers), table.data_ptr(), CHIP, constants, middle, reach
+    examples = center.numel() // layers[-1].weight.shape[1]
+    told = pairs, int(twice), examples, first, *chosen, len(layers), table.data_ptr(), CHIP, constants, middle, reach
     return least if native.layers(least.element_size(), threads, *told, least.data_ptr()) else None
 
 

@@ -11,7 +11,7 @@ typedef struct { int64_t from, to; const void *slope, *rise, *base, *top, *bias,
 /* Rows of some pairs, with `twice` and then their negatives: those at `index`, or all; of the example `owner`, or all of
    the first; through `count` layers. */
 typedef struct {
-    int64_t pairs, twice;
+    int64_t pairs, twice, examples;
     const void *rows;
     const int64_t *index, *owner;
     int64_t count;
@@ -54,6 +54,58 @@ typedef void Product(int64_t depth, const void *rows, const void *matrix, int64_
         }                                                                                                              \
     }
 #define LAYERS(...) OF_LAYERS(__VA_ARGS__)
+
+/* `lined`: a row along lines, slope, rise, base and top, which begin `pitch` elements behind each other, and the constants
+   that it meets. `least`: the least that a row is in a box, `center` and `radius`. Of whole vectors; there are two of each
+   sum, since a sum has to wait for the one before it. What is not a number stays none: MIN and MAX give it where it is
+   their second operand. */
+#define OF_ROWS_MET(lined, least, TYPE, VECTOR, LOAD, STORE, ALL, FUSED, TIMES, PLUS, MINUS, MIN, MAX)                  \
+    __attribute__((target(SHORT))) static TYPE lined##_sum(VECTOR sums) {                                               \
+        enum { LANES = sizeof(VECTOR) / sizeof(TYPE) };                                                                \
+        TYPE parts[LANES];                                                                                             \
+        STORE(parts, sums);                                                                                            \
+        for (int half = LANES / 2; half; half /= 2)                                                                    \
+            for (int i = 0; i < half; i++) parts[i] += parts[half + i];                                                \
+        return parts[0];                                                                                               \
+    }                                                                                                                  \
+    __attribute__((target(SHORT))) static TYPE lined(int64_t size, int64_t pitch, const TYPE *RESTRICT row,             \
+                                                    const TYPE *RESTRICT lines, TYPE *RESTRICT passed) {               \
+        enum { LANES = sizeof(VECTOR) / sizeof(TYPE) };                                                                \
+        const VECTOR zero = ALL(0);                                                                                    \
+        VECTOR sums[4] = {zero, zero, zero, zero};                                                                     \
+        for (int64_t i = 0; i < size; i += 2 * LANES)                                                                  \
+            DO_PRAGMA(GCC unroll 2)                                                                                    \
+            for (int k = 0; k < 2; k++) {                                                                              \
+                const int64_t at = i + k * LANES;                                                                      \
+                if (k && at >= size) break;                                                                            \
+                const VECTOR v = LOAD(row + at), negative = MIN(zero, v);                                              \
+                STORE(passed + at, FUSED(v, LOAD(lines + at), TIMES(negative, LOAD(lines + pitch + at))));             \
+                sums[k] = FUSED(MINUS(v, negative), LOAD(lines + 2 * pitch + at), sums[k]);                            \
+                sums[2 + k] = FUSED(negative, LOAD(lines + 3 * pitch + at), sums[2 + k]);                              \
+            }                                                                                                          \
+        return lined##_sum(PLUS(PLUS(sums[0], sums[1]), PLUS(sums[2], sums[3])));                                       \
+    }                                                                                                                  \
+    __attribute__((target(SHORT))) static TYPE least(int64_t size, const TYPE *RESTRICT row,                           \
+                                                     const TYPE *RESTRICT center, const TYPE *RESTRICT radius) {       \
+        enum { LANES = sizeof(VECTOR) / sizeof(TYPE) };                                                                \
+        const VECTOR zero = ALL(0);                                                                                    \
+        VECTOR sums[4] = {zero, zero, zero, zero};                                                                     \
+        for (int64_t i = 0; i < size; i += 2 * LANES)                                                                  \
+            DO_PRAGMA(GCC unroll 2)                                                                                    \
+            for (int k = 0; k < 2; k++) {                                                                              \
+                const int64_t at = i + k * LANES;                                                                      \
+                if (k && at >= size) break;                                                                            \
+                const VECTOR v = LOAD(row + at);                                                                       \
+                sums[k] = FUSED(v, LOAD(center + at), sums[k]);                                                        \
+                sums[2 + k] = FUSED(MAX(MINUS(zero, v), v), LOAD(radius + at), sums[2 + k]);                           \
+            }                                                                                                          \
+        return lined##_sum(MINUS(PLUS(sums[0], sums[1]), PLUS(sums[2], sums[3])));                                      \
+    }
+#define ROWS_MET(...) OF_ROWS_MET(__VA_ARGS__)
+#define MORE_32(type)                                                                                                  \
+    _mm256_mul_##type, _mm256_add_##type, _mm256_sub_##type, _mm256_min_##type, _mm256_max_##type
+ROWS_MET(lined_single, least_single, float, __m256, OF_32(ps), MORE_32(ps))
+ROWS_MET(lined_double, least_double, double, __m256d, OF_32(pd), MORE_32(pd))
 LAYERS(long_single_product_32, LONG, float, __m512, 12, 2, OF_64(ps))
 LAYERS(long_single_product_16, LONG, float, __m512, 12, 1, OF_64(ps))
 LAYERS(long_double_product_16, LONG, double, __m512d, 12, 2, OF_64(pd))
@@ -72,6 +124,15 @@ static Product *const products_double[2][3] = {
     {NULL, short_double_product_8, short_double_product_4},
     {long_double_product_16, long_double_product_8, short_double_product_4},
 };
-#else
+#else /* nobody calls these */
+#define NO_ROWS_MET(name, TYPE)                                                                                        \
+    static TYPE lined_##name(int64_t size, int64_t pitch, const TYPE *row, const TYPE *lines, TYPE *passed) {           \
+        return (void)pitch, (void)lines, (void)passed, size ? row[0] : 0;                                              \
+    }                                                                                                                  \
+    static TYPE least_##name(int64_t size, const TYPE *row, const TYPE *center, const TYPE *radius) {                  \
+        return (void)center, (void)radius, size ? row[0] : 0;                                                          \
+    }
+NO_ROWS_MET(single, float)
+NO_ROWS_MET(double, double)
 static Product *const products_single[2][3], *const products_double[2][3];
 #endif
