@@ -74,7 +74,10 @@ def pooled(context: Context, node: Node, examples: slice) -> Pooled | None:
 
 
 def _around(lines: Relaxation, examples: slice) -> Around:
-    base, top = (part[examples] if nonzero(part) else None for part in (lines.lower_intercept, lines.upper_intercept))
-    parts = lines.lower_slope[examples], lines.upper_slope[examples], base, top
-    return Around(*(None if part is None else part.contiguous() for part in parts))  # type: ignore[arg-type]
+    low, high = (part[examples].contiguous() for part in (lines.lower_slope, lines.upper_slope))
+    base, top = (
+        part[examples].contiguous() if any(part.stride()) or nonzero(part) else None  # not zeros without memory
+        for part in (lines.lower_intercept, lines.upper_intercept)
+    )
+    return Around(low, high, base, top)
 

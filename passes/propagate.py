@@ -106,12 +106,20 @@ def interval_facts(
     for node, region in zip(state.graph.inputs, state.given_regions(source), strict=True):
         box = state.bounds.get(node.name)
         given[node.name] = Interval(*region.box()) if box is None else Interval(box.lower, box.upper)
-    intervals = propagate(state.graph, table, given, state.bounds, refine, _read_by_jumps(state.graph, given))
+    unchanged: set[str] = set()
+
+    def noted(node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
+        found = interval if refine is None else refine(node, interval, results)
+        if found is interval:
+            unchanged.add(node.name)
+        return found
+
+    intervals = propagate(state.graph, table, given, state.bounds, noted, _read_by_jumps(state.graph, given))
     inputs = {node.name for node in state.graph.inputs}
     bounds = {name: Bounds(*interval, source) for name, interval in intervals.items() if name not in inputs}
     for name, found in bounds.items():
         node = state.graph[name]
-        if refine is None and type(node.op) in KEEP_ORDER:
+        if type(node.op) in KEEP_ORDER and name in unchanged:
             found.assume_ordered()  # its operand has been looked at
         elif not found.ordered:
             _check_finite(node, intervals)

@@ -31,6 +31,12 @@ class Way(NamedTuple):
 
 
 @once_a_graph
+def with_way(graph: Graph) -> frozenset[str]:
+    """The values over which rows have such a way."""
+    return frozenset(node.name for node in graph if way(graph, node.name) is not None)
+
+
+@once_a_graph
 def way(graph: Graph, name: str) -> Way | None:
     """The way of rows over a flat value; None where there is another kind of node on it."""
     node, names = graph[name], []

@@ -29,7 +29,7 @@ from irverify.passes.needs import Need
 from irverify.passes.onward import Onward
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Affine, Relaxed, SpecRows
-from irverify.passes.straight import straight
+from irverify.passes.straight import straight, with_way
 from irverify.passes.view import View
 from irverify.rounding import round_down
 
@@ -86,6 +86,7 @@ class Sweep:
     def run(self, need: Need | None, stations: frozenset[str]) -> None:
         """Tightens the bounds."""
         self._need, self._stations = need, stations
+        ways = with_way(self.view.context.graph)
         for node in reversed(self.view.context.graph.nodes):
             if node.name not in self.pending:
                 continue
@@ -95,7 +96,7 @@ class Sweep:
                 self._screened = node.name
                 if self._passed > 1 and not self._screen(need):
                     return
-            if need is None and len(self.pending) == 1 and self._straight(node.name):
+            if need is None and node.name in ways and len(self.pending) == 1 and self._straight(node.name):
                 break
             if (parts := self._parts(node)) is not None:
                 for part in parts:

@@ -76,7 +76,7 @@ INLINE void NAME(bent_at)(int64_t tall, const Adjoint *p, const Pooled *q, int64
     const int64_t places = p->taps.windows[0] * p->taps.windows[1], across = p->taps.windows[1];
     const int64_t count = q->windows[0] * q->windows[1], size = p->out * count, planes = example * p->out * places;
     const REAL *low = q->low, *high = q->high, *base = q->base, *top = q->top, *offset = q->offset;
-    const REAL share = (REAL)(q->kernel[0] * q->kernel[1]);
+    const REAL share = 1 / (REAL)(q->kernel[0] * q->kernel[1]);
     REAL sums[TALL] = {0};
     for (int64_t i = 0; i < tall; i++) {
         const REAL *RESTRICT row = rows[i];
@@ -91,7 +91,7 @@ INLINE void NAME(bent_at)(int64_t tall, const Adjoint *p, const Pooled *q, int64
         }
     } else {
         DO_PRAGMA(omp simd)
-        for (int64_t k = 0; k < size * tall; k++) turned[k] /= share;
+        for (int64_t k = 0; k < size * tall; k++) turned[k] *= share;
     }
     for (int64_t k = 0; k < met; k++) {
         if (low && k + AHEAD < met) {

@@ -68,7 +68,7 @@ def margin_rows(graph: Graph, regions: Sequence[Region], labels: Tensor | Sequen
     if not (min(listed, default=0) >= 0 and max(listed, default=0) < classes):
         raise PropertyError(f"expected labels in [0, {classes}), got {listed}")
     identity = torch.eye(classes, device=targets.device)
-    rows = identity[targets].unsqueeze(1) - identity
+    rows = identity.index_select(0, targets).unsqueeze(1) - identity
     return rows, rows.new_zeros(rows.shape[:2])
 
 
