@@ -10,7 +10,7 @@ from torch import Tensor
 from irverify.ir.ops import Conv
 from irverify.ir.params import value
 from irverify.ir.recording import recorded
-from irverify.kernels.adjoint import Met, adjoint_of_bent
+from irverify.kernels.adjoint import BentAdjoint, Met
 from irverify.passes.backward import Context
 from irverify.passes.bent import Lines
 from irverify.passes.forms import Dense
@@ -48,54 +48,46 @@ class Filter:
 
 @dataclass(frozen=True)
 class Onward:
-    """How rows over a value pass a convolution, and where it is one, the activation that reads it, to the operand `to`.
-    `node` is that of the convolution."""
+    """How rows over what a convolution, `node`, makes, or over an activation `around` it, pass to its operand `to`."""
 
     node: str
     to: str
-    filter: Filter
-    met: Met | None = None
+    around: bool
+    through: BentAdjoint
 
     def before(self, form: Dense) -> tuple[Dense, Tensor] | None:
         """The rows there, and their constants; None where other ways are faster, or there is none."""
-        rows, filter_ = form.coefficients, self.filter
-        if recorded(rows):
-            return None
-        moves = filter_.stride, filter_.first, filter_.extents
-        last = rows.permute(0, 2, 3, 1)
-        found = adjoint_of_bent(last, self.met, form.owner, filter_.weight, filter_.offset, *moves)
+        rows = form.coefficients
+        found = None if recorded(rows) else self.through(rows.permute(0, 2, 3, 1), form.owner)
         return None if found is None else (Dense(found[0].permute(0, 3, 1, 2), form.owner), found[1])
 
 
 def onward(context: Context, name: str, lines: Lines | None) -> Onward | None:
-    """That of a convolution, or of the `lines` around one; None for another node."""
+    """That of a convolution, or of the `lines` around one; None for another node, and where other ways are faster."""
+    before, met = name, None
     if lines is not None:
         if type(lines) is not Lines or lines.slope.ndim < 3:
             return None
         (before,) = context.graph[name].inputs
         if len(context.graph.users(before)) > 1:
             return None  # rows of its other readers join these
-    else:
-        before = name
     affine = context.relaxed.get(before)
     if not isinstance(affine, Affine) or before in context.shortcuts:
         return None
     filter_ = Filter.of(affine)
     if filter_ is None or filter_.sparse:
         return None
-    met = None if lines is None else _met(lines)
-    if lines is not None and met is None:
-        return None
-    return Onward(before, context.graph[before].inputs[0], filter_, met)
-
-
-def _met(lines: Lines) -> Met | None:
-    parts = (lines.slope, lines.rise, lines.base, lines.top)
-    if recorded(*parts):
-        return None
-    slope, *rest = (None if part is None else _examples(part) for part in parts)
-    assert slope is not None
-    return Met(slope, *rest)
+    if lines is not None:
+        parts = (lines.slope, lines.rise, lines.base, lines.top)
+        if recorded(*parts):
+            return None
+        slope, *rest = (None if part is None else _examples(part) for part in parts)
+        assert slope is not None
+        met = Met(slope, *rest)
+    node = context.graph[before]
+    moves = filter_.stride, filter_.first, filter_.extents
+    through = BentAdjoint.of(met, filter_.weight, filter_.offset, *moves, node.type.shape[1:])
+    return None if through is None else Onward(before, node.inputs[0], lines is not None, through)
 
 
 def _examples(part: Tensor) -> Tensor:

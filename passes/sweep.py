@@ -308,15 +308,16 @@ class Sweep:
         """Takes rows over a value, where that is possible, through the convolution that makes it or that an activation
         reads; whether it was."""
         onward = self.view.onward(name)
-        if onward is None or (name != onward.node and not self._may_pass(onward)):
+        if onward is None or (onward.around and not self._may_pass(onward)):
             return False
         found = onward.before(form)
         if found is None:
             return False
-        if name != onward.node and onward.node in self._stations:
+        if onward.around and onward.node in self._stations:
             self._passed += 1
-        self.constant = self.constant + found[1]
-        self._add(onward.to, found[0], own=True)
+        self.constant, (part, _) = self.constant + found[1], found
+        waiting = self.pending.get(onward.to)
+        self.pending[onward.to] = part if waiting is None else plus(waiting, part, own=True)  # as rows should stand
         return True
 
     def _may_pass(self, onward: Onward) -> bool:

@@ -67,44 +67,64 @@ class Met(NamedTuple):
     top: Tensor | None
 
 
-def adjoint_of_bent(
-    rows: Tensor,
-    met: Met | None,
-    owner: Tensor | None,
-    weight: Tensor,
-    offset: Tensor | None,
-    stride: Sequence[int],
-    first: Sequence[int],
-    extents: Sequence[int],
-) -> tuple[Tensor, Tensor] | None:
-    """The same for rows that meet lines first, a positive coefficient those below and others those above, with their
-    constants `[rows]`, to which the convolution adds an `offset` `[out]`. Rows are of the examples `owner` `[rows]`, in
-    ascending order, or all of the first."""
-    parts = (None,) * 4 if met is None else met
-    if addresses(rows, weight, offset, *parts) is None or not rows.is_contiguous():
-        return None
-    if offset is not None and (offset.shape != rows.shape[3:] or not offset.is_contiguous()):
-        return None
-    if not all(part is None or (part.is_contiguous() and part.shape[1:] == rows.shape[1:]) for part in parts):
-        return None
-    numbers = told(rows, rows.shape[1:], weight, (*stride, *first, *extents))
-    if numbers is None or native is None:
-        return None
-    if met is None:
-        owner = None
-    elif any(part is not None and len(part) != len(met.slope) for part in met):
-        return None
-    elif owner is not None:
-        owner = indices(owner)
-        if owner.shape != rows.shape[:1] or not within(owner, len(met.slope)):
+class BentAdjoint:
+    """The same for rows over values of a convolution that meet lines first, a positive coefficient those below and
+    others those above, with their constants, to which the convolution adds an `offset` `[out]`. What is asked of lines
+    and weights is asked here, once for all rows."""
+
+    def __init__(self, parts: Sequence[Tensor | None], weight: Tensor, examples: int, numbers: tuple[int, ...]) -> None:
+        self._held = parts  # compiled code has their addresses
+        self._weight = weight
+        self._examples = examples
+        self._numbers = numbers
+        self._given = [0 if part is None else part.data_ptr() for part in parts]
+        height, width, *_ = numbers
+        self._row = height, width, weight.shape[0]
+        self._found = *numbers[9:11], weight.shape[1]
+
+    @classmethod
+    def of(
+        cls,
+        met: Met | None,
+        weight: Tensor,
+        offset: Tensor | None,
+        stride: Sequence[int],
+        first: Sequence[int],
+        extents: Sequence[int],
+        windows: Sequence[int],
+    ) -> BentAdjoint | None:
+        """For values `[*windows, out]`; None where there is no compiled code for these, or other ways are faster."""
+        lines = (None,) * 4 if met is None else met
+        shape = *windows, weight.shape[0]
+        if addresses(weight, offset, *lines) is None:
             return None
-    found, constants = rows.new_empty(len(rows), *extents, weight.shape[1]), rows.new_empty(len(rows))
-    weight = weight.contiguous()
-    at = CHIP, rows.data_ptr(), weight.data_ptr(), found.data_ptr()
-    adds = [0 if part is None else part.data_ptr() for part in (*parts, offset, constants)]
-    looked = Looked(owner=owner).told()
-    done = native.adjoint_of_bent(*head(found), len(rows), *numbers, *looked, *at, *adds)
-    return (found, constants) if done else None
+        if offset is not None and (offset.shape != shape[2:] or not offset.is_contiguous()):
+            return None
+        examples = 0 if met is None else len(met.slope)
+        for part in lines:
+            if part is not None and (part.shape != (examples, *shape) or not part.is_contiguous()):
+                return None
+        numbers = told(shape, weight, (*stride, *first, *extents))
+        return None if numbers is None else cls((*lines, offset), weight.contiguous(), examples, numbers)
+
+    def __call__(self, rows: Tensor, owner: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """Rows `[rows, *windows, out]` of the examples `owner` `[rows]`, in ascending order, or all of the first, and
+        their constants `[rows]`; None where they are so few that other ways are faster, or stand in another order."""
+        found = addresses(rows, self._weight)
+        if found is None or native is None or not rows.is_contiguous() or rows.shape[1:] != self._row:
+            return None
+        count, place = rows.shape[0], 0
+        if count < SHORT:
+            return None
+        if owner is not None and self._examples:
+            owner = indices(owner)
+            if owner.shape != rows.shape[:1] or not within(owner, self._examples):
+                return None
+            place = owner.data_ptr()
+        passed, constants = rows.new_empty(count, *self._found), rows.new_empty(count)
+        at = 0, 0, 0, place, CHIP, *found, passed.data_ptr(), *self._given, constants.data_ptr()
+        done = native.adjoint_of_bent(*head(passed), count, *self._numbers, *at)
+        return (passed, constants) if done else None
 
 
 def adjoint_of_elements(
@@ -135,7 +155,7 @@ def _adjoint(
 ) -> Tensor | None:
     """Rows over windows of a shape `[height, width, out]`, by compiled code that nobody else has to check. `moves`: the
     strides, where the first window begins, and the extents."""
-    numbers = told(rows, shape, weight, moves)
+    numbers = None if len(rows) < SHORT else told(shape, weight, moves)
     if numbers is None or native is None:
         return None
     found, weight = rows.new_empty(len(rows), *moves[4:], weight.shape[1]), weight.contiguous()
@@ -143,15 +163,14 @@ def _adjoint(
     return found if native.adjoint(*head(found), len(rows), *numbers, *looked.told(), *at) else None
 
 
-def told(rows: Tensor, shape: Sequence[int], weight: Tensor, moves: Sequence[int]) -> tuple[int, ...] | None:
-    """The extents as compiled code takes them; None for what it was not written for, and for so few rows that other
-    ways are faster."""
-    if not CHIP or len(rows) < SHORT:
+def told(shape: Sequence[int], weight: Tensor, moves: Sequence[int]) -> tuple[int, ...] | None:
+    """The extents as compiled code takes them; None for what it was not written for."""
+    if not CHIP:
         return None
     *windows, out = shape
     channels, *taps = weight.shape[1:]
-    across, reach = _across(channels, rows.element_size()), windows[-1] * moves[1]
-    if math.prod(shape) > LONG_ROW or weight.numel() > LARGE or not rows.numel() * channels:
+    across, reach = _across(channels, weight.element_size()), windows[-1] * moves[1]
+    if math.prod(shape) > LONG_ROW or weight.numel() > LARGE or not math.prod(shape) * channels:
         return None
     if reach * out * across >= 2**31:  # how far compiled code can count
         return None

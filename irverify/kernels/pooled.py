@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from irverify.kernels.adjoint import CHIP, told
+from irverify.kernels.adjoint import CHIP, SHORT, told
 from irverify.kernels.native import addresses, head, indices, native, within
 
 
@@ -68,8 +68,8 @@ def adjoint_of_pooled(  # noqa: PLR0913 -- all are told to compiled code
     if examples is None or (owner is not None and (owner.shape != (count,) or not within(owner, examples))):
         return None
     step = _step(rows)
-    numbers = told(rows, (*plane, channels), weight, (*stride, *first, *extents))
-    if numbers is None or step is None:
+    numbers = told((*plane, channels), weight, (*stride, *first, *extents))
+    if numbers is None or step is None or count < SHORT or not rows.numel():
         return None
     found, constants = rows.new_empty(count, *extents, weight.shape[1]), rows.new_empty(count)
     weight = weight.contiguous()

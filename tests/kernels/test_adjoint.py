@@ -15,7 +15,7 @@ from torch.nn import functional
 from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.ops.scatter import Steps, scatter, through
 from irverify.kernels import adjoint as compiled
-from irverify.kernels.adjoint import CHIP, SHORT, Met, adjoint, adjoint_of_bent
+from irverify.kernels.adjoint import CHIP, SHORT, BentAdjoint, Met, adjoint
 from irverify.passes.windows import Grid, Windows
 
 pytestmark = [
@@ -162,6 +162,14 @@ def test_windows_of_one_place_are_looked_at_together(seed: int, owned: bool) -> 
     assert found is not None
     one_by_one = [scatter(row[None], weight, steps, (0, 0), (3, 3)) for row in rows]
     same(found, torch.cat(one_by_one))
+
+
+def adjoint_of_bent(
+    rows: Tensor, met: Met | None, owner: Tensor | None, weight: Tensor, offset: Tensor | None, *moves: tuple[int, ...]
+) -> tuple[Tensor, Tensor] | None:
+    stride, first, extents = moves
+    through = BentAdjoint.of(met, weight, offset, stride, first, extents, rows.shape[1:3])
+    return None if through is None else through(rows, owner)
 
 
 def test_through_lines_by_hand() -> None:
