@@ -30,7 +30,7 @@ def nonzero(x: Tensor) -> bool:
         return False
     x = x.detach()
     if not any(x.stride()):  # one number for all
-        return float(x[(0,) * x.ndim]) != 0
+        return float(x.as_strided((), ())) != 0
     low, high = x.aminmax()  # a fifth of the time of `any`
     return not float(low) == float(high) == 0
 

@@ -120,7 +120,10 @@ class SpecRows:
 
     def rows(self, elements: Tensor, owner: Tensor | int) -> tuple[Tensor, Tensor]:
         """The rows of these elements of their examples, over what the specification reads, and their constants."""
-        return self.matrix[owner, elements], self.offset[owner, elements]
+        count, size = self.matrix.shape[1:]
+        places = elements + owner * count if isinstance(owner, Tensor) or owner else elements
+        matrix, offset = self.matrix.reshape(-1, size), self.offset.reshape(-1)
+        return matrix.index_select(0, places), offset.index_select(0, places)
 
     def _times_matrix(self, coefficients: Tensor, gathered: Gathered) -> Tensor:
         """The product of each row with its own example's matrix; matrices are copied for rows only where these are not

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from irverify.kernels.adjoint import CHIP, SHORT, told
@@ -94,14 +95,16 @@ def _examples(
 ) -> int | None:
     """Of how many examples there is something that rows meet; None where it does not fit them, or its elements do not
     stand in memory in the order of their axes."""
-    channels, found = rows.shape[1], set[int]()
-    for parts, shape in ((choices, rows.shape[1:]), (around, (channels, *plane))):
-        for part in parts or ():
-            if part is not None and (part.shape[1:] != tuple(shape) or not part.is_contiguous()):
+    examples = 0
+    if around is not None:
+        examples, shape = len(around.low), (len(around.low), rows.shape[1], *plane)
+        for part in around:
+            if part is not None and (part.shape != shape or not part.is_contiguous()):
                 return None
-            found.update(() if part is None else (len(part),))
-    if choices is not None and (type(choices.place) is not Tensor or not choices.place.is_cpu):
+    if choices is not None:
+        examples, shape = examples or len(choices.place), (examples or len(choices.place), *rows.shape[1:])
+        if any(part.shape != shape or not part.is_contiguous() for part in choices):
+            return None
+    if choices is not None and not (type(choices.place) is Tensor and choices.place.is_cpu):
         return None
-    if choices is not None and choices.place.dtype != indices(choices.place).dtype:
-        return None
-    return found.pop() if len(found) == 1 else None
+    return examples if choices is None or choices.place.dtype == torch.int64 else None
