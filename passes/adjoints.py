@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from irverify.ir.ops import Add, Conv, Elementwise, Gather, Input, Neg, Operator, Reshape, Sub
+from irverify.ir.graph import Node
+from irverify.ir.ops import Add, Conv, Elementwise, Gather, Input, Linear, Neg, Operator, Reshape, Sub
 from irverify.ir.ops.base import normalize_axis
 from irverify.ir.ops.memory import prefers_last, settled
 from irverify.ir.params import value
@@ -20,7 +21,47 @@ from irverify.kernels.native import addresses
 from irverify.kernels.rows import dot
 from irverify.kernels.units import unit_rows
 from irverify.passes.forms import Columns, Dense, Form, Patches, Units, Wide, minimum, unowned
+from irverify.passes.relaxations import Affine
 from irverify.passes.windows import kernels, receptive, worthwhile
+
+
+def before(
+    node: Node, affine: Affine, form: Form, support: Callable[[str], Tensor | None]
+) -> tuple[Form, ...] | None:
+    """The rows over the operands of a linear operator; None where there is no way but the dense one. `support`: the
+    flat elements of a value that rows over it can pass on from, None where all may."""
+    op = affine.op
+    if isinstance(op, Conv):
+        return (before_convolution(op, affine.operands[0], form),)
+    if isinstance(op, Linear) and len(node.type.shape) == 1:
+        return (before_linear(op, form, support(node.inputs[0])),)
+    if isinstance(op, Reshape):
+        reshaped = before_reshape(form, affine.operands[0].shape)
+        return None if reshaped is None else (reshaped,)
+    if isinstance(op, Gather):
+        gathered = before_gather(op, affine.operands[0].shape, form)
+        return None if gathered is None else (gathered,)
+    if isinstance(op, Add):
+        return (form,) * len(node.inputs)
+    if isinstance(op, Sub | Neg) and not isinstance(form, Units):
+        return (form, negated(form)) if isinstance(op, Sub) else (negated(form),)
+    return None
+
+
+def before_linear(op: Linear, form: Form, columns: Tensor | None) -> Form:
+    """Rows over the operand of a dense layer, or over these elements of it alone."""
+    weight = value(op.weight)
+    features = int(weight.shape[1])
+    if isinstance(form, Units):
+        rows = weight.index_select(0, form.elements)
+        rows = rows if columns is None else rows.index_select(1, columns)
+    else:
+        if isinstance(form, Columns) and form.owner is not None:
+            form = Dense(form.dense(), form.owner)
+        if isinstance(form, Columns):
+            weight = weight.index_select(0, form.index)
+        rows = form.coefficients @ (weight if columns is None else weight.index_select(1, columns))
+    return Dense(rows, form.owner) if columns is None else Columns(rows, columns, (features,))
 
 
 def before_convolution(op: Conv, operand: TensorType, form: Form) -> Form:

@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 
 from irverify.ir.graph import Node
-from irverify.ir.ops import Add, Conv, Gather, Linear, Neg, Reshape, Sub
+from irverify.ir.ops import Conv, Linear
 from irverify.ir.ops.memory import settled
-from irverify.ir.params import value
 from irverify.ir.recording import recorded
 from irverify.kernels.bounds import meet
-from irverify.passes.adjoints import before_convolution, before_gather, before_reshape, constants, negated, row_size
+from irverify.passes.adjoints import before, before_reshape, constants, row_size
 from irverify.passes.bent import Lines
-from irverify.passes.forms import Columns, Dense, Form, Patches, Units, alone, minimum, plus, spread
+from irverify.passes.forms import Dense, Form, Patches, Units, alone, minimum, plus, spread
 from irverify.passes.needs import Need
 from irverify.passes.onward import Onward
 from irverify.passes.propagate import Interval
@@ -338,7 +337,7 @@ class Sweep:
             columns, constant = narrow.before(form)
             return (columns,), constant
         if isinstance(relaxed, Affine):
-            parts, offset = self._affine(node, relaxed, form), relaxed.offset
+            parts, offset = before(node, relaxed, form, self.view.support), relaxed.offset
             if parts is not None:
                 return parts, None if offset is None else constants(form, offset, node.type.shape)
         elif lines is not None:
@@ -381,37 +380,3 @@ class Sweep:
             return region.select(form.owner).lower_of(form.dense()[:, None])[:, 0]
         chosen = region if self.view.example is None else region.select(self.view.example)
         return chosen.lower_of(form.dense()[None])[0]
-
-    def _affine(self, node: Node, affine: Affine, form: Form) -> tuple[Form, ...] | None:
-        """The rows over the operands of a linear operator; None where there is no way but the dense one."""
-        op = affine.op
-        if isinstance(op, Conv):
-            return (before_convolution(op, affine.operands[0], form),)
-        if isinstance(op, Linear) and len(node.type.shape) == 1:
-            return (self._linear(op, node.inputs[0], form),)
-        if isinstance(op, Reshape):
-            reshaped = before_reshape(form, affine.operands[0].shape)
-            return None if reshaped is None else (reshaped,)
-        if isinstance(op, Gather):
-            gathered = before_gather(op, affine.operands[0].shape, form)
-            return None if gathered is None else (gathered,)
-        if isinstance(op, Add):
-            return (form,) * len(node.inputs)
-        if isinstance(op, Sub | Neg) and not isinstance(form, Units):
-            return (form, negated(form)) if isinstance(op, Sub) else (negated(form),)
-        return None
-
-    def _linear(self, op: Linear, operand: str, form: Form) -> Form:
-        weight = value(op.weight)
-        columns = self.view.support(operand)
-        features = int(weight.shape[1])
-        if isinstance(form, Units):
-            rows = weight.index_select(0, form.elements)
-            rows = rows if columns is None else rows.index_select(1, columns)
-        else:
-            if isinstance(form, Columns) and form.owner is not None:
-                form = Dense(form.dense(), form.owner)
-            if isinstance(form, Columns):
-                weight = weight.index_select(0, form.index)
-            rows = form.coefficients @ (weight if columns is None else weight.index_select(1, columns))
-        return Dense(rows, form.owner) if columns is None else Columns(rows, columns, (features,))

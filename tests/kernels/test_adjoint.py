@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from torch.nn import functional
 
 from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.ops.scatter import Steps, scatter, through
-from irverify.kernels import adjoint as compiled
 from irverify.kernels.adjoint import CHIP, SHORT, BentAdjoint, Met, adjoint
 from irverify.passes.windows import Grid, Windows
 
@@ -24,16 +22,6 @@ pytestmark = [
 ]
 DTYPES = st.sampled_from((torch.float32, torch.float64))
 SEEDS = st.integers(0, 2**16)
-
-
-@pytest.fixture(params=(1, 2), ids=("32 bytes", "64 bytes"), scope="module")
-def chip(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Vectors of both lengths."""
-    if request.param > CHIP:
-        pytest.skip("this processor has no vectors of 64 bytes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "CHIP", request.param)
-        yield
 
 
 def whole(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:

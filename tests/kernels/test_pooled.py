@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from irverify.kernels import pooled
 from irverify.kernels.adjoint import CHIP, adjoint
 from irverify.kernels.pooled import Around, Choices, adjoint_of_pooled
 
@@ -24,16 +22,6 @@ DTYPES = st.sampled_from((torch.float32, torch.float64))
 SEEDS = st.integers(0, 2**16)
 ROWS = 8
 WEIGHT, MOVES = torch.ones(1, 1, 1, 1), ((1, 1), (0, 0), (2, 5))
-
-
-@pytest.fixture(params=(1, 2), ids=("32 bytes", "64 bytes"), scope="module")
-def chip(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Vectors of both lengths."""
-    if request.param > CHIP:
-        pytest.skip("this processor has no vectors of 64 bytes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pooled, "CHIP", request.param)
-        yield
 
 
 def whole(*shape: int, seed: int, dtype: torch.dtype, least: int = -3) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ import irverify as iv
 from irverify.kernels.adjoint import CHIP
 from irverify.passes.onward import Onward
 from irverify.passes.view import View
+from tests.passes.at_once import counted, drawn
 
 SEEDS = st.integers(0, 2**16)
 ACTIVATIONS = (nn.ReLU, nn.Sigmoid, nn.LeakyReLU, nn.Hardtanh)
@@ -37,29 +37,6 @@ class Net(nn.Module):
         after = self.third(active) + (x if self.skip else self.short(active))
         found: Tensor = self.head(self.act(after).flatten(1))
         return found
-
-
-def drawn(module: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        parameter.detach().copy_(torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5)
-
-
-@contextmanager
-def counted() -> Iterator[list[Onward]]:
-    """What passes rows at once."""
-    found: list[Onward] = []
-    before = Onward.before
-
-    def noted(self: Onward, form: Any) -> Any:
-        done = before(self, form)
-        if done is not None:
-            found.append(self)
-        return done
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Onward, "before", noted)
-        yield found
 
 
 @contextmanager
@@ -106,7 +83,7 @@ def test_where_it_is_so() -> None:
     x = torch.rand(2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     graph = iv.compile(module, x[:1])
     spec = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(1)), torch.zeros(2, 9)
-    with counted() as found:
+    with counted(Onward) as found:
         iv.run(graph, "crown-ibp", iv.Box(x, x + 0.1), spec=spec)
     assert [one.around for one in found] == [False, False, True, True]
 
@@ -121,10 +98,10 @@ def test_rows_keep_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     graph = iv.compile(module, x)
     spec = torch.randn(1, 32, 3, generator=torch.Generator().manual_seed(1)), torch.zeros(1, 32)
-    with counted() as whole:
+    with counted(Onward) as whole:
         iv.run(graph, "crown-ibp", iv.Box(x, x + 0.1), spec=spec)
     monkeypatch.setattr(iv.passes.crown, "CHUNK", 16 * 1024 * 4)  # sixteen rows over the widest value
-    with counted() as parts:
+    with counted(Onward) as parts:
         iv.run(graph, "crown-ibp", iv.Box(x, x + 0.1), spec=spec)
     assert [one.around for one in whole] == [True, True]
     assert [one.around for one in parts] == [False, True, False, True]

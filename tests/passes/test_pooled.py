@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ import irverify as iv
 from irverify.kernels.adjoint import CHIP
 from irverify.passes import view
 from irverify.passes.pooled import Pooled
+from tests.passes.at_once import counted, drawn
 
 SEEDS = st.integers(0, 2**16)
 ACTIVATIONS = (nn.ReLU, nn.Sigmoid, nn.LeakyReLU, nn.Hardtanh)
@@ -40,29 +40,6 @@ class Net(nn.Module):
             pooled = pooled - nn.functional.avg_pool2d(active, 2)
         found: Tensor = self.head(self.last(pooled).relu().flatten(1))
         return found
-
-
-def drawn(module: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        parameter.detach().copy_(torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5)
-
-
-@contextmanager
-def counted() -> Iterator[list[Pooled]]:
-    """What passes rows at once."""
-    found: list[Pooled] = []
-    before = Pooled.before
-
-    def noted(self: Pooled, form: Any) -> Any:
-        done = before(self, form)
-        if done is not None:
-            found.append(self)
-        return done
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pooled, "before", noted)
-        yield found
 
 
 @contextmanager
@@ -91,7 +68,7 @@ def test_the_same_bounds(
     x = torch.rand(batch, 1, extent, extent, generator=generator, dtype=dtype)
     region, rows = iv.Box(x, x + 0.2), torch.randn(batch, 9, 3, generator=generator, dtype=dtype)
     spec = rows, torch.zeros(batch, 9, dtype=dtype)
-    with counted():
+    with counted(Pooled):
         state = iv.run(graph, "crown", region, spec=spec)
     with apart():
         other = iv.run(graph, "crown", region, spec=spec)
@@ -115,7 +92,7 @@ def test_where_it_is_so(pool: str, order: str, twice: bool, passes: bool) -> Non
     x = torch.rand(2, 1, 9, 9, generator=torch.Generator().manual_seed(0))
     graph = iv.compile(module, x[:1])
     spec = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(1)), torch.zeros(2, 9)
-    with counted() as found:
+    with counted(Pooled) as found:
         iv.run(graph, "crown-ibp", iv.Box(x, x + 0.2), spec=spec)
     assert bool(found) is passes
 
