@@ -120,9 +120,9 @@ class SpecRows:
 
     def rows(self, elements: Tensor, owner: Tensor | int) -> tuple[Tensor, Tensor]:
         """The rows of these elements of their examples, over what the specification reads, and their constants."""
-        count, size = self.matrix.shape[1:]
+        count = self.matrix.shape[1]
         places = elements + owner * count if isinstance(owner, Tensor) or owner else elements
-        matrix, offset = self.matrix.reshape(-1, size), self.offset.reshape(-1)
+        matrix, offset = self.matrix.flatten(0, 1), self.offset.flatten()  # there may be nothing in them
         return matrix.index_select(0, places), offset.index_select(0, places)
 
     def _times_matrix(self, coefficients: Tensor, gathered: Gathered) -> Tensor:

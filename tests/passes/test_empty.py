@@ -67,6 +67,18 @@ def test_no_examples(method: str, name: str, ball: type[Linf | L2 | L1]) -> None
     assert margins(graph, region, torch.zeros(0, dtype=torch.long), method).shape == (0, 3)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("method", ["ibp", "crown", "crown-ibp", "fast-lin", "alpha"])
+def test_no_outputs(method: str, batch: int) -> None:
+    """Of a specification of nothing the constants are left."""
+    builder = GraphBuilder()
+    h = builder.add(Relu(), builder.add(Linear(weight(5, 4)), builder.input(TensorType((4,)))))
+    graph = builder.graph([builder.add(Linear(weight(0, 5)), h)])
+    constants = torch.arange(2.0 * batch).reshape(batch, 2)
+    state = run(graph, method, Linf(torch.zeros(batch, 4), 0.1), spec=(torch.ones(batch, 2, 0), constants))
+    assert torch.equal(state.bounds[state.graph.outputs[0]].lower, constants)
+
+
 @pytest.mark.parametrize("batch", [0, 2])
 @pytest.mark.parametrize(("method", "name"), TAKEN)
 def test_no_rows(method: str, name: str, batch: int) -> None:
