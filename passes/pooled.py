@@ -66,6 +66,8 @@ def pooled(context: Context, node: Node, examples: slice) -> Pooled | None:
         around, before = _around(lines, examples), graph[before.inputs[0]]
         if recorded(lines.lower_slope, lines.upper_slope, lines.lower_intercept, lines.upper_intercept):
             return None
+    if around is None and choices is None:
+        return None  # all elements count
     affine = context.relaxed.get(before.name)
     if not isinstance(affine, Affine) or before.name in context.shortcuts or len(graph.users(before.name)) > 1:
         return None
