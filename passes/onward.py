@@ -37,7 +37,8 @@ class Filter:
         weight, offset = value(conv.weight), affine.offset
         if recorded(weight, offset):
             return None
-        flat, first = None if offset is None else offset.reshape(-1), [before for before, _ in conv.padding]
+        flat = None if offset is None else offset.reshape(-1).contiguous()  # a parameter may be a part of another
+        first = [before for before, _ in conv.padding]
         return cls(weight, flat, conv.stride, first, affine.operands[0].shape[1:])
 
     @property

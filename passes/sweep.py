@@ -314,7 +314,8 @@ class Sweep:
             return False
         if onward.around and onward.node in self._stations:
             self._passed += 1
-        self.constant, (part, _) = self.constant + found[1], found
+        part, constant = found
+        self.constant = self.constant + constant
         waiting = self.pending.get(onward.to)
         self.pending[onward.to] = part if waiting is None else plus(waiting, part, own=True)  # as rows should stand
         return True

@@ -64,6 +64,8 @@ def adjoint_of_pooled(  # noqa: PLR0913 -- all are told to compiled code
         return None
     if weight.shape[0] != channels or not (offset is None or offset.shape == (channels,)):
         return None
+    if offset is not None and not offset.is_contiguous():
+        return None
     examples = _examples(rows, choices, around, plane)
     owner = indices(owner)
     if examples is None or (owner is not None and (owner.shape != (count,) or not within(owner, examples))):

@@ -220,6 +220,7 @@ def test_lines_that_do_not_fit_are_left_to_others() -> None:
     assert adjoint_of_bent(rows, met, owner + 2, weight, None, *moves) is None
     assert adjoint_of_bent(rows, met, owner - 1, weight, None, *moves) is None
     assert adjoint_of_bent(rows, met, owner, weight, torch.ones(5), *moves) is None
+    assert adjoint_of_bent(rows, met, owner, weight, torch.ones(8)[::2], *moves) is None
     assert adjoint_of_bent(rows, met, owner, weight.double(), None, *moves) is None
     assert adjoint_of_bent(rows, met, owner, weight * math.nan, None, *moves) is None
     for wrong in (slope[:1], slope[:, 1:], slope.transpose(1, 2), slope.double(), slope[..., :1].expand(slope.shape)):

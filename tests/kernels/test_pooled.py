@@ -156,6 +156,11 @@ def test_what_does_not_fit_is_left_to_others() -> None:
     assert not done(around=around._replace(top=low[..., 1:]))
     assert not done(around=around._replace(top=low.permute(0, 1, 3, 2)))
     assert not done(offset=torch.ones(2))
+    two, chosen = torch.ones(ROWS, 2, 1, 2), torch.zeros(1, 2, 1, 2, dtype=torch.long)
+    pair = {"choices": Choices(chosen, chosen.float(), chosen.float()), "weight": torch.ones(2, 1, 1, 1)}
+    assert done(two, None, owner=None, offset=torch.ones(2), **pair)
+    assert not done(two, None, owner=None, offset=torch.ones(4)[::2], **pair)
+    assert not done(two, None, owner=None, offset=torch.ones(1).expand(2), **pair)
     assert not done(weight=WEIGHT * math.nan)
     for wrong in (index + 10, index - 1, index.int()):
         assert not done(around=None, choices=choices._replace(place=wrong), owner=None)

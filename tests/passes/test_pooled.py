@@ -117,3 +117,41 @@ def test_gradients(of: str) -> None:
         expected = gradients()
     assert any(bool(gradient.any()) for gradient in expected)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("expanded", [False, True])
+@pytest.mark.parametrize("layers", ["mean", "maximum", "residual", "dense", "sigmoid"])
+def test_parameters_that_do_not_stand_together_in_memory(layers: str, expanded: bool) -> None:
+    """Parts of other tensors, and one number for all: the bounds are those of the same numbers in a row."""
+    generator = torch.Generator().manual_seed(7)
+    head = (nn.Flatten(), nn.LazyLinear(20), nn.Sigmoid() if layers == "sigmoid" else nn.ReLU(), nn.Linear(20, 10))
+    first = nn.Conv2d(1, 8, 3), nn.ReLU()
+    kinds: dict[str, tuple[nn.Module, ...]] = {
+        "mean": (*first, nn.AvgPool2d(2)), "maximum": (*first, nn.MaxPool2d(2)), "dense": (), "sigmoid": (),
+        "residual": (*first, nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, stride=2), nn.ReLU()),
+    }  # fmt: skip
+    module = nn.Sequential(*kinds[layers], *head)
+    x = torch.rand(2, 1, 8, 8, generator=generator)
+    module(x)
+    drawn(module, 7)
+    if expanded:
+        for name, parameter in module.named_parameters():
+            if name.endswith("bias"):
+                parameter.detach().fill_(0.25)
+    module.requires_grad_(False)
+    region = iv.Box(x - 0.1, x + 0.1)
+    methods = ["ibp", "crown", "crown-ibp", *([] if layers in ("maximum", "sigmoid") else ["fast-lin"])]
+    expected = [iv.margins(iv.compile(module, x[:1]), region, [0, 1], method) for method in methods]
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            if name == "bias" and expanded:
+                other = torch.tensor([0.25]).expand(parameter.shape)
+            else:
+                other = torch.full((*parameter.shape, 2), 99.0)
+                other[..., 0] = parameter
+                other = other[..., 0]
+            setattr(part, name, nn.Parameter(other, requires_grad=False))
+            assert parameter.numel() == 1 or not getattr(part, name).is_contiguous()
+    graph = iv.compile(module, x[:1])
+    for method, bounds in zip(methods, expected, strict=True):
+        torch.testing.assert_close(iv.margins(graph, region, [0, 1], method), bounds, rtol=1e-4, atol=1e-4)
