@@ -46,7 +46,7 @@ def test_two_boxes_of_property_6(shared_data: Path) -> None:
 def test_an_mnist_file_takes_a_moment(shared_data: Path) -> None:
     file = shared_data / "vnncomp" / "mnistfc" / "vnnlib" / "prop_0_0.03.vnnlib.gz"
     took = []
-    for _ in range(3):  # collections of garbage that other tests have left, and their threads, are not the reader's time
+    for _ in range(3):  # what garbage and threads of other tests take is not the reader's time
         start = time.thread_time()
         query = parse_query(file)
         took.append(time.thread_time() - start)
