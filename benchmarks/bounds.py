@@ -25,7 +25,7 @@ import torch
 
 from benchmarks import handwritten, lirpa, measure
 from benchmarks.cases import CASES, DATA, Case
-from benchmarks.cell import NOT_RUN, PIPELINES, Cell, Limits, Side, certified, looseness, measured
+from benchmarks.cell import NOT_RUN, Cell, Limits, Side, certified, looseness, measured
 
 PERFORMANCE = Path(__file__).with_name("PERFORMANCE.md")
 BEGIN, END = "<!-- benchmarks.bounds: begin -->", "<!-- benchmarks.bounds: end -->"
@@ -145,7 +145,7 @@ def _about() -> str:
     other = f"auto_LiRPA {lirpa.version()}" if lirpa.version() else "no auto_LiRPA"
     return (
         f"`python -m benchmarks.bounds`, {time.strftime('%Y-%m-%d')}: torch {torch.__version__}, {other}, float32, one "
-        f"core, medians; alpha is {PIPELINES['alpha']}. Load of the machine at the start: {os.getloadavg()[0]:.1f}."
+        f"core, medians. Load of the machine at the start: {os.getloadavg()[0]:.1f}."
     )
 
 

@@ -17,9 +17,6 @@ from benchmarks.cases import Case, Problem
 
 STEPS = 20
 """Steps of gradient ascent on slopes, theirs."""
-PIPELINES = {"alpha": "alpha{steps=30,intermediate=10}"}
-"""Ours where it is not just the name, with as many steps as it needs for bounds as tight as theirs, which optimises
-the bounds in between too unless it is given them."""
 ALPHA = 30
 """So many times as long as its CROWN their alpha takes at least (20 steps)."""
 NOT_RUN = "not run"
@@ -67,9 +64,9 @@ class Cell:
     note: str
 
 
-def ours(problem: Problem, method: str) -> Tensor:
+def ours(problem: Problem, pipeline: str) -> Tensor:
     """irverify's margins `[batch, classes]`; all that is timed."""
-    return iv.margins(problem.graph, problem.region, problem.labels, PIPELINES.get(method, method)).detach()
+    return iv.margins(problem.graph, problem.region, problem.labels, pipeline).detach()
 
 
 def of_others(problem: Problem, found: Tensor) -> Tensor:
@@ -81,9 +78,10 @@ def measured(case: Case, method: str, batch: int, data: Path, limits: Limits, *,
     """Measures one cell, in this process. Raises MeasurementError where ours would take too long."""
     problem = case.load(data, batch)
     first = Problem(problem.graph, problem.region.select(slice(0, 1)), problem.labels[:1])
-    call = partial(ours, problem, method)
-    ours(first, method)  # what is loaded on first use
-    one, _ = measure.seconds_of(partial(ours, first, method))
+    pipeline = case.pipeline(method)
+    call = partial(ours, problem, pipeline)
+    ours(first, pipeline)  # what is loaded on first use
+    one, _ = measure.seconds_of(partial(ours, first, pipeline))
     if batch > 1 and one * batch > limits.patience * limits.call:
         raise measure.MeasurementError(f"{NOT_RUN}: {batch} times {one:.1f} s of batch 1")
     took, memory, margins = measure.peak_of(call)
@@ -101,7 +99,8 @@ def measured(case: Case, method: str, batch: int, data: Path, limits: Limits, *,
             control = times.median("ours") / times.median("again")
         if theirs is not None and "theirs" in calls:
             theirs = replace(theirs, seconds=times.median("theirs"))
-    return Cell(case.name, method, batch, mine, control, theirs, rival.note)
+    note = rival.note if pipeline == method else f"{rival.note}; {pipeline}"
+    return Cell(case.name, method, batch, mine, control, theirs, note)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from irverify.passes.hills import Hill
 
 MOMENTS = (0.5, 0.8)
 """Adam's decay rates of the first and the second moment: short memories, for few steps."""
-FINAL, MANY = 0.1, 20
+FINAL, MANY = 0.03, 45
 """What a step shrinks to, as a share of the first, in the course of `MANY` steps or more."""
-PATIENCE = 10
-"""A row whose bound has not got better for so many steps is given up."""
+PATIENCE = 20
+"""A row whose bound has not got better for so many steps, and for half of all steps, is given up; not sooner, since a
+bound that jumps about while steps are long gets better once they are short."""
 THINNED = 0.75
 """The rows that are done leave once no more than this share of the rows goes on."""
 
@@ -63,7 +64,7 @@ def ascend(hill: Hill, schedule: Schedule) -> Climbed:
         gradient = gradient.mul_(hill.range)
         if not math.isfinite(float(gradient.sum())):
             gradient.nan_to_num_(0.0, 0.0, 0.0)
-        going = _going(hill, best[places], gradient, idle)
+        going = _going(hill, best[places], gradient, idle < max(PATIENCE, schedule.steps // 2))
         count = int(going.sum())
         if count == 0:
             return Climbed(best, step + 1, places[:0])
@@ -77,10 +78,10 @@ def ascend(hill: Hill, schedule: Schedule) -> Climbed:
     return Climbed(best, schedule.steps, places)
 
 
-def _going(hill: Hill, best: Tensor, gradient: Tensor, idle: Tensor) -> Tensor:
+def _going(hill: Hill, best: Tensor, gradient: Tensor, hopeful: Tensor) -> Tensor:
     """The rows that a choice could still move, and are worth it."""
     done = hill.done(best)
-    going = (gradient.abs().amax(1) > 0) & (idle < PATIENCE)
+    going = (gradient.abs().amax(1) > 0) & hopeful
     return hill.together(going if done is None else going & ~done)
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from irverify.ir.graph import Node
 from irverify.passes.backward import Context, Rows, identity_rows
 from irverify.passes.course import Course, Maps, gathering
-from irverify.passes.freedom import FREEDOM, Free
+from irverify.passes.freedom import FREEDOM, Family, Free
 from irverify.passes.lines import Gathered, Relaxation, Relaxed
 from irverify.passes.maxima import Selected
 from irverify.passes.needs import Need
 from irverify.passes.propagate import Interval
-from irverify.passes.shares import Shares
+from irverify.passes.shares import PACE, Shares
 from irverify.passes.tangential import Tangential
 from irverify.passes.turns import Bends, Pooled, Turn
 from irverify.regions.base import rowwise
@@ -32,8 +32,9 @@ AnyPairs = TypeVar("AnyPairs", bound="Pairs")
 
 class Hill(ABC):
     """Rows, and one number for each choice that they have: in `[least, most]`, `start` where `crown` is. These and
-    `range`, the width, are `[rows, choices]`, or `[1, choices]` where they are the same for all rows. Bounds are of the
-    element type `dtype`, that of the value that they are of; choices of the widest type of a node that has some."""
+    `range`, the width as steps see it, are `[rows, choices]`, or `[1, choices]` where they are the same for all rows.
+    Bounds are of the element type `dtype`, that of the value that they are of; choices of the widest type of a node
+    that has some."""
 
     rows: int
     dtype: torch.dtype
@@ -112,7 +113,7 @@ class Flat(Hill):
         self.least, self.most, self.start = (
             joined([getattr(turn, side) for turn in self._turns.values()]) for side in ("least", "most", "start")
         )
-        self.range = self.most - self.least
+        self.range = widths(list(self._turns.values()))
 
     def _split(self, choices: Tensor) -> dict[str, Tensor]:
         if not self._sizes:
@@ -174,6 +175,13 @@ def _reached(context: Context, target: str) -> set[str]:
         if node.name in reached and node.name not in context.known:
             reached.update(node.inputs)
     return reached
+
+
+def widths(turns: Sequence[Turn | Family | Shares]) -> Tensor:
+    """How wide the ranges of all their choices are, as steps see them."""
+    found = [turn.most - turn.least for turn in turns]
+    pools = (isinstance(turn, Pooled | Shares) for turn in turns)
+    return joined([PACE * width if pool else width for width, pool in zip(found, pools, strict=True)])
 
 
 def joined(parts: list[Tensor]) -> Tensor:

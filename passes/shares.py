@@ -20,6 +20,9 @@ from irverify.passes.lines import Gathered, sums
 from irverify.passes.maxima import Selected, window_elements
 from irverify.passes.propagate import Interval
 
+PACE = 0.35
+"""The part of their range that counts as the whole in a step: all rivals of a window add up."""
+
 
 @dataclass(frozen=True)
 class Shares:

@@ -12,7 +12,7 @@ from torch import Tensor
 from irverify.passes.backward import Context
 from irverify.passes.bent import Lines
 from irverify.passes.forms import Form, Wide
-from irverify.passes.hills import Hill, Start, joined
+from irverify.passes.hills import Hill, Start, joined, widths
 from irverify.passes.lines import Gathered, Relaxation, Relaxed
 from irverify.passes.maxima import Selected
 from irverify.passes.needs import Need
@@ -50,14 +50,14 @@ class Swept(Hill):
         self._least, self._most, self._fixed = (
             joined([getattr(family, side) for family in families]) for side in ("least", "most", "start")
         )
+        self._range = widths(families)
         self._only((self._least < self._most).any(0).nonzero()[:, 0])
 
     def _only(self, places: Tensor) -> None:
         """Leaves the choice at these places alone: the others have a single possibility."""
         self._places = places
         self.least, self.start = self._least[:, places], self._fixed[:, places]
-        self.range = self._most[:, places] - self.least
-        self.most = self._most[:, places]
+        self.most, self.range = self._most[:, places], self._range[:, places]
 
     def climbed(self, choices: Tensor) -> tuple[Tensor, Tensor]:
         """The lower bounds `[rows]` for `choices` `[rows, choices]`, and the gradient of each in its own choices."""
