@@ -7,17 +7,17 @@ INLINE REAL NAME(from_above)(double x) {
 }
 
 /* The line above f on [l, u], whose values there are `low` and `high`: the tangent at the middle; or at the first point
-   beyond whose tangent stays above f at l; or the chord where there is none.
+   beyond whose tangent stays above f at l; or the chord where there is none; or a constant, if it is asked for.
 
    Whatever the point x, no other of [l, u] lies further above a line of this slope than x or an end: f is convex below
    0, and above 0 it is concave with this slope at x. */
-static void NAME(line_above)(int curve, int sign, double l, double u, double low, double high, REAL *slope,
+static void NAME(line_above)(int curve, int sign, double l, double u, double low, double high, int flat, REAL *slope,
                              REAL *constant) {
     const double middle = (l + u) / 2;
     double x = u, steep;
     Jet there = {high, 0};
     int tangent = 0;
-    if (u > 0) {
+    if (u > 0 && !flat) {
         if (middle > 0) {
             there = jet_of(curve, sign, x = middle);
             tangent = l >= 0 || touches(x, there, l, low);
@@ -30,7 +30,7 @@ static void NAME(line_above)(int curve, int sign, double l, double u, double low
     if (tangent)
         steep = there.slope;
     else
-        x = u, there.value = high, steep = u > l ? (high - low) / (u - l) : 0;
+        x = u, there.value = high, steep = u > l && !flat ? (high - low) / (u - l) : 0;
     const REAL taken = fabs(steep) < (sizeof(REAL) == 4 ? FLT_MIN : DBL_MIN) ? 0 : (REAL)steep;
     const double left = low - taken * l, right = high - taken * u, inside = there.value - taken * x;
     const double ends = left > right ? left : right;
@@ -41,15 +41,20 @@ static void NAME(line_above)(int curve, int sign, double l, double u, double low
 /* Lines below and above; whether all numbers are finite, as are the widths. */
 static int NAME(curve_lines)(int threads, int64_t curve, int64_t n, const REAL *lower, const REAL *upper, REAL *slope,
                              REAL *base, REAL *steep, REAL *top) {
+    const double little = (sizeof(REAL) == 4 ? FLT_EPSILON : DBL_EPSILON) / 2; /* what numbers near 1 differ by */
     int finite = 1;
     (void)threads;
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(&& : finite))
     for (int64_t i = 0; i < n; i++) {
         const int kind = (int)curve;
         const double l = lower[i], u = upper[i];
+        const Jet left = jet_of(kind, 1, l), right = jet_of(kind, 1, u);
+        /* No other line is better than a constant, and only there rows end. */
+        const int flat = right.value - left.value <= little && left.slope <= little && right.slope <= little;
         REAL under;
-        NAME(line_above)(kind, 1, l, u, jet_of(kind, 1, l).value, jet_of(kind, 1, u).value, steep + i, top + i);
-        NAME(line_above)(kind, -1, -u, -l, jet_of(kind, -1, -u).value, jet_of(kind, -1, -l).value, slope + i, &under);
+        NAME(line_above)(kind, 1, l, u, left.value, right.value, flat, steep + i, top + i);
+        NAME(line_above)(kind, -1, -u, -l, jet_of(kind, -1, -u).value, jet_of(kind, -1, -l).value, flat, slope + i,
+                         &under);
         base[i] = -under;
         const REAL width = upper[i] - lower[i];
         finite = isfinite(width) && isfinite(slope[i]) && isfinite(under) && isfinite(steep[i]) && isfinite(top[i])

@@ -33,6 +33,30 @@ static void NAME(begun)(const Layers *p, int64_t first, int64_t count, int64_t p
     }
 }
 
+/* Into `places` go those of `depth` elements whose lines let something through for an example that rows have; how many
+   they are. */
+static int64_t NAME(open)(int64_t depth, int64_t across, const REAL *lines, int64_t count, const int64_t *owner,
+                          int64_t *places) {
+    int64_t found = 0;
+    char lets[DEEP] = {0};
+    for (int64_t i = 0; i < count; i++) {
+        const REAL *const slope = lines + owner[i] * 4 * across, *const rise = slope + across;
+        if (i && owner[i] == owner[i - 1]) continue;
+        for (int64_t k = 0; k < depth; k++) lets[k] |= slope[k] != 0 || rise[k] != 0;
+    }
+    for (int64_t k = 0; k < depth; k++) places[found] = k, found += lets[k];
+    return found;
+}
+
+/* Leaves the coefficients at `places` alone, `found` of `depth`. The others are zeros, or no numbers: 0, or no number. */
+CLONED static REAL NAME(closed)(int64_t depth, int64_t found, const int64_t *RESTRICT places, REAL *row) {
+    REAL sum = 0;
+    DO_PRAGMA(omp simd reduction(+ : sum))
+    for (int64_t k = 0; k < depth; k++) sum += 0 * row[k];
+    for (int64_t k = 0; k < found; k++) row[k] = row[places[k]];
+    return sum;
+}
+
 /* Rows `[count, pitch]` through a layer with these `lines` for each example. `parts` has room for as many rows, PITCH
    apart, and `tail` has the last columns of the weight. */
 static void NAME(passed)(const Layer *layer, Product *const *product, int64_t count, int64_t pitch, const int64_t *owner,
@@ -44,13 +68,17 @@ static void NAME(passed)(const Layer *layer, Product *const *product, int64_t co
         for (int64_t i = 0; i < count; i++)
             constants[i] += NAME(lined)(NAME(whole)(depth), across, rows + i * pitch + from,
                                        lines + owner[i] * 4 * across + from, parts + i * PITCH);
+        int64_t places[DEEP];
+        const int64_t found = NAME(open)(depth, across, lines + from, count, owner, places);
+        for (int64_t i = 0; i < count && found < depth; i++)
+            constants[i] += NAME(closed)(depth, found, places, parts + i * PITCH);
         const REAL *const weight = (const REAL *)layer->weight + from * layer->to;
         for (int64_t at = 0, width; at < layer->to; at += width) {
             int k = at == whole ? 2 : 0; /* the widest that fits */
             width = 128 / sizeof(REAL) >> k;
             while (!product[k] || (at < whole && at + width > whole)) k++, width /= 2;
             for (int64_t i = 0; i < count; i += HIGH_ROWS)
-                product[k](depth, parts + i * PITCH, at < whole ? weight + at : tail + from * narrow,
+                product[k](found, places, parts + i * PITCH, at < whole ? weight + at : tail + from * narrow,
                            at < whole ? layer->to : narrow, to + i * pitch + at, pitch, from > 0);
         }
     }

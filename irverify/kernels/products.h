@@ -19,24 +19,27 @@ typedef struct {
 } Layers;
 
 /* Writes `[HIGH_ROWS, columns]` at `to`, whose rows begin `pitch` elements apart, from `depth` coefficients of each row
-   and as many lines of the matrix, which begin `across` apart; with `more` they are added to what stands there. */
-typedef void Product(int64_t depth, const void *rows, const void *matrix, int64_t across, void *to, int64_t pitch,
-                     int more);
+   and those of the lines of the matrix, which begin `across` apart, that are at `places`; with `more` they are added to
+   what stands there. */
+typedef void Product(int64_t depth, const int64_t *places, const void *rows, const void *matrix, int64_t across, void *to,
+                     int64_t pitch, int more);
 
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
 #define OF_LAYERS(name, chip, TYPE, VECTOR, HIGH, WIDE, LOAD, STORE, ALL, FUSED)                                       \
-    __attribute__((target(chip))) static void name(int64_t depth, const void *rows, const void *matrix,                \
-                                                   int64_t across, void *to, int64_t pitch, int more) {                \
+    __attribute__((target(chip))) static void name(int64_t depth, const int64_t *places, const void *rows,             \
+                                                   const void *matrix, int64_t across, void *to, int64_t pitch,        \
+                                                   int more) {                                                         \
         enum { LANES = sizeof(VECTOR) / sizeof(TYPE) };                                                                \
         for (int part = 0; part < HIGH_ROWS; part += HIGH) {                                                           \
-            const TYPE *RESTRICT own = (const TYPE *)rows + part * PITCH, *RESTRICT line = matrix;                     \
+            const TYPE *RESTRICT own = (const TYPE *)rows + part * PITCH;                                              \
             TYPE *RESTRICT found = (TYPE *)to + part * pitch;                                                          \
             VECTOR sums[HIGH][WIDE];                                                                                   \
             DO_PRAGMA(GCC unroll 12)                                                                                   \
             for (int i = 0; i < HIGH; i++)                                                                             \
                 DO_PRAGMA(GCC unroll 2)                                                                                \
                 for (int j = 0; j < WIDE; j++) sums[i][j] = more ? LOAD(found + i * pitch + j * LANES) : ALL(0);       \
-            for (int64_t k = 0; k < depth; k++, line += across) {                                                      \
+            for (int64_t k = 0; k < depth; k++) {                                                                      \
+                const TYPE *RESTRICT line = (const TYPE *)matrix + places[k] * across;                                 \
                 VECTOR column[WIDE];                                                                                   \
                 DO_PRAGMA(GCC unroll 2)                                                                                \
                 for (int j = 0; j < WIDE; j++) column[j] = LOAD(line + j * LANES);                                     \

@@ -150,6 +150,23 @@ def test_by_hand() -> None:
 
 @NAMES
 @DTYPES
+def test_saturated_lines_are_constants(name: CurveName, dtype: torch.dtype) -> None:
+    """There, and nowhere else: not on narrow intervals, nor on points."""
+    edge = -math.log(torch.finfo(dtype).eps / 2) / (2 if name == "tanh" else 1) + 1
+    lower, upper = torch.tensor(
+        [[edge, edge + 3], [-edge - 3, -edge], [edge, 1e4], [edge, edge], [-1.0, -1.0], [1.0, 1 + 1e-9], [-3.0, edge]],
+        dtype=dtype,
+    ).unbind(1)
+    found = curve_lines(name, lower.contiguous(), upper.contiguous())
+    assert found is not None
+    slope, base, steep, top = found
+    assert ((slope == 0) & (steep == 0)).tolist() == [True] * 4 + [False] * 3
+    ends = [torch.from_numpy(value(name, exact(side)).astype(np.float64)).to(dtype) for side in (lower, upper)]
+    torch.testing.assert_close((base[:4], top[:4]), (ends[0][:4], ends[1][:4]), rtol=1e-6, atol=0)
+
+
+@NAMES
+@DTYPES
 def test_tangents_as_by_pytorch(name: CurveName, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     lower, upper = drawn(0, 2.0, dtype, 2000)
     node, relaxed = node_of(name), Relaxation(*by_pytorch(name, lower, upper))

@@ -81,6 +81,9 @@ def test_random(chip: int, sizes: list[int], pairs: int, dtype: torch.dtype, see
     for size, to in itertools.pairwise(sizes):
         lined = maybe()
         lines = [drawn(examples, size) if (lined and (k == 0 or maybe())) else None for k in range(4)]
+        if maybe():  # nothing is let through by some of them
+            closed = drawn(examples, size) < (0.5 if maybe() else math.inf)
+            lines[:2] = [None if part is None else part.masked_fill(closed, 0.0) for part in lines[:2]]
         layers.append(Layer(drawn(size, to) / size**0.5, drawn(size) if maybe() else None, *lines))
     index = torch.randint(pairs + 5, (pairs,), generator=generator) if maybe() else None
     owner = None if alone else torch.randint(examples, (pairs,), generator=generator)
@@ -106,6 +109,20 @@ def test_what_is_not_a_number_stays_none() -> None:
     found = lower_bounds(Start(rows[:1], torch.zeros(1)), [layer], torch.zeros(9), torch.full((9,), math.inf))
     assert found is not None
     assert found.tolist() == [-math.inf]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_not_lost_where_lines_let_nothing_through(value: float) -> None:
+    """A bound may not come out of coefficients that have overflowed."""
+    rows = torch.ones(3, 20)
+    rows[1, 4] = value
+    slope = torch.ones(20)
+    slope[4] = 0
+    layer = Layer(torch.ones(20, 9), None, slope, torch.zeros(20), slope + 1, slope + 2)
+    found = lower_bounds(Start(rows, torch.zeros(3)), [layer], torch.zeros(9), torch.ones(9))
+    assert found is not None
+    assert found[1].isnan()
+    assert found[::2].tolist() == [19 * 2 + 1 - 9 * 19] * 2
 
 
 def test_refused() -> None:
