@@ -29,7 +29,7 @@ from irverify.passes.hills import Flat, Hill, Pairs, Start, free_at
 from irverify.passes.ibp import IBP
 from irverify.passes.needs import Need, Needs, exact_ranges, needs
 from irverify.passes.propagate import Interval, interval_facts, tightened
-from irverify.passes.relaxations import RELAXATIONS
+from irverify.passes.relaxations import RELAXATIONS, relaxed
 from irverify.passes.shares import Shares
 from irverify.passes.swept import SteeredView, Swept
 from irverify.pipeline.base import Analysis
@@ -69,7 +69,7 @@ class Alpha(Analysis):
         state.require(Crown(memory=self.memory))
         names = [node.name for node in state.graph.inputs]
         regions = dict(zip(names, state.given_regions(self.name), strict=True))
-        walk = _Walk(self, Context(state.graph, regions), needs(state.graph, self.intermediate > 0))
+        walk = _Walk(self, Context(state.graph, regions), needs(state.graph, self.intermediate > 0), state.leans)
         with torch.no_grad():
             facts = interval_facts(state, IBP, self.name, walk.refine)
         return Facts(facts.bounds, statistics=walk.statistics)
@@ -90,6 +90,7 @@ class _Walk:
     options: Alpha
     context: Context
     needs: Needs
+    leans: Mapping[str, Tensor]
     free: dict[str, Free | Shares] = field(default_factory=dict)
     statistics: dict[str, int | float] = field(
         default_factory=lambda: {"backward_rows": 0, "steps": 0, "stopped_early": 0}
@@ -119,8 +120,8 @@ class _Walk:
     def _register(self, node: Node, operands: list[Interval]) -> None:
         rule = RELAXATIONS.find(type(node.op))
         assert rule is not None  # crown has checked the graph
-        relaxed = self.context.relaxed[node.name] = rule(node, operands, "adaptive")
-        free = free_at(node, operands, relaxed)
+        lines = self.context.relaxed[node.name] = relaxed(rule, node, operands, "adaptive", self.leans)
+        free = free_at(node, operands, lines)
         if free is not None:
             self.free[node.name] = free
 

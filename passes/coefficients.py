@@ -20,6 +20,7 @@ from irverify.passes.backward import Context, Rows, linear_form
 from irverify.passes.crown import Crown, LinearBounds
 from irverify.passes.ibp import IBP
 from irverify.passes.propagate import Interval, interval_facts
+from irverify.passes.relaxations import relaxed
 from irverify.pipeline.base import parse_passes
 from irverify.pipeline.manager import Given, fitted
 from irverify.pipeline.rows import margin_rows, rows_run
@@ -64,7 +65,7 @@ def coefficients_of(state: State, value: str, method: str) -> Coefficients:
     lines.rules.resolve(state.graph)
     names = [node.name for node in state.graph.inputs]
     regions = state.given_regions("coefficients")
-    lowering = _Lowering(lines, Context(state.graph, dict(zip(names, regions, strict=True))))
+    lowering = _Lowering(lines, Context(state.graph, dict(zip(names, regions, strict=True))), state.leans)
     interval_facts(state, IBP, "coefficients", lowering.refine)
     batch, count = state.batch, state.graph[value].type.size
     identity = torch.eye(count, dtype=state.graph[value].type.dtype, device=regions[0].center.device)
@@ -86,6 +87,7 @@ class _Lowering:
 
     lines: LinearBounds
     context: Context
+    leans: Mapping[str, Tensor]
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         if isinstance(node.op, Input):
@@ -95,5 +97,6 @@ class _Lowering:
             return interval
         rule = self.lines.rules.find(type(node.op))
         assert rule is not None  # checked for the whole graph before the walk
-        self.context.relaxed[node.name] = rule(node, [results[name] for name in node.inputs], self.lines.choice)
+        operands = [results[name] for name in node.inputs]
+        self.context.relaxed[node.name] = relaxed(rule, node, operands, self.lines.choice, self.leans)
         return interval

@@ -24,7 +24,7 @@ from irverify.passes.mosaics import mosaics
 from irverify.passes.needs import Need, Needs, exact_ranges, needs
 from irverify.passes.polish import polished, worthwhile
 from irverify.passes.propagate import Interval, interval_facts, tightened
-from irverify.passes.relaxations import RELAXATIONS, Choice, RelaxRule
+from irverify.passes.relaxations import RELAXATIONS, Choice, RelaxRule, kinked_operands, relaxed
 from irverify.passes.rules import RuleTable
 from irverify.passes.sweep import Sweep
 from irverify.passes.view import View, widest
@@ -68,7 +68,7 @@ class LinearBounds(Analysis):
         walk.chunk = min(CHUNK, self.memory * 2**20 // LIVE)
         walk.polish = self.polish and worthwhile(state.graph)
         facts = interval_facts(state, IBP, self.name, walk.refine)
-        return Facts(facts.bounds, statistics={"backward_rows": walk.rows})
+        return Facts(facts.bounds, statistics={"backward_rows": walk.rows}, leans=walk.leans)
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,13 @@ class _Walk:
         boxes = all(region.is_box for region in context.regions.values())
         self._exact = exact_ranges(context.graph) if boxes else frozenset()
         self._mosaics = mosaics(context.graph)
+        adaptive = choice == "adaptive" and rules is RELAXATIONS  # others mean something else by lines
+        self._kinked = kinked_operands(context.graph) if adaptive else frozenset[str]()
         self._stations = needs.stations.union(mosaic.operand for mosaic in self._mosaics.values())
         self.chunk = CHUNK
         self.polish = False
         self._view: View | None = None
+        self.leans: dict[str, Tensor] = {}
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """Registers how rows pass through `node`, and tightens its interval where it is wanted."""
@@ -131,7 +134,7 @@ class _Walk:
             self.context.known[node.name] = interval.lower
             return interval
         operands = [results[name] for name in node.inputs]
-        self.context.relaxed[node.name] = self.rules[node.name](node, operands, self.choice)
+        self.context.relaxed[node.name] = relaxed(self.rules[node.name], node, operands, self.choice, self.leans)
         if node.name in self._mosaics:
             self._cut_short(node, results)
         need = self.needs.of(node.name)
@@ -155,16 +158,21 @@ class _Walk:
         bounds = Interval(*(rowwise(side).clone() for side in interval))
         owner, elements = rowwise(need(*interval)).nonzero().T.contiguous()
         dropping = need if self.needs.pieces(node.name) else None
-        count = elements.shape[0]
+        count, lean = elements.shape[0], None
+        if node.name in self._kinked:
+            lean = bounds.lower + bounds.upper
+            self.leans[node.name] = lean.reshape(interval.lower.shape)
         if dropping is None or count < MANY or count * self._longest(interval) < LONG or len(node.type.shape) == 1:
-            self._run(node, bounds, owner, elements, None, dropping, results)
+            self._run(node, bounds, owner, elements, None, dropping, results, lean)
         else:
             # Most elements that can be decided are by one of their bounds, and it is plain by which.
             sides = (bounds.lower[owner, elements] + bounds.upper[owner, elements]).sign_()
             sides = sides + (sides == 0)
-            self._run(node, bounds, owner, elements, sides, dropping, results)
+            if lean is not None:
+                lean[owner, elements] = 0.0
+            self._run(node, bounds, owner, elements, sides, dropping, results, lean)
             rest = dropping(*(side[owner, elements] for side in bounds))
-            self._run(node, bounds, owner[rest], elements[rest], -sides[rest], dropping, results)
+            self._run(node, bounds, owner[rest], elements[rest], -sides[rest], dropping, results, lean)
         return tightened(interval, *(side.reshape(interval.lower.shape) for side in bounds))
 
     def _longest(self, interval: Interval) -> int:
@@ -180,8 +188,9 @@ class _Walk:
         sides: Tensor | None,
         dropping: Need | None,
         results: Mapping[str, Interval],
+        lean: Tensor | None = None,
     ) -> None:
-        """Bounds `[batch, size]` of elements of their owners, tightened in place."""
+        """Bounds `[batch, size]` of elements of their owners, tightened in place, and how these lean."""
         count = elements.shape[0]
         if count == 0:
             return
@@ -190,9 +199,10 @@ class _Walk:
         self.rows += count if sides is not None else 2 * count
         if bounds.lower.shape[0] == 1:
             mine = Interval(*(side[0] for side in bounds))
-            sweep = Sweep(self._view.single(0), node.name, elements, mine, sides, limit=self.chunk)
+            own = None if lean is None else lean[0]
+            sweep = Sweep(self._view.single(0), node.name, elements, mine, sides, limit=self.chunk, lean=own)
         else:
-            sweep = Sweep(self._view, node.name, elements, bounds, sides, owner, self.chunk)
+            sweep = Sweep(self._view, node.name, elements, bounds, sides, owner, self.chunk, lean)
         sweep.run(dropping, self._stations)
 
     def _specification(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:

@@ -37,7 +37,7 @@ NEWTON = 4
 Function: TypeAlias = Callable[[Tensor], Tensor]
 
 
-def relu(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
+def relu(node: Node, operands: Sequence[Interval], choice: Choice | Tensor) -> Relaxation:
     lower, upper = operands[0]
     if recorded(*operands[0]):
         return kinked(0.0, 1.0, operands[0], choice)
@@ -48,20 +48,21 @@ def relu(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation
     return Relaxation(free, free.new_zeros(()).expand_as(free), chord, top)
 
 
-def leaky_relu(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
+def leaky_relu(node: Node, operands: Sequence[Interval], choice: Choice | Tensor) -> Relaxation:
     assert isinstance(node.op, LeakyRelu)
     return kinked(node.op.slope, 1.0, operands[0], choice)
 
 
-def absolute_value(node: Node, operands: Sequence[Interval], choice: Choice) -> Relaxation:
+def absolute_value(node: Node, operands: Sequence[Interval], choice: Choice | Tensor) -> Relaxation:
     assert isinstance(node.op, Abs)
     lines = kinked(-1.0, 1.0, operands[0], choice)
     return guarded(lines, operands[0], lambda: absolute(node, operands[0]))
 
 
-def kinked(left: float, right: float, operand: Interval, choice: Choice) -> Relaxation:
+def kinked(left: float, right: float, operand: Interval, choice: Choice | Tensor) -> Relaxation:
     """`left x` for x < 0 and `right x` for x >= 0. One side is the chord; the other is a line through the kink at 0
-    with any slope between `left` and `right`."""
+    with any slope between `left` and `right`. A tensor as choice says how the operand leans: `right` where it is above
+    0, and not the sum of the bounds."""
     lower, upper = operand
     active, unstable = lower >= 0, (lower < 0) & (upper > 0)
     one_sided = either(active, right, left, lower)
@@ -69,7 +70,9 @@ def kinked(left: float, right: float, operand: Interval, choice: Choice) -> Rela
     chord = torch.where(unstable, (right * upper - left * lower) / width, one_sided)
     # The chord meets the function at u: chord u + intercept = right u, written so that no large terms cancel.
     intercept = torch.where(unstable, (right - left) * upper * (-lower / width), 0.0)
-    if choice == "same":
+    if isinstance(choice, Tensor):
+        free = torch.where(unstable, either(choice > 0, right, left, lower), one_sided)
+    elif choice == "same":
         free = chord
     elif choice == "zero":
         free = torch.where(unstable, min(left, right, key=abs), one_sided)

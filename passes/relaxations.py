@@ -12,7 +12,7 @@ the upper line; paper 2, sec. 3). What no better is known for lies between two c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -20,7 +20,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from irverify.ir.graph import Node
+from irverify.ir.graph import Graph, Node
+from irverify.ir.kept import once_a_graph
 from irverify.ir.ops import (
     Abs,
     Clip,
@@ -60,6 +61,10 @@ from irverify.regions.base import rowwise
 
 RelaxRule: TypeAlias = Callable[[Node, Sequence[Interval], Choice], Relaxed]
 """`rule(node, operands, choice)`: the node between linear bounds, for operands within these intervals."""
+LEANING: Mapping[object, Callable[[Node, Sequence[Interval], Choice | Tensor], Relaxation]] = {
+    rule: rule for rule in (relu, leaky_relu, absolute_value)
+}
+"""The rules for functions with a kink at 0: these take how the operand leans, too, in place of a choice."""
 RELAXATIONS: RuleTable[RelaxRule] = RuleTable("linear bounds")
 RELAXATIONS.rule(Relu)(relu)
 RELAXATIONS.rule(LeakyRelu)(leaky_relu)
@@ -75,6 +80,26 @@ RELAXATIONS.rule(Minimum)(minimum)
 RELAXATIONS.rule(Mul)(mul)
 RELAXATIONS.rule(Div)(div)
 RELAXATIONS.rule(MatMul)(matmul)
+
+
+@once_a_graph
+def kinked_operands(graph: Graph) -> frozenset[str]:
+    """The values that functions with a kink at 0 read."""
+    return frozenset(name for node in graph if RELAXATIONS.find(type(node.op)) in LEANING for name in node.inputs)
+
+
+def relaxed(
+    rule: RelaxRule, node: Node, operands: Sequence[Interval], choice: Choice, leans: Mapping[str, Tensor]
+) -> Relaxed:
+    """`rule(node, operands, choice)`, but where it is adaptive around a kink, and `leans` has how the operand leans,
+    that says which slope is taken.
+
+    Backward rows bound an element by themselves, before they are met with its interval; on the side of 0 where more of
+    that range is there is more of what lines leave. An interval that is tighter on one side alone says nothing about
+    that, and shall not turn the slope that Zhang et al. would take."""
+    leaning = LEANING.get(rule) if choice == "adaptive" and leans else None
+    lean = None if leaning is None else leans.get(node.inputs[0])
+    return rule(node, operands, choice) if leaning is None or lean is None else leaning(node, operands, lean)
 
 
 @dataclass(frozen=True)

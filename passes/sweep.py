@@ -49,11 +49,12 @@ LONG = 2**19
 class Sweep:
     """The rows `v_j` and `-v_j` for `elements` j `[pairs]` of the flat value `target`, on their way to the inputs.
 
-    `bounds` are those of the whole flat value, tightened in place. Where `need` is given to `run`, elements that it
-    does not hold for any more are dropped on the way, at the values `stations`. With `sides` `[pairs]`, 1 or -1, each
-    element has the row `v_j` or `-v_j` only. With `owner` `[pairs]`, ascending, the elements are of several examples,
-    `bounds` of all, `[batch, size]`, and so is the view. Rows that would take more than `limit` bytes of coefficients
-    over one value are taken further one part after the other.
+    `bounds` are those of the whole flat value, tightened in place; into `lean`, like one of them, goes the sum of both
+    bounds that the rows of an element have by themselves (see `relaxed`). Where `need` is given to `run`, elements that
+    it does not hold for any more are dropped on the way, at the values `stations`. With `sides` `[pairs]`, 1 or -1,
+    each element has the row `v_j` or `-v_j` only. With `owner` `[pairs]`, ascending, the elements are of several
+    examples, `bounds` of all, `[batch, size]`, and so is the view. Rows that would take more than `limit` bytes of
+    coefficients over one value are taken further one part after the other.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Sweep:
         sides: Tensor | None = None,
         owner: Tensor | None = None,
         limit: int | None = None,
+        lean: Tensor | None = None,
     ) -> None:
         self.view = view
         self.elements = elements
@@ -72,6 +74,7 @@ class Sweep:
         self.sides = sides
         self.owner = owner
         self.limit = limit
+        self.lean = lean
         shape = view.context.graph[target].type.shape
         self.pending: dict[str, Form] = {target: Units(elements, shape, bounds.lower, owner)}
         self.constant = bounds.lower.new_zeros(elements.shape[0])
@@ -103,7 +106,7 @@ class Sweep:
                 return
             self._step(node)
         self._sign()
-        self._meet(self.elements, self.owner, self.sides, self.constant)
+        self._meet(self.elements, self.owner, self.sides, self.constant, self.lean)
 
     def _straight(self, name: str) -> bool:
         """Takes the rows over a value to the inputs in one go; whether that could be done."""
@@ -177,6 +180,7 @@ class Sweep:
         """The same, seen as the one example that all elements are of."""
         self.view = self.view.single(example)
         self.bounds = Interval(*(side[example] for side in self.bounds))
+        self.lean = None if self.lean is None else self.lean[example]
         self.owner = None
         self.pending = {name: alone(form, example) for name, form in self.pending.items()}
         return self
@@ -239,14 +243,19 @@ class Sweep:
         return need(*self._meet(elements, owner, sides, found))
 
     def _meet(
-        self, elements: Tensor, owner: Tensor | None, sides: Tensor | None, found: Tensor
+        self,
+        elements: Tensor,
+        owner: Tensor | None,
+        sides: Tensor | None,
+        found: Tensor,
+        lean: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Intersects the bounds with lower bounds of the rows of elements; NaN says nothing. What is known of these
         elements then."""
         lower, upper = self.bounds
         found = round_down(found, lower.dtype)  # a cast on the way leaves rows of another type
         if not recorded(lower, upper, found):
-            known = meet(lower, upper, found, elements, owner, sides)
+            known = meet(lower, upper, found, elements, owner, sides, lean)
             if known is not None:
                 return known
         places = elements if owner is None else (owner, elements)
@@ -254,6 +263,8 @@ class Sweep:
             low, high = found.chunk(2)
         else:
             low, high = found.masked_fill(sides < 0, -math.inf), found.masked_fill(sides > 0, -math.inf)
+        if lean is not None:
+            lean[places] = low - high if sides is None else lean[places] + sides * found
         lower[places] = torch.fmax(lower[places], low)
         upper[places] = torch.fmin(upper[places], -high)
         return lower[places], upper[places]

@@ -17,16 +17,19 @@ RISE, BASE, TOP = 1, 2, 4
 
 
 def relu_lines(
-    lower: Tensor, upper: Tensor, choice: Literal["adaptive", "zero", "same"]
+    lower: Tensor, upper: Tensor, choice: Literal["adaptive", "zero", "same"] | Tensor
 ) -> tuple[Tensor, Tensor, Tensor, bool] | None:
     """The slope of the line below, slope and constant of the chord above, and whether all are finite, as is the
-    width."""
-    found = alike(lower, upper)
+    width. A tensor as choice is adaptive: slope 1 where it is above 0, and not the sum of the bounds."""
+    lean = choice if isinstance(choice, Tensor) else None
+    found = alike(lower, upper) if lean is None else alike(lower, upper, lean)
     if found is None or native is None:
         return None
     results = torch.empty_like(lower), torch.empty_like(lower), torch.empty_like(lower)
     places = (tensor.data_ptr() for tensor in results)
-    finite = native.relu_lines(*head(lower), CHOICES.index(choice), lower.numel(), *found, *places)
+    number = 0 if isinstance(choice, Tensor) else CHOICES.index(choice)
+    given = found if lean is not None else (*found, 0)
+    finite = native.relu_lines(*head(lower), number, lower.numel(), *given, *places)
     return *results, finite
 
 
@@ -65,26 +68,36 @@ def lines_back(
 
 
 def meet(
-    lower: Tensor, upper: Tensor, found: Tensor, elements: Tensor, owner: Tensor | None, sides: Tensor | None
+    lower: Tensor,
+    upper: Tensor,
+    found: Tensor,
+    elements: Tensor,
+    owner: Tensor | None,
+    sides: Tensor | None,
+    lean: Tensor | None = None,
 ) -> tuple[Tensor, Tensor] | None:
     """Bounds `[size]`, or with `owner` `[pairs]` `[examples, size]`, met in place: `found` `[2 pairs]` has lower bounds
     of the `elements` `[pairs]` and then of their negatives, or with `sides` `[pairs]`, 1 or -1, `[pairs]` lower bounds
-    of the element or of its negative. What is not a number says nothing. Returns what is known of the elements then."""
+    of the element or of its negative. What is not a number says nothing. Returns what is known of the elements then.
+    The sum of both bounds that were found becomes the element's `lean`, in a tensor like the bounds; with `sides` the
+    one is added to it."""
     pairs, axes = elements.shape[0], 1 if owner is None else 2
-    whole = all(part.is_contiguous() for part in (lower, upper, found))
+    whole = all(part is None or part.is_contiguous() for part in (lower, upper, found, lean))
     if lower.ndim != axes or upper.shape != lower.shape or found.shape != (pairs if sides is not None else 2 * pairs,):
+        return None
+    if lean is not None and lean.shape != lower.shape:
         return None
     if not whole or any(part is not None and part.shape != (pairs,) for part in (owner, sides)):
         return None
     sides = None if sides is None else sides.contiguous()
-    given = addresses(lower, upper, found, sides)
+    given = addresses(lower, upper, found, sides, lean)
     if given is None or native is None:
         return None
     low, high = lower.new_empty(pairs), lower.new_empty(pairs)
     held = indices(elements), indices(owner)  # as long as their addresses are read
     at = (0 if index is None else index.data_ptr() for index in held)
-    told = pairs, lower.numel(), lower.shape[-1], *at, given[3], given[2], *given[:2], low.data_ptr(), high.data_ptr()
-    return (low, high) if native.meet(*head(lower), *told) else None
+    told = pairs, lower.numel(), lower.shape[-1], *at, given[3], given[2], *given[:2], given[4]
+    return (low, high) if native.meet(*head(lower), *told, low.data_ptr(), high.data_ptr()) else None
 
 
 def tightened(lower: Tensor, upper: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor] | None:

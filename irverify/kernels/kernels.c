@@ -49,7 +49,7 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 21
+#define VERSION 23
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -321,9 +321,9 @@ METHOD(lines) {
 
 METHOD(relu_lines) {
     int finite;
-    BEGIN(2 + 2 + 5)
+    BEGIN(2 + 2 + 6)
     const int64_t *w = v + 4;
-    finite = CALL(relu_lines, v[2], v[3], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]));
+    finite = CALL(relu_lines, v[2], v[3], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(finite);
 }
@@ -396,9 +396,10 @@ METHOD(climb) {
 
 METHOD(meet) {
     int known;
-    BEGIN(2 + 3 + 8)
+    BEGIN(2 + 3 + 9)
     const int64_t *w = v + 5;
-    known = CALL(meet, v[2], v[3], v[4], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]), AT(w[6]), AT(w[7]));
+    known = CALL(meet, v[2], v[3], v[4], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]), AT(w[6]), AT(w[7]),
+                 AT(w[8]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(known);
 }

@@ -31,9 +31,10 @@ static void NAME(lines)(int threads, int64_t examples, int64_t size, const REAL 
 }
 
 /* Lines around ReLUs: `free` below (0: adaptive, 1: slope 0, 2: parallel to the one above), the chord above, and its
-   constant. Whether all numbers are finite. */
-CLONED static int NAME(relu_block)(int choice, int64_t n, const REAL *lower, const REAL *upper, REAL *free, REAL *chord,
-                                   REAL *top) {
+   constant. Adaptive is 1 where `lean`, or the sum of the bounds where it is null, is above 0. Whether all numbers are
+   finite. */
+CLONED static int NAME(relu_block)(int choice, int64_t n, const REAL *lower, const REAL *upper, const REAL *lean,
+                                   REAL *free, REAL *chord, REAL *top) {
     REAL total = 0; /* 0 times each number: not a number if one of them is infinite or none */
     DO_PRAGMA(omp simd reduction(+ : total))
     for (int64_t i = 0; i < n; i++) {
@@ -41,7 +42,8 @@ CLONED static int NAME(relu_block)(int choice, int64_t n, const REAL *lower, con
         const int open = l < 0 && u > 0;
         const REAL sided = l >= 0 ? 1 : 0, span = open ? width : 1;
         const REAL slope = open ? u / span : sided, constant = open ? u * (-l / span) : 0;
-        const REAL low = choice == 2 ? slope : !open ? sided : choice == 1 ? 0 : u > -l ? 1 : 0;
+        const REAL to_right = lean ? lean[i] : u + l;
+        const REAL low = choice == 2 ? slope : !open ? sided : choice == 1 ? 0 : to_right > 0 ? 1 : 0;
         free[i] = low;
         chord[i] = slope;
         top[i] = constant;
@@ -50,13 +52,14 @@ CLONED static int NAME(relu_block)(int choice, int64_t n, const REAL *lower, con
     return total == 0;
 }
 
-static int NAME(relu_lines)(int threads, int64_t choice, int64_t n, const REAL *lower, const REAL *upper, REAL *free,
-                            REAL *chord, REAL *top) {
+static int NAME(relu_lines)(int threads, int64_t choice, int64_t n, const REAL *lower, const REAL *upper,
+                            const REAL *lean, REAL *free, REAL *chord, REAL *top) {
     int finite = 1;
     (void)threads;
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(&& : finite))
     for (int64_t i = 0; i < n; i += MANY)
-        finite = NAME(relu_block)((int)choice, least(MANY, n - i), lower + i, upper + i, free + i, chord + i, top + i)
+        finite = NAME(relu_block)((int)choice, least(MANY, n - i), lower + i, upper + i, lean ? lean + i : NULL,
+                                  free + i, chord + i, top + i)
                  && finite;
     return finite;
 }

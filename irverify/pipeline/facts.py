@@ -162,10 +162,12 @@ class Estimate:
 class Facts:
     """What one analysis found out: bounds by value, stability by activation (both by name), and numbers of its own.
 
-    An estimator gives `estimates` by value instead, and no bounds.
+    An estimator gives `estimates` by value instead, and no bounds. `leans` is how values lean, `[batch, *shape]`, that
+    functions with a kink at 0 read: above 0 where adaptive slopes are those to the right of it (see `relaxed`).
     """
 
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     stability: Mapping[str, Stability] = field(default_factory=dict)
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
     statistics: Mapping[str, int | float] = field(default_factory=dict)
+    leans: Mapping[str, Tensor] = field(default_factory=dict)

@@ -41,7 +41,8 @@ class State:
     `regions` has one region for each network input (None: the pipeline runs without, and analyses are a usage error);
     `operands` the runtime operands `[batch, ...]` by name; `bounds` the tightest known bounds by the name of the value;
     `stability` labels by the name of the activation; `estimates` the latest guesses by the name of the value, which
-    nothing that computes bounds reads; `timings` one entry for each pass that ran, nested ones first.
+    nothing that computes bounds reads; `leans` how values lean (see `Facts`); `timings` one entry for each pass that
+    ran, nested ones first.
     """
 
     graph: Graph
@@ -50,6 +51,7 @@ class State:
     bounds: dict[str, Bounds] = field(default_factory=dict)
     stability: dict[str, Stability] = field(default_factory=dict)
     estimates: dict[str, Estimate] = field(default_factory=dict)
+    leans: dict[str, Tensor] = field(default_factory=dict)
     timings: list[Timing] = field(default_factory=list)
     retired: set[str] = field(default_factory=set)
     """Names of values that rewrites have removed: no later value may have one, since what is known by name outlives a
@@ -113,6 +115,7 @@ class State:
             for name, bounds in self.bounds.items()
             if name in kept and graph[name].type == self.graph[name].type
         }
+        self.leans = {name: lean for name, lean in self.leans.items() if name in self.bounds}
         self.graph = graph
 
     def adopt(self, found: Mapping[str, Bounds]) -> None:
@@ -126,6 +129,7 @@ class State:
         self.adopt(facts.bounds)
         self.stability.update(facts.stability)
         self.estimates.update(facts.estimates)
+        self.leans.update(facts.leans)
 
 
 def inject(state: State, given: Mapping[str, GivenBounds]) -> None:

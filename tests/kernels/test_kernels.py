@@ -261,11 +261,16 @@ def test_bounds_met_by_hand() -> None:
     """Of elements 2 and 0: at least 1 and 5, the first at most 3, the second no number; then 2 at most 2, alone."""
     lower, upper = torch.tensor([4.0, -9.0, 0.0]), torch.tensor([9.0, 9.0, 9.0])
     elements = torch.tensor([2, 0])
-    found = bounds.meet(lower, upper, torch.tensor([1.0, 5.0, -3.0, math.nan]), elements, None, None)
+    lean = torch.tensor([7.0, 7.0, 7.0])
+    found = bounds.meet(lower, upper, torch.tensor([1.0, 5.0, -3.0, math.nan]), elements, None, None, lean)
     assert found is not None
+    assert lean.tolist()[1:] == [7, 4]
+    assert lean[0].isnan()
     assert [part.tolist() for part in (*found, lower, upper)] == [[1, 5], [3, 9], [5, -9, 1], [9, 9, 3]]
     sides = torch.tensor([-1.0, 1.0])
-    again = bounds.meet(lower, upper, torch.tensor([-2.0, 6.0]), elements, None, sides)
+    lean = torch.tensor([7.0, 7.0, 7.0])
+    again = bounds.meet(lower, upper, torch.tensor([-2.0, 6.0]), elements, None, sides, lean)
+    assert lean.tolist() == [13, 7, 9]
     assert again is not None
     assert [part.tolist() for part in (*again, lower, upper)] == [[1, 6], [2, 9], [6, -9, 1], [9, 9, 2]]
 
@@ -289,8 +294,12 @@ def test_bounds_met(dtype: torch.dtype, seed: int, pairs: int, owned: bool, side
     expected = lower.clone(), upper.clone()
     expected[0][index] = torch.fmax(lower[index], low)
     expected[1][index] = torch.fmin(upper[index], -high)
-    known = bounds.meet(lower, upper, found, elements, owner, sides)
+    lean = whole(*shape, seed=seed + 3, dtype=dtype)
+    leaning = lean.clone()
+    leaning[index] = found[:pairs] - found[pairs:] if sides is None else lean[index] + sides * found
+    known = bounds.meet(lower, upper, found, elements, owner, sides, lean)
     assert known is not None
+    same(lean, leaning)
     same((lower, upper), expected)
     same(known, (lower[index], upper[index]))
 
@@ -304,6 +313,8 @@ def test_elements_beyond_their_example_are_left_to_pytorch() -> None:
     assert bounds.meet(lower[0], upper[0], found, torch.tensor([0, 1]), None, None) is None
     assert bounds.meet(lower[0], upper[0].double(), found, torch.tensor([0]), None, None) is None
     assert bounds.meet(lower[:, 0], upper[:, 0], found, torch.tensor([0]), None, None) is None
+    for lean in (lower, lower[0].double(), torch.zeros(6)[::2], lower[0][:2]):
+        assert bounds.meet(lower[0].clone(), upper[0].clone(), found, torch.tensor([0]), None, None, lean) is None
     same((lower, upper), (torch.zeros(2, 3), torch.ones(2, 3)))
 
 
@@ -375,11 +386,16 @@ def test_lines_around_relus(dtype: torch.dtype, seed: int, size: int, choice: Ch
     """Slopes and constants as by PyTorch, on any side of 0; infinite or no numbers are found."""
     lower = whole(size, seed=seed, dtype=dtype)
     upper = lower + whole(size, seed=seed + 1, dtype=dtype).abs()
-    found = bounds.relu_lines(lower, upper, choice)
-    assert found is not None
-    expected = kinked(0.0, 1.0, Interval(lower, upper), choice)
-    same(found[:3], (expected.lower_slope, expected.upper_slope, expected.upper_intercept))
-    assert found[3]
+    lean = whole(size, seed=seed + 2, dtype=dtype)
+    lean[size // 3] = math.nan
+    for chosen in (choice, lean):
+        found = bounds.relu_lines(lower, upper, chosen)
+        assert found is not None
+        expected = kinked(0.0, 1.0, Interval(lower, upper), chosen)
+        same(found[:3], (expected.lower_slope, expected.upper_slope, expected.upper_intercept))
+        assert found[3]
+    for unlike in (lean[:-1], lean.to(torch.float16), lean.expand(2, -1)):
+        assert bounds.relu_lines(lower, upper, unlike) is None
     for number in (math.inf, math.nan):
         odd = upper.clone()
         odd[size // 2] = number
