@@ -42,7 +42,7 @@ def way(graph: Graph, name: str) -> Way | None:
     node, names = graph[name], []
     layers: list[tuple[str | None, str]] = []
     lines: str | None = None
-    while (source := _source(graph, node)) is None:
+    while (reached := source(graph, node)) is None:
         names.append(node.name)
         if len(node.type.shape) != 1 or len(node.inputs) != 1:
             return None
@@ -57,10 +57,10 @@ def way(graph: Graph, name: str) -> Way | None:
         node = operand
     if lines is not None or not layers or len(node.type.shape) != 1:
         return None
-    return Way(tuple(layers), node.name, source, frozenset((*names, node.name, source)))
+    return Way(tuple(layers), node.name, reached, frozenset((*names, node.name, reached)))
 
 
-def _source(graph: Graph, node: Node) -> str | None:
+def source(graph: Graph, node: Node) -> str | None:
     """The input of which a value is an elementwise image; None where it is none."""
     while isinstance(node.op, Reshape | ScaleShift):
         node = graph[node.inputs[0]]

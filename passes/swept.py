@@ -9,10 +9,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from irverify.ir.graph import Node
 from irverify.passes.backward import Context
 from irverify.passes.bent import Lines
 from irverify.passes.forms import Form, Wide
 from irverify.passes.hills import Hill, Start, joined, widths
+from irverify.passes.landing import landed
 from irverify.passes.lines import Gathered, Relaxation, Relaxed
 from irverify.passes.maxima import Selected
 from irverify.passes.needs import Need
@@ -87,7 +89,7 @@ class Swept(Hill):
         return self._value()
 
     def _value(self) -> Tensor:
-        found = Sweep(self._view, self._target, self._elements, self._bounds).lower_bounds()
+        found = _Landing(self._view, self._target, self._elements, self._bounds).lower_bounds()
         return round_down(found, self.dtype)
 
     def done(self, bounds: Tensor) -> Tensor | None:
@@ -103,6 +105,19 @@ class Swept(Hill):
         other = Swept(self._view.again(), self._target, self._elements[pairs], self._bounds, self._need)
         other._only(self._places)
         return other
+
+
+class _Landing(Sweep):
+    """A sweep that takes rows through the last dense layer to the box of an input in one go."""
+
+    def _step(self, node: Node) -> None:
+        alone = self.signed and len(self.pending) == 1
+        found = landed(self.view, node, self.pending[node.name]) if alone else None
+        if found is None:
+            super()._step(node)
+        else:
+            self.pending.clear()
+            self.constant = self.constant + found
 
 
 class SteeredView(View):
