@@ -35,6 +35,7 @@ class Ibp(Analysis):
     """Bounds by interval bound propagation: centre and radius, two products a layer."""
 
     name = "ibp"
+    single_walk = True
 
     def run(self, state: State) -> Facts:
         return interval_facts(state, IBP, self.name)

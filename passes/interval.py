@@ -72,6 +72,7 @@ class IntervalArithmetic(Analysis):
     """Bounds by naive interval arithmetic: four products a layer."""
 
     name = "interval"
+    single_walk = True
 
     def run(self, state: State) -> Facts:
         return interval_facts(state, INTERVAL, self.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -61,8 +61,9 @@ def propagate(
     known: Mapping[str, Bounds],
     refine: Refine | None = None,
     certain: Mapping[str, Interval] | None = None,
+    forget: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Interval]:
-    """Intervals of every value.
+    """Intervals of every value, but for those that are to be forgotten at some node.
 
     `given` has the network inputs and runtime operands by name; where `known` has bounds of a value, the propagated
     ones are intersected with them before they are used further, and `refine` may tighten them once more. Values in
@@ -82,6 +83,8 @@ def propagate(
             interval = Interval(met.lower, met.upper)
         found = interval if refine is None else refine(node, interval, results)
         results[node.name] = found if certain is None else certain.get(node.name, found)
+        for name in forget.get(node.name, ()) if forget is not None else ():
+            del results[name]
     return results
 
 
@@ -101,11 +104,15 @@ def _applied(node: Node, rule: IntervalRule, operands: list[Interval]) -> Interv
 def interval_facts(
     state: State, table: RuleTable[IntervalRule], source: str, refine: Refine | None = None
 ) -> Facts:
-    """The facts of an analysis that is a walk with one table."""
+    """The facts of an analysis that is a walk with one table; without `refine` of the values alone that are asked
+    for."""
     given = {name: Interval(tensor, tensor) for name, tensor in state.operands.items()}
     for node, region in zip(state.graph.inputs, state.given_regions(source), strict=True):
         box = state.bounds.get(node.name)
         given[node.name] = Interval(*region.box()) if box is None else Interval(box.lower, box.upper)
+    certain = _read_by_jumps(state.graph, given)
+    if refine is None and certain is None and state.keep is not None:
+        return _facts_of_few(state, table, source, given, state.keep)
     unchanged: set[str] = set()
 
     def noted(node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
@@ -114,7 +121,7 @@ def interval_facts(
             unchanged.add(node.name)
         return found
 
-    intervals = propagate(state.graph, table, given, state.bounds, noted, _read_by_jumps(state.graph, given))
+    intervals = propagate(state.graph, table, given, state.bounds, noted, certain)
     inputs = {node.name for node in state.graph.inputs}
     bounds = {name: Bounds(*interval, source) for name, interval in intervals.items() if name not in inputs}
     for name, found in bounds.items():
@@ -125,6 +132,41 @@ def interval_facts(
             _check_finite(node, intervals)
             break
     return Facts(bounds)
+
+
+def _facts_of_few(
+    state: State, table: RuleTable[IntervalRule], source: str, given: Mapping[str, Interval], keep: frozenset[str]
+) -> Facts:
+    """The same of these values alone: others are looked at where they come up, and forgotten after their last
+    reader."""
+    bounds: dict[str, Bounds] = {}
+
+    def looked_at(node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
+        if isinstance(node.op, Input):
+            return interval
+        found = Bounds(*interval, source)
+        if type(node.op) in KEEP_ORDER:
+            found.assume_ordered()  # its operand has been looked at
+        elif not found.ordered:
+            _check_finite(node, {**results, node.name: interval})
+            found.check(node.name)
+        if node.name in keep:
+            bounds[node.name] = found
+        return interval
+
+    propagate(state.graph, table, given, state.bounds, looked_at, forget=_last_read(state.graph, keep))
+    return Facts(bounds)
+
+
+@once_a_graph
+def _last_read(graph: Graph, keep: frozenset[str]) -> dict[str, tuple[str, ...]]:
+    """By the name of a node the values that nothing reads after it."""
+    last = {name: node.name for node in graph for name in node.inputs}
+    found: dict[str, tuple[str, ...]] = {}
+    for name, reader in last.items():
+        if name not in keep:
+            found[reader] = (*found.get(reader, ()), name)
+    return found
 
 
 def _read_by_jumps(graph: Graph, given: Mapping[str, Interval]) -> dict[str, Interval] | None:

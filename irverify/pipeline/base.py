@@ -50,6 +50,10 @@ def _text(step: Pass) -> str:
 class Analysis(Pass):
     """Computes facts about values for a batch of regions and changes nothing."""
 
+    single_walk: ClassVar[bool] = False
+    """It is one walk through the graph, on which a value is forgotten once nobody reads it who has not been there,
+    where only bounds of others are asked for."""
+
     @abstractmethod
     def run(self, state: State) -> Facts:
         """The facts about values of `state.graph`, from its regions and what is known so far.

@@ -151,11 +151,29 @@ def run(
     if spec is not None:
         graph = with_spec(graph, spec[0].shape[-2])
         values.update(zip(spec_operands(graph), spec, strict=True))
-    state = State(graph, None if region is None else fitted(graph, region))
-    state.operands = _operands(state, values)
-    _input_bounds(state)
+    state = started(graph, region, values)
     inject(state, bounds or {})
     return PassManager(passes, check, hook).run(state)
+
+
+def started(graph: Graph, region: Given | None, operands: Mapping[str, Tensor]) -> State:
+    """What a pipeline begins with; see `run`."""
+    state = State(graph, None if region is None else fitted(graph, region))
+    state.operands = _operands(state, operands)
+    _input_bounds(state)
+    return state
+
+
+def run_alone(
+    graph: Graph, pipeline: str | Pass | Sequence[Pass], region: Given, operands: Mapping[str, Tensor]
+) -> State:
+    """The same as `run`, where nobody asks for bounds but those of the outputs: an analysis that is one walk (interval,
+    ibp) takes half of the memory then."""
+    passes = parse_passes(pipeline)
+    state = started(graph, region, operands)
+    if len(passes) == 1 and isinstance(passes[0], Analysis) and passes[0].single_walk:
+        state.keep = frozenset(graph.outputs)
+    return PassManager(passes).run(state)
 
 
 def optimize(graph: Graph, pipeline: str | Pass | Sequence[Pass], *, check: bool = False) -> Graph:

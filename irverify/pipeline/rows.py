@@ -14,7 +14,7 @@ from irverify.ir.graph import Graph
 from irverify.pipeline.base import Estimator, parse_passes, refuse_changes
 from irverify.pipeline.catalog import CATALOG
 from irverify.pipeline.facts import Estimate
-from irverify.pipeline.manager import Given, fitted, optimize, run
+from irverify.pipeline.manager import Given, fitted, optimize, run, run_alone
 from irverify.pipeline.spec import SpecRows, spec_operands, with_spec
 from irverify.pipeline.state import State
 from irverify.regions import Region
@@ -33,7 +33,7 @@ def margins(graph: Graph, region: Given, labels: Tensor | Sequence[int] | int, m
     is classified as y, up to rounding.
     """
     regions = fitted(graph, region)
-    return _lower(graph, regions, margin_rows(graph, regions, labels), method)[0]
+    return _lower(graph, regions, margin_rows(graph, regions, labels), method, alone=True)[0]
 
 
 def estimates(
@@ -74,7 +74,7 @@ def margin_rows(graph: Graph, regions: Sequence[Region], labels: Tensor | Sequen
 
 def row_bounds(graph: Graph, region: Given, prop: Property, method: str = "ibp") -> Tensor:
     """Lower bounds over the region of the rows of all disjuncts of a property, `[batch, rows]`; see `row_state`."""
-    return row_state(graph, region, prop, method)[0]
+    return _rows(graph, region, prop, method, alone=True)[0]
 
 
 def row_state(graph: Graph, region: Given, prop: Property, method: str = "ibp") -> tuple[Tensor, State]:
@@ -84,6 +84,13 @@ def row_state(graph: Graph, region: Given, prop: Property, method: str = "ibp") 
     The rows stand in the order of the disjuncts. A disjunct is refuted where one of its rows is bounded above zero
     (with a margin for rounding); x and y are the flattened inputs and outputs.
     """
+    return _rows(graph, region, prop, method)
+
+
+def _rows(
+    graph: Graph, region: Given, prop: Property, method: str, *, alone: bool = False
+) -> tuple[Tensor, State]:
+    """See `row_state`; with `alone` the state need not have other bounds."""
     regions = fitted(graph, region)
     columns = sum(node.type.size for node in graph.inputs)
     disjuncts = prop.bind(columns, sum(graph[name].type.size for name in graph.outputs)).disjuncts
@@ -100,7 +107,7 @@ def row_state(graph: Graph, region: Given, prop: Property, method: str = "ibp") 
             for disjunct in disjuncts
         ]
         outputs = torch.cat([outputs, torch.cat(inputs)], dim=1)
-    return _lower(graph, regions, (outputs[None], offset[None]), method, inputs=mixed)
+    return _lower(graph, regions, (outputs[None], offset[None]), method, inputs=mixed, alone=alone)
 
 
 def specified(graph: Graph, rows: int, *, inputs: bool = False) -> Graph:
@@ -118,21 +125,26 @@ _SPECIFIED: WeakKeyDictionary[Graph, dict[tuple[int, bool], Graph]] = WeakKeyDic
 """What `specified` has made, by graph, number of rows, and whether they read inputs. Graphs are immutable."""
 
 
-def _lower(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False) -> tuple[Tensor, State]:
+def _lower(
+    graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False, alone: bool = False
+) -> tuple[Tensor, State]:
     last = parse_passes(method)[-1:]
     if last and isinstance(last[0], Estimator):
         hint = "iv.estimates gives what it guesses; crown, say, gives bounds"
         raise UsageError(f"{last[0].name} is an estimator, and an estimate is not a bound", hint=hint)
-    state = rows_run(graph, region, rows, method, inputs=inputs)
+    state = rows_run(graph, region, rows, method, inputs=inputs, alone=alone)
     result = state.graph.outputs[0]
     if result not in state.bounds:
         raise PropertyError(f"expected a pipeline that bounds the specification, got {method!r}")
     return state.bounds[result].lower, state
 
 
-def rows_run(graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False) -> State:
-    """What a method leaves on the graph with these rows `(C, d)`, each with its batch axis, as its output. UsageError
-    for a method that changes the function."""
+def rows_run(
+    graph: Graph, region: Given, rows: SpecRows, method: str, *, inputs: bool = False, alone: bool = False
+) -> State:
+    """What a method leaves on the graph with these rows `(C, d)`, each with its batch axis, as its output; with `alone`
+    bounds of these are all that is asked for. UsageError for a method that changes the function."""
     refuse_changes(method)
     extended = specified(graph, rows[0].shape[1], inputs=inputs)
-    return run(extended, method, region, operands=dict(zip(spec_operands(extended), rows, strict=True)))
+    operands = dict(zip(spec_operands(extended), rows, strict=True))
+    return run_alone(extended, method, region, operands) if alone else run(extended, method, region, operands=operands)

@@ -42,7 +42,7 @@ class State:
     `operands` the runtime operands `[batch, ...]` by name; `bounds` the tightest known bounds by the name of the value;
     `stability` labels by the name of the activation; `estimates` the latest guesses by the name of the value, which
     nothing that computes bounds reads; `leans` how values lean (see `Facts`); `timings` one entry for each pass that
-    ran, nested ones first.
+    ran, nested ones first. `keep` names the values that bounds are asked for, None: all.
     """
 
     graph: Graph
@@ -53,6 +53,7 @@ class State:
     estimates: dict[str, Estimate] = field(default_factory=dict)
     leans: dict[str, Tensor] = field(default_factory=dict)
     timings: list[Timing] = field(default_factory=list)
+    keep: frozenset[str] | None = None
     retired: set[str] = field(default_factory=set)
     """Names of values that rewrites have removed: no later value may have one, since what is known by name outlives a
     run."""
