@@ -20,6 +20,7 @@ from irverify.ir.ops import ConstMatMul, Conv, ConvTranspose, Linear, LinearOp, 
 from irverify.ir.params import value
 from irverify.ir.recording import recorded
 from irverify.kernels.intervals import interval
+from irverify.kernels.native import watched
 from irverify.passes.interval import INTERVAL, ends, product, spec_rows
 from irverify.passes.propagate import Interval, IntervalRule, interval_facts
 from irverify.passes.rules import RuleTable
@@ -53,6 +54,9 @@ def affine(node: Node, *operands: Interval) -> Interval:
     centers = [middle(operand) for operand in operands]
     radius = op.apply_abs(*(operand.upper - center for operand, center in zip(operands, centers, strict=True)))
     center = op.evaluate(*centers)
+    followed = recorded(center, radius) or watched() or torch._C._are_functorch_transforms_active()
+    if isinstance(op, Conv | Linear) and not followed and center.dtype == radius.dtype:
+        return Interval(center - radius, center.add_(radius))  # which is nobody else's
     return Interval(center - radius, center + radius)
 
 

@@ -11,7 +11,11 @@ from torch.nn import functional
 from irverify.errors import ShapeError
 from irverify.ir.ops.base import LinearOp, broadcast, expect_shape, param_value
 from irverify.ir.params import Param, value
+from irverify.ir.recording import recorded
 from irverify.ir.types import TensorType
+
+MAGNITUDES = 2**18
+"""So many bytes of |W| are made at once: they stay in a cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +49,11 @@ class Linear(LinearOp):
         return (gradient @ value(self.weight),)
 
     def apply_abs(self, *inputs: Tensor) -> Tensor:
-        return functional.linear(inputs[0], value(self.weight).abs())
+        weight = value(self.weight)
+        count = max(1, MAGNITUDES // max(1, weight[0].numel() * weight.element_size())) if len(weight) else 1
+        if count >= len(weight) or recorded(inputs[0], weight):
+            return functional.linear(inputs[0], weight.abs())
+        return torch.cat([functional.linear(inputs[0], part.abs()) for part in weight.split(count)], -1)
 
 
 @dataclass(frozen=True, eq=False)
