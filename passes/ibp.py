@@ -19,7 +19,7 @@ from irverify.ir.graph import Node
 from irverify.ir.ops import ConstMatMul, Conv, ConvTranspose, Linear, LinearOp, Spec
 from irverify.ir.params import value
 from irverify.ir.recording import recorded
-from irverify.kernels.intervals import interval
+from irverify.kernels.intervals import dense, interval
 from irverify.kernels.native import watched
 from irverify.passes.interval import INTERVAL, ends, product, spec_rows
 from irverify.passes.propagate import Interval, IntervalRule, interval_facts
@@ -49,7 +49,7 @@ def affine(node: Node, *operands: Interval) -> Interval:
     assert isinstance(op, LinearOp)
     if op.nonnegative:
         return ends(node, *operands)
-    if isinstance(op, Conv) and (little := _little(op, *operands)) is not None:
+    if isinstance(op, Conv | Linear) and (little := _little(op, *operands)) is not None:
         return little
     centers = [middle(operand) for operand in operands]
     radius = op.apply_abs(*(operand.upper - center for operand, center in zip(operands, centers, strict=True)))
@@ -60,14 +60,17 @@ def affine(node: Node, *operands: Interval) -> Interval:
     return Interval(center - radius, center + radius)
 
 
-def _little(op: Conv, operand: Interval) -> Interval | None:
-    """The same for a convolution with little to do, in compiled code."""
+def _little(op: Conv | Linear, operand: Interval) -> Interval | None:
+    """The same for a convolution with little to do, or a dense layer of few examples, in compiled code."""
     weight, bias = value(op.weight), None if op.bias is None else value(op.bias)
-    if weight.ndim != 4 or max(*op.dilation, op.groups) > 1 or recorded(*operand, weight, bias):
+    if recorded(*operand, weight, bias) or torch.is_autocast_enabled("cpu"):
         return None
-    if torch.is_autocast_enabled("cpu"):
+    if isinstance(op, Linear):
+        found = dense(*operand, weight, bias)
+    elif weight.ndim != 4 or max(*op.dilation, op.groups) > 1:
         return None
-    found = interval(*operand, weight, bias, op.stride, op.padding)
+    else:
+        found = interval(*operand, weight, bias, op.stride, op.padding)
     return None if found is None else Interval(*found)
 
 

@@ -14,7 +14,7 @@ from irverify.ir.ops import Input, Linear, Reshape, ScaleShift
 from irverify.ir.recording import recorded
 from irverify.kernels import available
 from irverify.kernels.layers import Layer, Start, lower_bounds
-from irverify.passes.forms import Dense, Form, Units
+from irverify.passes.forms import Columns, Form, Patches, Units
 from irverify.passes.relaxations import Affine
 from irverify.passes.view import View
 
@@ -71,7 +71,7 @@ def straight(view: View, name: str, form: Form, constant: Tensor, *, twice: bool
     """Lower bounds of rows of a form over a value, with constants `[rows]`; with `twice` those of their negatives come
     behind them. None where there is no way of this kind, or no compiled code for it."""
     context = view.context
-    found = way(context.graph, name) if available() and isinstance(form, Units | Dense) else None
+    found = way(context.graph, name) if available() and not isinstance(form, Patches) else None
     if found is None or not context.regions[found.source].is_box:
         return None
     if not found.nodes.isdisjoint(context.known) or not found.nodes.isdisjoint(context.shortcuts):
@@ -85,15 +85,16 @@ def straight(view: View, name: str, form: Form, constant: Tensor, *, twice: bool
         assert isinstance(weight, Tensor)  # what is derived has been looked up
         parts = () if lines is None else (lines.slope, lines.rise, lines.base, lines.top)
         layers.append(Layer(weight, affine.offset, *parts))
-    start = Start(form.coefficients, constant, None, form.owner, twice) if isinstance(form, Dense) else None
-    if isinstance(form, Units):
+    if not isinstance(form, Units):
+        columns = form.index if isinstance(form, Columns) else None
+        start = Start(form.coefficients, constant, None, form.owner, twice, columns)
+    else:
         first = layers.pop(0)
         if first.slope is not None:
             return None
         if first.bias is not None:
             constant = constant + first.bias.index_select(0, form.elements)
         start = Start(first.weight, constant, form.elements, form.owner, twice)
-    assert start is not None
     center, radius = view.box(found.end)
     if recorded(start.coefficients, constant, center, radius, *(part for layer in layers for part in layer)):
         return None

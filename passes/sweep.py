@@ -28,7 +28,7 @@ from irverify.passes.needs import Need
 from irverify.passes.onward import Onward
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Affine, Relaxed, SpecRows
-from irverify.passes.straight import straight, with_way
+from irverify.passes.straight import straight, way, with_way
 from irverify.passes.view import View
 from irverify.rounding import round_down
 
@@ -98,7 +98,7 @@ class Sweep:
                 self._screened = node.name
                 if self._passed > 1 and not self._screen(need):
                     return
-            if need is None and node.name in ways and len(self.pending) == 1 and self._straight(node.name):
+            if node.name in ways and len(self.pending) == 1 and self._unseen(node.name) and self._straight(node.name):
                 break
             if (parts := self._parts(node)) is not None:
                 for part in parts:
@@ -108,10 +108,19 @@ class Sweep:
         self._sign()
         self._meet(self.elements, self.owner, self.sides, self.constant, self.lean)
 
+    def _unseen(self, name: str) -> bool:
+        """Whether nobody looks at the rows over a value any more on their way through dense layers to an input."""
+        if self._need is None or not self.view.looks.pay(PROBE, WORTH_FLAT):
+            return True
+        onward = way(self.view.context.graph, name)
+        assert onward is not None
+        ahead = len(onward.nodes & self._stations - {name})
+        return not ahead or self._passed + ahead < 2  # at the first station there is nothing to see
+
     def _straight(self, name: str) -> bool:
         """Takes the rows over a value to the inputs in one go; whether that could be done."""
         form = self.pending[name]
-        if self.sides is not None and isinstance(form, Dense):
+        if self.sides is not None and not isinstance(form, Units):
             self._sign()
         elif self.sides is not None and not self.signed:
             return False

@@ -49,7 +49,7 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 23
+#define VERSION 24
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -254,9 +254,9 @@ METHOD(adjoint_of_pooled) {
 
 METHOD(layers) {
     int done;
-    BEGIN(2 + 8 + 5)
-    const Layers p = {v[2], v[3], v[4], AT(v[5]), AT(v[6]), AT(v[7]), v[8], AT(v[9])};
-    done = CALL(layers, &p, (int)v[10] - 1, AT(v[11]), AT(v[12]), AT(v[13]), AT(v[14]));
+    BEGIN(2 + 10 + 5)
+    const Layers p = {v[2], v[3], v[4], v[5], AT(v[6]), AT(v[7]), AT(v[8]), AT(v[9]), v[10], AT(v[11])};
+    done = CALL(layers, &p, (int)v[12] - 1, AT(v[13]), AT(v[14]), AT(v[15]), AT(v[16]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);
 }
@@ -418,6 +418,14 @@ METHOD(interval) {
     return PyBool_FromLong(done);
 }
 
+METHOD(dense) {
+    int done;
+    BEGIN(2 + 3 + 6)
+    done = CALL(dense, v[2], v[3], v[4], AT(v[5]), AT(v[6]), AT(v[7]), AT(v[8]), AT(v[9]), AT(v[10]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(done);
+}
+
 METHOD(ordered) {
     int good;
     BEGIN(2 + 1 + 2)
@@ -519,7 +527,7 @@ static PyMethodDef methods[] = {
     ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
     ENTRY(adjoint_of_pooled), ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows),
-    ENTRY(interval), ENTRY(ordered), ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates),
+    ENTRY(interval), ENTRY(dense), ENTRY(ordered), ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates),
     ENTRY(select_places), ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel),
     ENTRY(half_parallel_back), ENTRY(adjoint_of_bent),
     {NULL, NULL, 0, NULL},

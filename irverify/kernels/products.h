@@ -2,18 +2,20 @@
    for by name (see tiles.h). Rows are copied to where each begins PITCH elements behind the one before, a part of them at
    a time; the matrix stays where it is, since it is read one line after the other and a line in one go. */
 
-enum { DEEP = 256, PITCH = DEEP + 16, HIGH_ROWS = 12, TOGETHER = 48 };
+enum { DEEP = 256, PITCH = DEEP + 16, HIGH_ROWS = 12, TOGETHER = 48, STRIPE = 128, COPIED = 32 };
+enum { THROUGH = 1, CONSTANT = 2 }; /* what lines let through */
 
 /* A dense layer backwards, with the lines around its results: `weight` `[from, to]`, `bias` `[from]`, and `slope`, `rise`,
    `base` and `top` `[examples, from]`. No lines where the slope is null; what else of them is null is zero. */
 typedef struct { int64_t from, to; const void *slope, *rise, *base, *top, *bias, *weight; } Layer;
 
 /* Rows of some pairs, with `twice` and then their negatives: those at `index`, or all; of the example `owner`, or all of
-   the first; through `count` layers. */
+   the first; through `count` layers. Each has `width` coefficients: for all elements that the first layer makes, or for
+   those of `columns`, where all rows are of one example. */
 typedef struct {
-    int64_t pairs, twice, examples;
+    int64_t pairs, twice, examples, width;
     const void *rows;
-    const int64_t *index, *owner;
+    const int64_t *index, *owner, *columns;
     int64_t count;
     const Layer *layer;
 } Layers;
@@ -59,10 +61,10 @@ typedef void Product(int64_t depth, const int64_t *places, const void *rows, con
 #define LAYERS(...) OF_LAYERS(__VA_ARGS__)
 
 /* `lined`: a row along lines, slope, rise, base and top, which begin `pitch` elements behind each other, and the constants
-   that it meets. `least`: the least that a row is in a box, `center` and `radius`. Of whole vectors; there are two of each
-   sum, since a sum has to wait for the one before it. What is not a number stays none: MIN and MAX give it where it is
-   their second operand. */
-#define OF_ROWS_MET(lined, least, TYPE, VECTOR, LOAD, STORE, ALL, FUSED, TIMES, PLUS, MINUS, MIN, MAX)                  \
+   that it meets. `reached`: what a row is at the `center` of a box, and how far it gets from there within the `radius`.
+   Of whole vectors; there are two of each sum, since a sum has to wait for the one before it. What is not a number stays
+   none: MIN and MAX give it where it is their second operand. */
+#define OF_ROWS_MET(lined, reached, TYPE, VECTOR, LOAD, STORE, ALL, FUSED, TIMES, PLUS, MINUS, MIN, MAX)                \
     __attribute__((target(SHORT))) static TYPE lined##_sum(VECTOR sums) {                                               \
         enum { LANES = sizeof(VECTOR) / sizeof(TYPE) };                                                                \
         TYPE parts[LANES];                                                                                             \
@@ -88,8 +90,9 @@ typedef void Product(int64_t depth, const int64_t *places, const void *rows, con
             }                                                                                                          \
         return lined##_sum(PLUS(PLUS(sums[0], sums[1]), PLUS(sums[2], sums[3])));                                       \
     }                                                                                                                  \
-    __attribute__((target(SHORT))) static TYPE least(int64_t size, const TYPE *RESTRICT row,                           \
-                                                     const TYPE *RESTRICT center, const TYPE *RESTRICT radius) {       \
+    __attribute__((target(SHORT))) static TYPE reached(int64_t size, const TYPE *RESTRICT row,                         \
+                                                       const TYPE *RESTRICT center, const TYPE *RESTRICT radius,       \
+                                                       TYPE *reach) {                                                  \
         enum { LANES = sizeof(VECTOR) / sizeof(TYPE) };                                                                \
         const VECTOR zero = ALL(0);                                                                                    \
         VECTOR sums[4] = {zero, zero, zero, zero};                                                                     \
@@ -102,13 +105,14 @@ typedef void Product(int64_t depth, const int64_t *places, const void *rows, con
                 sums[k] = FUSED(v, LOAD(center + at), sums[k]);                                                        \
                 sums[2 + k] = FUSED(MAX(MINUS(zero, v), v), LOAD(radius + at), sums[2 + k]);                           \
             }                                                                                                          \
-        return lined##_sum(MINUS(PLUS(sums[0], sums[1]), PLUS(sums[2], sums[3])));                                      \
+        *reach = lined##_sum(PLUS(sums[2], sums[3]));                                                                  \
+        return lined##_sum(PLUS(sums[0], sums[1]));                                                                    \
     }
 #define ROWS_MET(...) OF_ROWS_MET(__VA_ARGS__)
 #define MORE_32(type)                                                                                                  \
     _mm256_mul_##type, _mm256_add_##type, _mm256_sub_##type, _mm256_min_##type, _mm256_max_##type
-ROWS_MET(lined_single, least_single, float, __m256, OF_32(ps), MORE_32(ps))
-ROWS_MET(lined_double, least_double, double, __m256d, OF_32(pd), MORE_32(pd))
+ROWS_MET(lined_single, reached_single, float, __m256, OF_32(ps), MORE_32(ps))
+ROWS_MET(lined_double, reached_double, double, __m256d, OF_32(pd), MORE_32(pd))
 LAYERS(long_single_product_32, LONG, float, __m512, 12, 2, OF_64(ps))
 LAYERS(long_single_product_16, LONG, float, __m512, 12, 1, OF_64(ps))
 LAYERS(long_double_product_16, LONG, double, __m512d, 12, 2, OF_64(pd))
@@ -132,8 +136,8 @@ static Product *const products_double[2][3] = {
     static TYPE lined_##name(int64_t size, int64_t pitch, const TYPE *row, const TYPE *lines, TYPE *passed) {           \
         return (void)pitch, (void)lines, (void)passed, size ? row[0] : 0;                                              \
     }                                                                                                                  \
-    static TYPE least_##name(int64_t size, const TYPE *row, const TYPE *center, const TYPE *radius) {                  \
-        return (void)center, (void)radius, size ? row[0] : 0;                                                          \
+    static TYPE reached_##name(int64_t size, const TYPE *row, const TYPE *center, const TYPE *radius, TYPE *reach) {   \
+        return (void)center, (void)radius, *reach = 0, size ? row[0] : 0;                                              \
     }
 NO_ROWS_MET(single, float)
 NO_ROWS_MET(double, double)

@@ -27,8 +27,10 @@ SIZES = st.lists(st.sampled_from((1, 2, 5, 8, 9, 16, 23, 32, 40, 57, 200, 256, 2
 
 def expected(start: Start, layers: list[Layer], center: Tensor, radius: Tensor) -> Tensor:
     """In double precision."""
-    rows, constant, index, owner, twice = start
+    rows, constant, index, owner, twice, columns = start
     rows, constant = (rows if index is None else rows[index]).double(), constant.double()
+    if columns is not None:
+        rows = rows.new_zeros(len(rows), len(layers[0].weight)).index_add(1, columns, rows)
     owner = torch.zeros(len(rows), dtype=torch.int64) if owner is None else owner
     if twice:
         rows, constant, owner = torch.cat([rows, -rows]), torch.cat([constant, -constant]), owner.repeat(2)
@@ -80,15 +82,21 @@ def test_random(chip: int, sizes: list[int], pairs: int, dtype: torch.dtype, see
     layers = []
     for size, to in itertools.pairwise(sizes):
         lined = maybe()
-        lines = [drawn(examples, size) if (lined and (k == 0 or maybe())) else None for k in range(4)]
+        share = float(torch.rand((), generator=generator)) if maybe() else 1.0  # of what is let through
+        passing = torch.rand(examples, size, generator=generator) < share
+        lines = [drawn(examples, size) * passing if (lined and (k == 0 or maybe())) else None for k in range(4)]
         if maybe():  # nothing is let through by some of them
             closed = drawn(examples, size) < (0.5 if maybe() else math.inf)
             lines[:2] = [None if part is None else part.masked_fill(closed, 0.0) for part in lines[:2]]
         layers.append(Layer(drawn(size, to) / size**0.5, drawn(size) if maybe() else None, *lines))
     index = torch.randint(pairs + 5, (pairs,), generator=generator) if maybe() else None
     owner = None if alone else torch.randint(examples, (pairs,), generator=generator)
-    rows = drawn(pairs if index is None else pairs + 5, sizes[0])
-    start = Start(rows, drawn(pairs), index, owner, maybe())
+    columns = torch.randint(sizes[0], (1 + sizes[0] // 3,), generator=generator) if alone and maybe() else None
+    rows = drawn(pairs if index is None else pairs + 5, sizes[0] if columns is None else len(columns))
+    if columns is not None:  # of elements that stand there several times only one has coefficients
+        firsts = (columns[:, None] == columns).long().argmax(1)
+        rows = rows * (firsts == torch.arange(len(columns)))
+    start = Start(rows, drawn(pairs), index, owner, maybe(), columns)
     center, radius = drawn(examples, sizes[-1]), drawn(examples, sizes[-1]).abs()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(compiled, "CHIP", chip)
@@ -125,6 +133,30 @@ def test_what_is_not_finite_is_not_lost_where_lines_let_nothing_through(value: f
     assert found[::2].tolist() == [19 * 2 + 1 - 9 * 19] * 2
 
 
+@pytest.mark.parametrize("owned", [False, True])
+@pytest.mark.parametrize("pairs", [1, 9, 60])
+def test_nothing_let_through(pairs: int, owned: bool) -> None:
+    """Where lines are zero, nothing that stands there matters, be it infinite; all of them, and in the middle."""
+    rows, zeros, box = torch.ones(pairs, 20), torch.zeros(1, 20), (torch.zeros(3), torch.ones(3))
+    owner = torch.zeros(pairs, dtype=torch.int64) if owned else None
+    first = Layer(torch.eye(20), torch.zeros(20), torch.ones(1, 20))
+    last = Layer(torch.full((20, 3), math.inf), torch.ones(20), zeros)
+    found = lower_bounds(Start(rows, torch.arange(pairs) * 1.0, None, owner), [first, last], *box)
+    assert found is not None
+    assert found.tolist() == list(range(pairs))
+    some = zeros.clone()
+    some[0, 7] = 0.5
+    last = last._replace(weight=torch.full((20, 3), math.inf).index_fill(0, torch.tensor([7]), 2), slope=some)
+    found = lower_bounds(Start(rows, torch.zeros(pairs), None, owner, twice=True), [first, last], *box)
+    assert found is not None
+    assert found.tolist() == [0.5 - 3] * pairs + [-0.5 - 3] * pairs
+    columns = Start(rows[:, :2], torch.zeros(pairs), columns=torch.tensor([7, 4]))
+    if not owned:
+        found = lower_bounds(columns, [first, last], *box)
+        assert found is not None
+        assert found.tolist() == [0.5 - 3] * pairs
+
+
 def test_refused() -> None:
     """Sizes that do not fit together, indices of what is not there, other types, no rows; few rows, large weights."""
     layer = Layer(torch.ones(3, 4), torch.zeros(3), torch.ones(2, 3))
@@ -133,6 +165,7 @@ def test_refused() -> None:
     start = Start(rows, constant, None, owner)
     assert lower_bounds(start, [layer], *box) is not None
     assert lower_bounds(start, [layer._replace(weight=torch.ones(4, 3).T)], *box) is not None
+    assert lower_bounds(Start(rows, constant, columns=torch.tensor([0, 2, 2])), [layer], *box) is not None
     assert lower_bounds(start, [], *box) is None
     for wrong in (
         start._replace(owner=owner + 1),
@@ -144,6 +177,12 @@ def test_refused() -> None:
         start._replace(places=torch.tensor([0, 1, 2, 3, -1])),
         start._replace(places=torch.tensor([0])),
         Start(rows[:0], constant[:0], None, owner[:0]),
+        start._replace(columns=torch.arange(3)),
+        Start(rows, constant, columns=torch.tensor([0, 1])),
+        Start(rows, constant, columns=torch.tensor([0, 1, 3])),
+        Start(rows, constant, columns=torch.tensor([0, 1, -1])),
+        Start(rows[:, :0], constant, columns=torch.arange(0)),
+        Start(rows, constant, columns=torch.arange(3)[None]),
     ):
         assert lower_bounds(wrong, [layer], *box) is None
     for other in (

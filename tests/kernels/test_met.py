@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from irverify.ir.graph import Node
-from irverify.ir.ops import Conv
+from irverify.ir.ops import Conv, Linear
 from irverify.ir.types import TensorType
 from irverify.kernels import available, bounds, native
-from irverify.kernels.intervals import interval
+from irverify.kernels.adjoint import CHIP
+from irverify.kernels.intervals import FEW, dense, interval
 from irverify.kernels.units import unit_rows
 from irverify.passes.adjoints import before_convolution
 from irverify.passes.bent import Lines
@@ -231,6 +232,89 @@ def test_intervals_left_to_pytorch() -> None:
     for bias in (torch.ones(1), torch.ones(2, 1), torch.ones(3)):
         assert interval(lower, lower, weight, bias, (1, 1), ((0, 0), (0, 0))) is None
     assert interval(lower.expand(500, -1, -1, -1).contiguous(), lower, weight, None, (1, 1), ((0, 0), (0, 0))) is None
+
+
+vectors = pytest.mark.skipif(not CHIP, reason="no kernels for this processor")
+
+
+@vectors
+def test_intervals_of_a_dense_layer_by_hand() -> None:
+    """x in [0, 2] and y in [1, 1] through x - 2 y + 1 and -x."""
+    lower, upper = torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 1.0]])
+    found = dense(lower, upper, torch.tensor([[1.0, -2.0], [-1.0, 0.0]]), torch.tensor([1.0, 0.0]))
+    assert found is not None
+    assert [side.tolist() for side in found] == [[[-1, -2]], [[1, 0]]]
+
+
+@vectors
+@settings(max_examples=40)
+@given(
+    DTYPES, SEEDS, st.integers(1, 20), st.sampled_from((1, 3, 8, 9, 16, 40, 77, 300)), st.integers(1, FEW),
+    st.booleans(),
+)  # fmt: skip
+def test_intervals_of_dense_layers(
+    dtype: torch.dtype, seed: int, out: int, size: int, batch: int, biased: bool
+) -> None:
+    """Whole numbers, whose sums are exact."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randint(-3, 4, (out, size), generator=generator).to(dtype)
+    bias = torch.randint(-3, 4, (out,), generator=generator).to(dtype) if biased else None
+    lower = torch.randint(-3, 4, (batch, size), generator=generator).to(dtype)
+    upper = lower + torch.randint(0, 4, lower.shape, generator=generator)
+    found = dense(lower, upper, weight, bias)
+    assert found is not None
+    op = Linear(weight, bias)
+    rule, node = IBP.find(Linear), Node("y", op, ("x",), op.infer(TensorType((size,), dtype)))
+    assert rule is not None
+    same(found, tuple(rule(node, Interval(lower, upper))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "native", None)
+        same(found, tuple(rule(node, Interval(lower, upper))))
+
+
+@vectors
+def test_dense_layers_of_what_is_infinite_or_no_number() -> None:
+    for odd in (math.nan, math.inf, -math.inf):
+        for lower, upper in ((odd, odd), (odd, math.inf), (-math.inf, odd)):
+            box = torch.zeros(2, 9), torch.zeros(2, 9)
+            box[0][1, 8], box[1][1, 8] = lower, upper
+            found = dense(*box, torch.ones(3, 9), None)
+            assert found is not None
+            assert all(bool(side[1].isnan().all()) and side[0].tolist() == [0] * 3 for side in found)
+    found = dense(torch.ones(1, 9), torch.ones(1, 9), torch.full((1, 9), math.nan), None)
+    assert found is not None
+    assert all(bool(side.isnan()) for side in found)
+
+
+@vectors
+def test_dense_layers_left_to_pytorch() -> None:
+    lower, weight = torch.zeros(2, 5), torch.ones(3, 5)
+    assert dense(lower, lower, weight, None) is not None
+    assert dense(lower, lower[:1], weight, None) is None
+    assert dense(lower[:1].expand(2, -1), lower, weight, None) is None
+    assert dense(lower, lower, torch.ones(5, 3).T, None) is None
+    assert dense(lower, lower, weight[:, :1], None) is None
+    assert dense(lower, lower, weight.double(), None) is None
+    assert dense(lower.half(), lower.half(), weight.half(), None) is None
+    for bias in (torch.ones(1), torch.ones(3, 1), torch.ones(1).expand(3), torch.ones(3).double()):
+        assert dense(lower, lower, weight, bias) is None
+    for shape in ((0, 5), (FEW + 1, 5), (2, 2, 5)):
+        assert dense(torch.zeros(shape), torch.zeros(shape), weight, None) is None
+    assert dense(lower, lower, weight[:0], None) is None
+    assert dense(lower[:, :0], lower[:, :0], weight[:, :0], None) is None
+
+
+@vectors
+@pytest.mark.parametrize("part", ["lower", "upper", "weight", "bias"])
+def test_gradients_of_dense_layers(part: str) -> None:
+    given = {"lower": torch.zeros(1, 4), "upper": torch.ones(1, 4), "weight": torch.randn(2, 4), "bias": torch.ones(2)}
+    given[part].requires_grad_()
+    op = Linear(given["weight"], given["bias"])
+    rule, node = IBP.find(Linear), Node("y", op, ("x",), op.infer(TensorType((4,), torch.float32)))
+    assert rule is not None
+    found = rule(node, Interval(given["lower"], given["upper"]))
+    assert found.lower.requires_grad
+    assert found.upper.requires_grad
 
 
 def test_order_by_hand() -> None:

@@ -13,6 +13,7 @@ from irverify.kernels import layers as compiled
 from irverify.kernels.adjoint import CHIP
 from irverify.passes import straight, sweep
 from irverify.passes.straight import way
+from irverify.passes.view import Looks
 
 pytestmark = pytest.mark.skipif(not available() or not CHIP, reason="no kernels for this processor")
 
@@ -58,11 +59,54 @@ def test_margins(
     calls = counted(monkeypatch)
     found = iv.margins(graph, region, labels, method)
     curved = activation in (nn.Sigmoid, nn.Tanh)
-    inside, last = method != "crown-ibp" and curved, not (method == "crown" and curved)  # climbs begin there
-    assert calls == ([1, 2, 3] if inside else []) + ([4] if last else [])
+    inside, last = method != "crown-ibp", not (method == "crown" and curved)  # climbs begin there
+    if curved or not inside:
+        assert calls == ([1, 2, 3] if inside else []) + ([4] if last else [])
+    else:  # somebody may look on the way
+        assert calls[0] == 1
+        assert calls[-1] == 4
+        assert all(layers <= k for k, layers in enumerate(calls, 1))
     monkeypatch.setattr(sweep, "straight", lambda *given, **named: None)
     near = 2e-5 if dtype == torch.float32 else 1e-11
     torch.testing.assert_close(found, iv.margins(graph, region, labels, method), rtol=near, atol=near)
+
+
+@pytest.mark.parametrize(("pay", "passed"), [(True, [1, 1, 1, 4]), (False, [1, 2, 3, 4])])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_rows_that_somebody_looks_at(
+    batch: int, pay: bool, passed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go in one go from where nobody looks any more; at once where looks do not pay. Each example looks for
+    itself, once rows are over a value before which there is more than one to look at."""
+    graph = network(nn.ReLU)
+    region = iv.Linf(torch.rand(batch, 2, 5, 7), 0.2, clip=(0, 1))
+    monkeypatch.setattr(Looks, "pay", lambda *given: pay)
+    calls = counted(monkeypatch)
+    found = iv.run(graph, "crown", region)
+    assert set(calls) == set(passed)
+    assert calls == passed or batch > 1
+    monkeypatch.setattr(sweep, "straight", lambda *given, **named: None)
+    wanted = iv.run(graph, "crown", region)
+    for name, bounds in wanted.bounds.items():
+        torch.testing.assert_close(found.bounds[name].lower, bounds.lower, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found.bounds[name].upper, bounds.upper, rtol=1e-5, atol=1e-5)
+
+
+def test_elements_that_pass_nothing_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows over some elements alone, where most are inactive, and where all are."""
+    for shift in (-0.3, -0.5, -100.0):
+        torch.manual_seed(5)
+        layers = [nn.Linear(20, 40), nn.Linear(40, 40), nn.Linear(40, 40), nn.Linear(40, 3)]
+        with torch.no_grad():
+            for layer in layers[:2]:
+                layer.bias.add_(shift)
+        module = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
+        graph = iv.compile(module.requires_grad_(False), torch.zeros(1, 20))
+        region = iv.Linf(torch.rand(2, 20), 0.05)
+        found = iv.margins(graph, region, [0, 2], "crown")
+        with monkeypatch.context() as patched:
+            patched.setattr(sweep, "straight", lambda *given, **named: None)
+            torch.testing.assert_close(found, iv.margins(graph, region, [0, 2], "crown"), rtol=1e-5, atol=1e-5)
 
 
 def test_ways() -> None:
