@@ -9,9 +9,9 @@ enum { NAME(NARROW) = 32 / sizeof(REAL) }; /* elements of a vector */
 INLINE int64_t NAME(whole)(int64_t size) { return (size + NAME(NARROW) - 1) / NAME(NARROW) * NAME(NARROW); }
 
 /* A layer on the way of rows that have `size` elements in front of it, those at `index` or all, and meet `lines` there
-   `[examples, 4, whole(size)]`, which let through what `met` `[examples, size]` says, or may all; and `to` elements
-   behind it. `weight` has `across` elements in a line, and where it is a copy only lines and columns of
-   such elements; `tail` has its last columns as a whole vector. */
+   `[examples, 4, whole(size)]`, which let through what `met` `[examples, size]` says, or all may; and `to` elements behind
+   it. `weight` has `across` elements in a line, and where it is a copy only lines and columns of such elements; `tail`
+   has its last columns as a whole vector. */
 typedef struct {
     int64_t size, to, across, copy;
     const int64_t *index;
@@ -19,8 +19,8 @@ typedef struct {
     const REAL *weight, *tail, *lines;
 } NAME(Stage);
 
-/* What lines of an example let through in front of a layer, `[from]`: THROUGH, or what is CONSTANT, or both, or nothing;
-   how many elements there are with any of it. */
+/* What lines of an example let through in front of a layer, `[from]`: THROUGH, what is CONSTANT, or both, or nothing; how
+   many elements there are with any of it. */
 CLONED static int64_t NAME(let_through)(const Layer *layer, int64_t example, char *RESTRICT to) {
     const REAL *const given[4] = {layer->slope, layer->rise, layer->base, layer->top};
     int64_t count = 0;
@@ -79,7 +79,7 @@ CLONED static REAL NAME(closed)(int64_t depth, int64_t found, const int64_t *RES
 }
 
 /* Rows `[count, pitch]` along the lines in front of a layer, in parts of DEEP elements each, `[room, PITCH]`, of which
-   only those are left that lines of some row let through: so many, `depths`, which meet the lines of the weight at these
+   only those are left that lines of some row let through: so many, `depths`, which meet the lines of the weight at
    `places`, `[DEEP]` of each part. */
 static void NAME(along)(const NAME(Stage) *stage, int64_t count, int64_t pitch, int64_t room, const int64_t *owner,
                         const REAL *rows, REAL *parts, int64_t *depths, int64_t *places, double *constants) {
@@ -105,8 +105,8 @@ static void NAME(along)(const NAME(Stage) *stage, int64_t count, int64_t pitch, 
     }
 }
 
-/* The columns `begin` to `end` of what is behind a layer, for the rows of these parts, at `to`, where rows begin `pitch`
-   elements apart. */
+/* The columns `begin` to `end` of what is behind a layer, for the rows of these parts, at `to`, where rows begin
+   `pitch` elements apart. */
 static void NAME(passed)(const NAME(Stage) *stage, Product *const *product, int64_t count, int64_t room, int64_t begin,
                          int64_t end, const REAL *parts, const int64_t *depths, const int64_t *places, int64_t pitch,
                          REAL *to) {
@@ -123,8 +123,8 @@ static void NAME(passed)(const NAME(Stage) *stage, Product *const *product, int6
     }
 }
 
-/* What layers are to so many rows, but for what is made of numbers, of which so many are returned. `indices` and `flags`
-   have room for all elements in front of them, the latter of all examples. */
+/* What layers are to so many rows, but for what is made of numbers, of which so many are returned. There is room for
+   all elements in front of them in `indices`, and in `flags` for those of all examples. */
 static int64_t NAME(planned)(const Layers *p, int64_t rows, int64_t examples, NAME(Stage) *stage, int64_t *indices,
                              char *flags) {
     int64_t numbers = 0;

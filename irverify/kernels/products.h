@@ -62,8 +62,8 @@ typedef void Product(int64_t depth, const int64_t *places, const void *rows, con
 
 /* `lined`: a row along lines, slope, rise, base and top, which begin `pitch` elements behind each other, and the constants
    that it meets. `reached`: what a row is at the `center` of a box, and how far it gets from there within the `radius`.
-   Of whole vectors; there are two of each sum, since a sum has to wait for the one before it. What is not a number stays
-   none: MIN and MAX give it where it is their second operand. */
+   Of whole vectors; there are two of each sum, since a sum has to wait for the one before it. What is not a number
+   stays none: MIN and MAX give it where it is their second operand. */
 #define OF_ROWS_MET(lined, reached, TYPE, VECTOR, LOAD, STORE, ALL, FUSED, TIMES, PLUS, MINUS, MIN, MAX)                \
     __attribute__((target(SHORT))) static TYPE lined##_sum(VECTOR sums) {                                               \
         enum { LANES = sizeof(VECTOR) / sizeof(TYPE) };                                                                \
