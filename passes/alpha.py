@@ -29,13 +29,14 @@ from irverify.passes.hills import Flat, Hill, Pairs, Start, free_at
 from irverify.passes.ibp import IBP
 from irverify.passes.needs import Need, Needs, exact_ranges, needs
 from irverify.passes.propagate import Interval, interval_facts, tightened
-from irverify.passes.relaxations import RELAXATIONS, relaxed
+from irverify.passes.relaxations import RELAXATIONS, SpecRows, relaxed
 from irverify.passes.shares import Shares
 from irverify.passes.swept import SteeredView, Swept
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
 from irverify.regions.base import rowwise
+from irverify.rounding import round_down
 
 CHUNK = 2**26
 """How many bytes of coefficients over all values are optimised at once; more gains nothing."""
@@ -130,15 +131,23 @@ class _Walk:
         batch, count = interval.lower.shape[0], node.type.size
         if batch * count == 0:
             return interval
+        if isinstance(node.op, Spec):
+            return tightened(interval, self._margins(node, interval.lower), interval.upper)
         owner = torch.arange(batch, device=interval.lower.device).repeat_interleave(count)
         elements = torch.arange(count, device=owner.device).repeat(batch)
-        rows = identity_rows(interval.lower, owner, elements)
-        if isinstance(node.op, Spec):
-            rows = Rows(rows.coefficients[: batch * count], owner, batch)
-        found = self._flat(node.name, rows)
-        low = found[: batch * count].reshape(interval.lower.shape)
-        high = interval.upper if isinstance(node.op, Spec) else -found[batch * count :].reshape(interval.upper.shape)
-        return tightened(interval, low, high)
+        low, high = self._flat(node.name, identity_rows(interval.lower, owner, elements)).chunk(2)
+        return tightened(interval, low.reshape(interval.lower.shape), -high.reshape(interval.upper.shape))
+
+    def _margins(self, node: Node, like: Tensor) -> Tensor:
+        """Lower bounds of all rows of a specification, `[batch, spec]` like these."""
+        batch, spec = like.shape[0], self.context.relaxed[node.name]
+        assert isinstance(spec, SpecRows)
+        bounds = round_down(spec.offset, like.dtype).expand(like.shape).clone()
+        owner, elements = spec.open(batch).nonzero(as_tuple=True)
+        if owner.shape[0] > 0:
+            identity = torch.eye(node.type.size, dtype=like.dtype, device=like.device)
+            bounds[owner, elements] = self._flat(node.name, Rows(identity[elements], owner, batch))
+        return bounds
 
     def _flat(self, name: str, rows: Rows) -> Tensor:
         """The best lower bounds of rows, which leave by example as far as that is known."""

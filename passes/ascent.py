@@ -50,9 +50,10 @@ class Climbed(NamedTuple):
 
 def ascend(hill: Hill, schedule: Schedule) -> Climbed:
     """Climbs from where the hill starts."""
-    if hill.start.shape[1] == 0:
-        return Climbed(hill.bounds(hill.start.expand(hill.rows, -1)), 0, torch.arange(0))
-    choices = hill.start.repeat(hill.rows if hill.start.shape[0] == 1 else 1, 1)
+    choices = hill.start
+    if choices.shape[1] == 0:
+        return Climbed(hill.bounds(choices.expand(hill.rows, -1)), 0, torch.arange(0))
+    choices = choices.repeat(hill.rows if choices.shape[0] == 1 else 1, 1)
     places = torch.arange(hill.rows, device=choices.device)
     best, idle = choices.new_full((hill.rows,), -torch.inf, dtype=hill.dtype), torch.zeros_like(places)
     adam = Adam(choices)

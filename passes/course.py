@@ -136,7 +136,8 @@ class Course:
         nodes = list(reversed(context.graph.nodes))
         first = next((place for place, node in enumerate(nodes) if node.name in turns), len(nodes))
         self._nodes = nodes[first:]
-        self._met: dict[str, Tensor] = {}
+        self._met: dict[str, Tensor | None] = {}
+        """The nodes that the rows came by, with their coefficients where somebody asks for them on the way up."""
         self._begun = begun or self._begin(nodes[:first], target)
         wanted: set[str] = set()
         for node in self._nodes:
@@ -144,6 +145,8 @@ class Course:
                 wanted.update(node.inputs)
         self._wanted = wanted
         """The values that have to be known on the way up."""
+        self._last = {operand: node.name for node in reversed(self._nodes) for operand in node.inputs}
+        """The last node there that reads a value."""
 
     def _begin(self, nodes: list[Node], target: str) -> _Begun:
         pending = {target: self.rows.coefficients}
@@ -171,7 +174,7 @@ class Course:
     def _step(self, node: Node, pending: dict[str, Tensor], choices: Mapping[str, Tensor]) -> Tensor:
         """Takes the rows over a node to its operands; their constants `[rows]`."""
         coefficients = pending.pop(node.name)
-        self._met[node.name] = coefficients
+        self._met[node.name] = coefficients if self._asks(node) else None
         if isinstance(node.op, Input):
             return self._inputs[node.name].minimum(coefficients)
         if node.name in self._context.known:
@@ -189,32 +192,42 @@ class Course:
             pending[operand] = pending[operand] + part if operand in pending else part
         return constant
 
+    def _asks(self, node: Node) -> bool:
+        """Whether what a node is at the worst input depends on the coefficients there."""
+        if isinstance(node.op, Input) or node.name in self._context.known:
+            return True
+        return node.name not in self.turns and not isinstance(self._context.relaxed[node.name], Affine)
+
     def up(self) -> dict[str, Tensor]:
-        """After `down`: the derivatives of the bounds, `[rows, choices]` for each turn that the rows met."""
+        """Once after `down`: the derivatives of the bounds, `[rows, choices]` for each turn that the rows met."""
         values: dict[str, Tensor] = {}
         found: dict[str, Tensor] = {}
         for node in reversed(self._nodes):
-            if node.name not in self._met:
-                continue
-            wanted = node.name in self._wanted
-            if node.name in self.turns:
-                found[node.name], value = self.turns[node.name].up(values[node.inputs[0]], wanted)
-                if value is not None:
-                    values[node.name] = value
-            elif wanted:
-                values[node.name] = self._value(node, values)
+            if node.name in self._met:
+                wanted = node.name in self._wanted
+                coefficients = self._met.pop(node.name)
+                if node.name in self.turns:
+                    found[node.name], value = self.turns[node.name].up(values[node.inputs[0]], wanted)
+                    if value is not None:
+                        values[node.name] = value
+                elif wanted:
+                    values[node.name] = self._value(node, coefficients, values)
+            for operand in node.inputs:
+                if self._last[operand] == node.name:
+                    values.pop(operand, None)
         return found
 
-    def _value(self, node: Node, values: Mapping[str, Tensor]) -> Tensor:
+    def _value(self, node: Node, coefficients: Tensor | None, values: Mapping[str, Tensor]) -> Tensor:
         """What a node is at the worst input, along the lines that the rows took."""
-        coefficients = self._met[node.name]
-        if isinstance(node.op, Input):
+        relaxed = self._context.relaxed.get(node.name)  # nothing for an input
+        if coefficients is None:
+            assert isinstance(relaxed, Affine)
+            return self._maps.of(node, relaxed).op.evaluate(*(values[operand] for operand in node.inputs))
+        if relaxed is None and isinstance(node.op, Input):
             return self._inputs[node.name].worst(coefficients)
         if node.name in self._context.known:
             return self._gather(self._context.known[node.name]).expand(coefficients.shape)
-        relaxed = self._context.relaxed[node.name]
-        if isinstance(relaxed, Affine):
-            return self._maps.of(node, relaxed).op.evaluate(*(values[operand] for operand in node.inputs))
+        assert relaxed is not None
         operands = [values[name] for name in node.inputs if name in values]
         return _pulled(relaxed, coefficients, operands, self._gather)
 

@@ -40,8 +40,11 @@ class Hill(ABC):
     dtype: torch.dtype
     least: Tensor
     most: Tensor
-    start: Tensor
     range: Tensor
+
+    @property
+    @abstractmethod
+    def start(self) -> Tensor: ...
 
     @abstractmethod
     def climbed(self, choices: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,12 +111,19 @@ class Flat(Hill):
         self._turns = course.turns
         self.rows = course.rows.owner.shape[0]
         self.dtype = course.rows.coefficients.dtype
-        self._types = [turn.start.dtype for turn in self._turns.values()]
-        self._sizes = [turn.start.shape[1] for turn in self._turns.values()]
-        self.least, self.most, self.start = (
-            joined([getattr(turn, side) for turn in self._turns.values()]) for side in ("least", "most", "start")
-        )
-        self.range = widths(list(self._turns.values()))
+        least = [turn.least for turn in self._turns.values()]
+        self._types, self._sizes = [part.dtype for part in least], [part.shape[1] for part in least]
+        self.least = joined(least)
+        del least  # what turns have is made for this, and large
+        self.most = joined([turn.most for turn in self._turns.values()])
+        self.range = self.most - self.least
+        for turn, part in zip(self._turns.values(), self.range.split(self._sizes, 1), strict=True):
+            if isinstance(turn, Pooled):
+                part.mul_(PACE)
+
+    @property
+    def start(self) -> Tensor:
+        return joined([turn.start for turn in self._turns.values()])
 
     def _split(self, choices: Tensor) -> dict[str, Tensor]:
         if not self._sizes:
@@ -177,10 +187,10 @@ def _reached(context: Context, target: str) -> set[str]:
     return reached
 
 
-def widths(turns: Sequence[Turn | Family | Shares]) -> Tensor:
+def widths(families: Sequence[Family | Shares]) -> Tensor:
     """How wide the ranges of all their choices are, as steps see them."""
-    found = [turn.most - turn.least for turn in turns]
-    pools = (isinstance(turn, Pooled | Shares) for turn in turns)
+    found = [family.most - family.least for family in families]
+    pools = (isinstance(family, Shares) for family in families)
     return joined([PACE * width if pool else width for width, pool in zip(found, pools, strict=True)])
 
 

@@ -65,14 +65,15 @@ class _Least(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, weight: Tensor, middle: Tensor, reach: Tensor) -> Tensor:
         least = rows.new_empty(rows.shape[0])
         slopes = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+        opposite = -reach
         step = max(FEW, BYTES // (middle.numel() * rows.element_size()))
         for first in range(0, rows.shape[0], step):
             part = slice(first, first + step)
             coefficients = rows[part] @ weight
-            worst = coefficients.sign().mul_(-reach).add_(middle)
-            least[part] = torch.linalg.vecdot(coefficients, worst)
+            worst = coefficients.sign().mul_(opposite).add_(middle)
             if slopes is not None:
                 torch.mm(worst, weight.mT, out=slopes[part])
+            torch.sum(coefficients.mul_(worst), 1, out=least[part])
         ctx.save_for_backward(slopes)
         return least
 

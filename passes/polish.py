@@ -21,7 +21,9 @@ from irverify.passes.course import Maps
 from irverify.passes.freedom import Free
 from irverify.passes.hills import Flat, Start, free_at
 from irverify.passes.propagate import Interval
+from irverify.passes.relaxations import SpecRows
 from irverify.passes.shares import Shares
+from irverify.rounding import round_down
 
 SCHEDULE = Schedule(2, 0.4)
 """On a public sigmoid network one step leaves a third of what the rule loses, two leave nothing."""
@@ -44,12 +46,15 @@ def polished(context: Context, intervals: Mapping[str, Interval], target: Node, 
             found = free_at(node, [intervals[name] for name in node.inputs], context.relaxed[node.name])
             if found is not None:
                 free[node.name] = found
-    count, kind = target.type.size, target.type.dtype
-    identity = torch.eye(count, dtype=kind, device=next(iter(context.regions.values())).device)
-    start = Start(context, free, Maps(identity.device))
+    count, kind, spec = target.type.size, target.type.dtype, context.relaxed[target.name]
+    assert isinstance(spec, SpecRows)
+    bounds = round_down(spec.offset, kind).expand(batch, count).clone()
+    identity = torch.eye(count, dtype=kind, device=bounds.device)
+    start = Start(context, free, Maps(bounds.device))
     step = max(1, TOGETHER // (count * sum(node.type.size * node.type.dtype.itemsize for node in context.graph)))
-    bounds = []
-    for examples in torch.arange(batch, device=identity.device).split(step):
-        rows = Rows(identity.repeat(examples.shape[0], 1), examples.repeat_interleave(count), batch)
-        bounds.append(ascend(Flat(start, target.name, rows, None), SCHEDULE).best)
-    return torch.cat(bounds).reshape(batch, count)
+    for examples in torch.arange(batch, device=bounds.device).split(step):
+        owner, elements = spec.open(batch)[examples].nonzero(as_tuple=True)
+        if owner.shape[0] > 0:
+            rows = Rows(identity[elements], examples[owner], batch)
+            bounds[examples[owner], elements] = ascend(Flat(start, target.name, rows, None), SCHEDULE).best
+    return bounds

@@ -143,6 +143,10 @@ class SpecRows:
     def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
         return (self._times_matrix(coefficients, gathered),), (coefficients * gathered(self.offset)).sum(1)
 
+    def open(self, batch: int) -> Tensor:
+        """Which rows are no constants, `[batch, spec]`: the margin of a label over itself is one."""
+        return (self.matrix != 0).any(2).expand(batch, -1)
+
     def rows(self, elements: Tensor, owner: Tensor | int) -> tuple[Tensor, Tensor]:
         """The rows of these elements of their examples, over what the specification reads, and their constants."""
         count = self.matrix.shape[1]

@@ -58,8 +58,11 @@ class Swept(Hill):
     def _only(self, places: Tensor) -> None:
         """Leaves the choice at these places alone: the others have a single possibility."""
         self._places = places
-        self.least, self.start = self._least[:, places], self._fixed[:, places]
-        self.most, self.range = self._most[:, places], self._range[:, places]
+        self.least, self.most, self.range = (side[:, places] for side in (self._least, self._most, self._range))
+
+    @property
+    def start(self) -> Tensor:
+        return self._fixed[:, self._places]
 
     def climbed(self, choices: Tensor) -> tuple[Tensor, Tensor]:
         """The lower bounds `[rows]` for `choices` `[rows, choices]`, and the gradient of each in its own choices."""

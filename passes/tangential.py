@@ -27,10 +27,7 @@ class Tangential:
         self._owner: Tensor | None = gather(examples)
         if self._owner.shape[0] == 1:  # of one example, however many rows there are
             self._lines, self._owner = gather(self._lines), None
-        self.least, self.most, self.start = (
-            gather(torch.cat([rowwise(getattr(side, name)) for side in self._sides], 1))
-            for name in ("least", "most", "start")
-        )
+        self._gather = gather
 
     @classmethod
     def of(cls, free: Free, gather: Gathered) -> Tangential | None:
@@ -39,6 +36,22 @@ class Tangential:
         if isinstance(below, Tangents) and isinstance(above, Tangents) and below.jet is above.jet:
             return cls(below, above, gather)
         return None
+
+    @property
+    def least(self) -> Tensor:
+        return self._joined("least")
+
+    @property
+    def most(self) -> Tensor:
+        return self._joined("most")
+
+    @property
+    def start(self) -> Tensor:
+        return self._joined("start")
+
+    def _joined(self, name: str) -> Tensor:
+        """Made when it is asked for: for many rows it is large."""
+        return self._gather(torch.cat([rowwise(getattr(side, name)) for side in self._sides], 1))
 
     def again(self, gather: Gathered) -> Tangential:
         return Tangential(*self._sides, gather)
@@ -56,16 +69,16 @@ class Tangential:
             free, fixed, constant = self._met(rows)
             steep, height = torch.addcmul(fixed, free, slope), torch.addcmul(constant, free, value - slope * point)
             met = Taken(rows * steep, torch.linalg.vecdot(rows, height), steep, height)
-        self._rows, self._point, self._taken = rows, point, met
+        self._rows, self._point, self._lined = rows, point, (met.slope, met.constant)
         return met.passed.reshape(coefficients.shape), met.constants
 
     def up(self, operand: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
-        x, rows, met = rowwise(operand), self._rows, self._taken
-        found = taken_back(rows, self._owner, self._lines, self._point, self._bend, met, x, wanted=wanted)
+        x, rows, (slope, constant) = rowwise(operand), self._rows, self._lined
+        found = taken_back(rows, self._owner, self._lines, self._point, self._bend, (slope, constant), x, wanted=wanted)
         if found is None:
             by = rows * (self._met(rows)[0] * self._bend * (x - self._point))
             gradient = torch.cat([by.masked_fill(rows < 0, 0.0), by.masked_fill(~(rows < 0), 0.0)], 1)
-            found = gradient, torch.addcmul(met.constant, x, met.slope) if wanted else None
+            found = gradient, torch.addcmul(constant, x, slope) if wanted else None
         gradient, value = found
         return gradient, None if value is None else value.reshape(operand.shape)
 

@@ -52,12 +52,12 @@ def taken(
 
 
 def taken_back(
-    rows: Tensor, owner: Tensor | None, lines: Tensor, point: Tensor, bend: Tensor, met: Taken, x: Tensor, *,
-    wanted: bool,
+    rows: Tensor, owner: Tensor | None, lines: Tensor, point: Tensor, bend: Tensor, met: tuple[Tensor, Tensor],
+    x: Tensor, *, wanted: bool,
 ) -> tuple[Tensor, Tensor | None] | None:  # fmt: skip
     """The gradient in the choices `[rows, 2 size]` at the operand x, of a function with the second derivative `bend` at
-    the points; and, where `wanted`, the value of the lines that were taken."""
-    parts = point, bend, met.slope, met.constant, x
+    the points; and, where `wanted`, the value of the lines that were taken, `met`: slopes and constants."""
+    parts = point, bend, *met, x
     found = addresses(rows, lines, *parts)
     if found is None or native is None or not _fit(rows, owner, lines, parts):
         return None

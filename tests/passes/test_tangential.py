@@ -107,7 +107,7 @@ def test_by_hand_and_refused() -> None:
     assert met is not None
     assert [part.tolist() for part in met] == [[[6, -4, 0]], [14 - 0 + 0], [[3, 4, 5]], [[7, 0, 6]]]
     x = torch.tensor([[2.0, 3, 4]])
-    found = compiled.taken_back(rows, None, lines, point, bend, met, x, wanted=True)
+    found = compiled.taken_back(rows, None, lines, point, bend, (met.slope, met.constant), x, wanted=True)
     assert found is not None
     assert found[0].tolist() == [[1, 0, 0, 0, -2, 0]]
     assert found[1] is not None
