@@ -27,6 +27,7 @@ from irverify.ir.ops import (
     Spec,
     Transpose,
 )
+from irverify.kernels.bounds import inside
 
 Need: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """For which elements tighter bounds than these `[..., *shape]` matter."""
@@ -92,10 +93,13 @@ def _between(points: tuple[float, ...]) -> Need:
     """The elements with a breakpoint strictly inside their interval."""
 
     def need(lower: Tensor, upper: Tensor) -> Tensor:
-        inside = [(lower < point) & (point < upper) for point in points]
-        if len(inside) == 1:
-            return inside[0]
-        return torch.stack(inside).any(0) if inside else torch.zeros_like(lower, dtype=torch.bool)
+        at_once = inside(lower, upper, points)
+        if at_once is not None:
+            return at_once
+        found = [(lower < point) & (point < upper) for point in points]
+        if len(found) == 1:
+            return found[0]
+        return torch.stack(found).any(0) if found else torch.zeros_like(lower, dtype=torch.bool)
 
     return need
 

@@ -3,6 +3,8 @@ order in memory that rows meet them in."""
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -118,6 +120,16 @@ def ordered(lower: Tensor, upper: Tensor) -> bool | None:
         return None
     good: bool = native.ordered(*head(lower), lower.numel(), *found)
     return good
+
+
+def inside(lower: Tensor, upper: Tensor, points: Sequence[float]) -> Tensor | None:
+    """Whether one of the points, of which there are any, is strictly inside the interval, for each element."""
+    found = alike(lower, upper)
+    if found is None or native is None or not points:
+        return None
+    open_, told = torch.empty_like(lower, dtype=torch.bool), array("d", points)
+    native.inside(*head(lower), lower.numel(), *found, len(told), told.buffer_info()[0], open_.data_ptr())
+    return open_
 
 
 def middle(lower: Tensor, upper: Tensor, *, last: bool) -> tuple[Tensor, Tensor] | None:

@@ -49,7 +49,7 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 24
+#define VERSION 26
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -434,6 +434,13 @@ METHOD(ordered) {
     return PyBool_FromLong(good);
 }
 
+METHOD(inside) {
+    BEGIN(2 + 1 + 2 + 2 + 1)
+    const int64_t *w = v + 3;
+    CALL(inside, v[2], AT(w[0]), AT(w[1]), w[2], AT(w[3]), AT(w[4]));
+    END
+}
+
 METHOD(tighten) {
     BEGIN(2 + 1 + 6)
     const int64_t *w = v + 3;
@@ -527,7 +534,7 @@ static PyMethodDef methods[] = {
     ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
     ENTRY(adjoint_of_pooled), ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows),
-    ENTRY(interval), ENTRY(dense), ENTRY(ordered), ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates),
+    ENTRY(interval), ENTRY(ordered), ENTRY(inside), ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates),
     ENTRY(select_places), ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel),
     ENTRY(half_parallel_back), ENTRY(adjoint_of_bent),
     {NULL, NULL, 0, NULL},

@@ -65,6 +65,23 @@ static int NAME(ordered)(int threads, int64_t n, const REAL *lower, const REAL *
     return good;
 }
 
+/* Whether one of the points is strictly inside each interval. */
+CLONED static void NAME(inside_block)(int64_t n, const REAL *lower, const REAL *upper, int64_t count,
+                                      const double *points, unsigned char *found) {
+    for (int64_t k = 0; k < count; k++) {
+        const REAL point = (REAL)points[k];
+        DO_PRAGMA(omp simd)
+        for (int64_t i = 0; i < n; i++) found[i] = (k && found[i]) | ((lower[i] < point) & (point < upper[i]));
+    }
+}
+
+static void NAME(inside)(int threads, int64_t n, const REAL *lower, const REAL *upper, int64_t count,
+                         const double *points, unsigned char *found) {
+    IN_PARALLEL
+    for (int64_t i = 0; i < n; i += MANY)
+        NAME(inside_block)(least(MANY, n - i), lower + i, upper + i, count, points, found + i);
+}
+
 INLINE void NAME(middle_run)(int64_t channels, int64_t places, int64_t n, const REAL *lower, const REAL *upper,
                              REAL *center, REAL *radius) {
     for (int64_t c = 0; c < channels; c++, lower += places, upper += places, center++, radius++) {

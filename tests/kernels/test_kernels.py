@@ -304,6 +304,23 @@ def test_bounds_met(dtype: torch.dtype, seed: int, pairs: int, owned: bool, side
     same(known, (lower[index], upper[index]))
 
 
+@given(DTYPES, SEEDS, st.sampled_from([(7,), (2, 3, 4, 5), (0, 3), (40_000,)]), st.booleans(), st.integers(1, 3))
+def test_points_inside(dtype: torch.dtype, seed: int, shape: tuple[int, ...], last: bool, count: int) -> None:
+    """Strictly, of one point or several, with infinite bounds and no numbers, whatever the order in memory."""
+    lower, upper = random(*shape, seed=seed, dtype=dtype), random(*shape, seed=seed + 1, dtype=dtype)
+    for side in (lower, upper):
+        side.view(-1)[: len(ODD)] = torch.tensor(ODD, dtype=dtype)[: side.numel()]
+    if last and len(shape) == 4:
+        lower, upper = (side.contiguous(memory_format=torch.channels_last) for side in (lower, upper))
+    points = [0.1, -0.5, 0.0][:count]
+    found = bounds.inside(lower, upper, points)
+    assert found is not None
+    same(found, torch.stack([(lower < point) & (point < upper) for point in points]).any(0))
+    assert bounds.inside(lower, upper, []) is None
+    assert bounds.inside(lower, upper[..., :-1], points) is None
+    assert bounds.inside(lower, upper.half(), points) is None
+
+
 def test_elements_beyond_their_example_are_left_to_pytorch() -> None:
     lower, upper, found = torch.zeros(2, 3), torch.ones(2, 3), torch.full((2,), 0.5)
     for element, owner in ((3, 0), (-1, 1), (0, 2), (0, -1)):
