@@ -75,7 +75,9 @@ class LinearBounds(Analysis):
 class Crown(LinearBounds):
     """Backward linear bounds, adaptive lower slope: 1 where u > -l, else 0 (Zhang et al. 2018).
 
-    Where there are S-shaped functions, the lines of the last rows are chosen for each row.
+    Which slope is taken is decided by the bounds that rows give by themselves, as there; lines are drawn between
+    tighter ones where intervals are (see `relaxed`). Where there are S-shaped functions, the lines of the last rows are
+    chosen for each row.
     """
 
     name = "crown"

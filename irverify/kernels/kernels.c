@@ -534,7 +534,7 @@ static PyMethodDef methods[] = {
     ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
     ENTRY(adjoint_of_pooled), ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows),
-    ENTRY(interval), ENTRY(ordered), ENTRY(inside), ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates),
+    ENTRY(interval), ENTRY(dense), ENTRY(ordered), ENTRY(inside), ENTRY(largest), ENTRY(means), ENTRY(means_back), ENTRY(candidates),
     ENTRY(select_places), ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel),
     ENTRY(half_parallel_back), ENTRY(adjoint_of_bent),
     {NULL, NULL, 0, NULL},
