@@ -46,7 +46,7 @@ class Swept(Hill):
         self.rows = 2 * elements.shape[0]
         self._steerings = list(view.steerings.values())
         families = [family for steering in self._steerings for family in steering.families]
-        self._shapes = [(-1, *family.start.shape[1:]) for family in families]
+        self._shapes = [family.start.shape[1:] for family in families]
         self._sizes = [family.start[0].numel() for family in families]
         self._types = [family.start.dtype for family in families]
         self._least, self._most, self._fixed = (
@@ -81,7 +81,7 @@ class Swept(Hill):
     def _parts(self, choices: Tensor) -> list[Tensor]:
         whole = self._fixed.expand(choices.shape[0], -1).index_copy(1, self._places, choices)
         parts = zip(whole.split(self._sizes, 1), self._shapes, self._types, strict=True)
-        return [part.reshape(shape).to(kind) for part, shape, kind in parts]
+        return [part.reshape(part.shape[0], *shape).to(kind) for part, shape, kind in parts]
 
     def _steered(self, parts: list[Tensor]) -> Tensor:
         taken = 0

@@ -186,6 +186,23 @@ def test_rows_that_pass_no_free_line(behind: Operator) -> None:
     assert torch.equal(tight.lower, loose.lower) and torch.equal(tight.upper, loose.upper)
 
 
+@pytest.mark.parametrize("behind", [Relu(), Sigmoid()], ids=str)
+@pytest.mark.parametrize("narrow", [alpha.NARROW, 0])
+def test_neurons_that_are_all_dead(behind: Operator, narrow: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows go past no element of a node that has free lines."""
+    monkeypatch.setattr(alpha, "NARROW", narrow)
+    weight = torch.tensor([[1.0, -1.0], [2.0, 0.5]]).double()
+    builder = GraphBuilder()
+    x = builder.input(TensorType((2,), torch.float64))
+    dead = builder.add(Relu(), builder.add(Linear(weight, torch.tensor([-9.0, -9.0]).double()), x))
+    open_ = builder.add(behind, builder.add(Linear(weight, torch.tensor([1.0, 0.5]).double()), dead))
+    graph = builder.graph([builder.add(Linear(weight, None), open_, name="y")])
+    one = torch.ones(3, 2).double()
+    bounds = run(graph, "alpha{steps=2,intermediate=2}", Box(-one, one)).bounds["y"]
+    expected = graph.evaluate(one)
+    torch.testing.assert_close((bounds.lower, bounds.upper), (expected, expected))
+
+
 @pytest.mark.parametrize("pipeline", ["alpha", "alpha{intermediate=3}"])
 def test_values_without_axes(pipeline: str) -> None:
     # relu(x) <= (x + 1) / 2 on [-1, 1], and relu(x) - x >= (1 - s)(-x) >= 0 with s = 1; the same for its ReLU.
