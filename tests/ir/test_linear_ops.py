@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from irverify.ir.ops import (
@@ -21,6 +21,7 @@ from irverify.ir.ops import (
     ScaleShift,
     Slice,
 )
+from irverify.ir.ops import linear as linear_ops
 from irverify.ir.ops.conv import CONV
 from irverify.ir.ops.scatter import CONV_TRANSPOSE
 from irverify.ir.types import TensorType
@@ -203,3 +204,35 @@ def test_slice_adjoint_under_vmap() -> None:
     torch.testing.assert_close(mapped[0], op.adjoint(gradient[0], (TensorType((4, 4)),))[0])
 
 
+
+
+@pytest.mark.parametrize("count", [1, 7, 2**18])
+@pytest.mark.parametrize("out", [0, 1, 5])
+@pytest.mark.parametrize("lead", [(2,), (2, 3), (0,)])
+def test_magnitudes_of_a_weight_in_parts(
+    count: int, out: int, lead: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_ops, "MAGNITUDES", count * 8)
+    for size in (0, 1, 4):
+        weight, x = torch.randn(out, size).double(), torch.rand(*lead, size).double()
+        for same in (weight, weight.t().contiguous().t(), weight[:, :1].expand(out, size)):
+            expected = functional.linear(x, same.abs())
+            torch.testing.assert_close(Linear(same).apply_abs(x), expected)
+            torch.testing.assert_close(Linear(nn.Parameter(same)).apply_abs(x), expected)
+
+
+def test_magnitudes_are_made_in_parts_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere the launch of each product would count."""
+    monkeypatch.setattr(linear_ops, "MAGNITUDES", 1)
+    found: list[torch.Size] = []
+    plain = functional.linear
+
+    def noted(x: Tensor, weight: Tensor) -> Tensor:
+        found.append(weight.shape)
+        return plain(x, weight)
+
+    monkeypatch.setattr(functional, "linear", noted)
+    for device in ("cpu", "meta"):
+        weight = torch.zeros(3, 2, device=device)
+        assert Linear(weight).apply_abs(torch.zeros(1, 2, device=device)).shape == (1, 3)
+    assert found == [(1, 2)] * 3 + [(3, 2)]

@@ -15,7 +15,7 @@ from irverify.ir.recording import recorded
 from irverify.ir.types import TensorType
 
 MAGNITUDES = 2**18
-"""So many bytes of |W| are made at once: they stay in a cache."""
+"""So many bytes of |W| are made at once, on a CPU: they stay in a cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Linear(LinearOp):
     def apply_abs(self, *inputs: Tensor) -> Tensor:
         weight = value(self.weight)
         count = max(1, MAGNITUDES // max(1, weight[0].numel() * weight.element_size())) if len(weight) else 1
-        if count >= len(weight) or recorded(inputs[0], weight):
+        if count >= len(weight) or not weight.is_cpu or recorded(inputs[0], weight):
             return functional.linear(inputs[0], weight.abs())
         return torch.cat([functional.linear(inputs[0], part.abs()) for part in weight.split(count)], -1)
 
