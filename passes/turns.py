@@ -215,12 +215,3 @@ def _padded(selected: Selected) -> list[int]:
 def _products(rows: Tensor, other: Tensor) -> Tensor:
     """The product of each row `[rows, n]` with its own of `[rows, n]`, or the one of `[1, n]`, `[rows]`."""
     return rows @ other[0] if other.shape[0] == 1 else torch.linalg.vecdot(rows, other)
-
-
-def turn(relaxed: Relaxation | Selected, free: Free | Shares, gather: Gathered) -> Turn:
-    """The node for rows to which `gather` takes the tensors of their examples."""
-    if isinstance(free, Shares):
-        assert isinstance(relaxed, Selected)
-        return Pooled(relaxed, free, gather)
-    assert isinstance(relaxed, Relaxation)
-    return Bends(relaxed, free, gather)
