@@ -33,8 +33,8 @@ static void NAME(lines)(int threads, int64_t examples, int64_t size, const REAL 
 /* Lines around ReLUs: `free` below (0: adaptive, 1: slope 0, 2: parallel to the one above), the chord above, and its
    constant. Adaptive is 1 where `lean`, or the sum of the bounds where it is null, is above 0. Whether all numbers are
    finite. */
-CLONED static int NAME(relu_block)(int choice, int64_t n, const REAL *lower, const REAL *upper, const REAL *lean,
-                                   REAL *free, REAL *chord, REAL *top) {
+INLINE int NAME(relu_run)(int choice, int64_t n, const REAL *lower, const REAL *upper, const REAL *lean, REAL *free,
+                          REAL *chord, REAL *top) {
     REAL total = 0; /* 0 times each number: not a number if one of them is infinite or none */
     DO_PRAGMA(omp simd reduction(+ : total))
     for (int64_t i = 0; i < n; i++) {
@@ -50,6 +50,15 @@ CLONED static int NAME(relu_block)(int choice, int64_t n, const REAL *lower, con
         total += (width + constant) * 0;
     }
     return total == 0;
+}
+
+/* The same: compilers make vectors of each choice by itself. */
+CLONED static int NAME(relu_block)(int choice, int64_t n, const REAL *lower, const REAL *upper, const REAL *lean,
+                                   REAL *free, REAL *chord, REAL *top) {
+    if (lean) return NAME(relu_run)(0, n, lower, upper, lean, free, chord, top);
+    if (choice == 0) return NAME(relu_run)(0, n, lower, upper, NULL, free, chord, top);
+    if (choice == 1) return NAME(relu_run)(1, n, lower, upper, NULL, free, chord, top);
+    return NAME(relu_run)(2, n, lower, upper, NULL, free, chord, top);
 }
 
 static int NAME(relu_lines)(int threads, int64_t choice, int64_t n, const REAL *lower, const REAL *upper,
