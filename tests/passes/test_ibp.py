@@ -65,3 +65,27 @@ def test_ibp_differs_from_interval_in_affine_maps_only() -> None:
     assert {cls.__name__ for cls in IBP._rules} == {
         "Linear", "ConstMatMul", "Conv", "ConvTranspose", "LinearOp", "Spec"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("expanded", [False, True])
+def test_specification_of_one_example(dtype: torch.dtype, *, expanded: bool) -> None:
+    """The rows of one example are bounded at once, as those of two are one product after the other; with gradients as
+    without."""
+    graph = parse_graph(NETWORK.replace("f64", {torch.float32: "f32", torch.float64: "f64"}[dtype]))
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(2, 3, 1, generator=generator, dtype=dtype)
+    offset = torch.randn(2, 3, generator=generator, dtype=dtype)
+    if expanded:
+        matrix, offset = matrix[:, :1].expand(2, 3, 1), offset[:, :1].expand(2, 3)
+    center = torch.randn(2, 2, generator=generator, dtype=dtype)
+    both = run(graph, "fuse-linear,ibp", Linf(center, 0.5), spec=(matrix, offset)).bounds["spec"]
+    for example in (slice(0, 1), slice(1, 2)):
+        rows = matrix[example], offset[example]
+        alone = run(graph, "fuse-linear,ibp", Linf(center[example], 0.5), spec=rows).bounds["spec"]
+        torch.testing.assert_close(alone.lower, both.lower[example])
+        torch.testing.assert_close(alone.upper, both.upper[example])
+        followed = rows[0].detach().requires_grad_(), rows[1]
+        lower = run(graph, "fuse-linear,ibp", Linf(center[example], 0.5), spec=followed).bounds["spec"].lower
+        assert lower.requires_grad
+        torch.testing.assert_close(lower.detach(), alone.lower)
