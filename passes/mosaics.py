@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from irverify.ir.graph import Graph, Node
+from irverify.ir.kept import once_a_graph
 from irverify.ir.ops import Concat, Elementwise, Gather, Pad, Reshape, Slice, Transpose
 from irverify.passes.lines import Relaxation, Relaxed
 from irverify.passes.propagate import Interval
@@ -93,7 +94,7 @@ class _Trace:
 def mosaics(graph: Graph) -> dict[str, Mosaic]:
     """The mosaics of a graph, by name, of whose activations nobody else reads anything: rows that two readers of an
     activation ask for add up before its lines are chosen."""
-    if not any(isinstance(node.op, Gather) for node in graph):
+    if not _gathers(graph):
         return {}
     device = graph.leaves[0].device if graph.leaves else None
     traces: dict[str, _Trace] = {}
@@ -110,6 +111,12 @@ def mosaics(graph: Graph) -> dict[str, Mosaic]:
                 found[node.name] = mosaic
         traces[node.name] = trace
     return {name: mosaic for name, mosaic in found.items() if _alone(graph, name, mosaic)}
+
+
+@once_a_graph
+def _gathers(graph: Graph) -> bool:
+    """Whether any node does: without, there are no mosaics."""
+    return any(isinstance(node.op, Gather) for node in graph)
 
 
 def _alone(graph: Graph, name: str, mosaic: Mosaic) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from irverify.ir.ops import Conv
+from irverify.ir.ops.base import param_value
 from irverify.ir.params import value
 from irverify.ir.recording import recorded
 from irverify.kernels.adjoint import BentAdjoint, Met
@@ -34,12 +35,12 @@ class Filter:
         conv = affine.op
         if not isinstance(conv, Conv) or len(conv.stride) != 2 or conv.groups > 1 or max(conv.dilation) > 1:
             return None
-        weight, offset = value(conv.weight), affine.offset
+        weight, offset = value(conv.weight), param_value(conv.bias)
         if recorded(weight, offset):
             return None
-        flat = None if offset is None else offset.reshape(-1).contiguous()  # a parameter may be a part of another
+        whole = None if offset is None else offset.contiguous()  # a parameter may be a part of another
         first = [before for before, _ in conv.padding]
-        return cls(weight, flat, conv.stride, first, affine.operands[0].shape[1:])
+        return cls(weight, whole, conv.stride, first, affine.operands[0].shape[1:])
 
     @property
     def sparse(self) -> bool:

@@ -54,7 +54,7 @@ def pooled(context: Context, node: Node, examples: slice) -> Pooled | None:
         return None
     choices, around, before = None, None, graph[node.inputs[0]]
     if isinstance(relaxed, Selected):
-        choices = Choices(*(part[examples] for part in (relaxed.index, relaxed.certain, relaxed.ceiling)))
+        choices = Choices(*(_of(examples, part) for part in (relaxed.index, relaxed.certain, relaxed.ceiling)))
         if recorded(relaxed.ceiling):
             return None
     elif isinstance(pool, MaxPool):
@@ -76,10 +76,15 @@ def pooled(context: Context, node: Node, examples: slice) -> Pooled | None:
 
 
 def _around(lines: Relaxation, examples: slice) -> Around:
-    low, high = (part[examples].contiguous() for part in (lines.lower_slope, lines.upper_slope))
+    low, high = (_of(examples, part).contiguous() for part in (lines.lower_slope, lines.upper_slope))
     base, top = (
-        part[examples].contiguous() if any(part.stride()) or nonzero(part) else None  # not zeros without memory
+        _of(examples, part).contiguous() if any(part.stride()) or nonzero(part) else None  # not zeros without memory
         for part in (lines.lower_intercept, lines.upper_intercept)
     )
     return Around(low, high, base, top)
+
+
+def _of(examples: slice, part: Tensor) -> Tensor:
+    """What some examples have of it; where there is one alone, it is that one."""
+    return part if part.shape[0] == 1 else part[examples]
 

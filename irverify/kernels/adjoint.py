@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from torch import Tensor
@@ -165,12 +166,18 @@ def _adjoint(
 
 def told(shape: Sequence[int], weight: Tensor, moves: Sequence[int]) -> tuple[int, ...] | None:
     """The extents as compiled code takes them; None for what it was not written for."""
-    if not CHIP:
-        return None
+    return _told(tuple(shape), tuple(weight.shape), weight.element_size(), tuple(moves)) if CHIP else None
+
+
+@lru_cache(maxsize=1024)
+def _told(
+    shape: tuple[int, ...], weight: tuple[int, ...], size: int, moves: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """The same for a weight of this shape, whose elements have this size in bytes."""
     *windows, out = shape
-    channels, *taps = weight.shape[1:]
-    across, reach = _across(channels, weight.element_size()), windows[-1] * moves[1]
-    if math.prod(shape) > LONG_ROW or weight.numel() > LARGE or not math.prod(shape) * channels:
+    _, channels, *taps = weight
+    across, reach = _across(channels, size), windows[-1] * moves[1]
+    if math.prod(shape) > LONG_ROW or math.prod(weight) > LARGE or not math.prod(shape) * channels:
         return None
     if reach * out * across >= 2**31:  # how far compiled code can count
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class Windows:
         expect_shape(min(extents) >= 1, "windows that fit into the padded input", f"{operand} and {self}")
         return operand.with_shape((operand.shape[0], *extents))
 
-    @property
+    @cached_property
     def side_by_side(self) -> bool:
         """Whether they lie so in planes of two axes, from the first element on: what compiled code is written for."""
         plain = len(self.kernel) == 2 and self.stride == self.kernel and max(self.dilation) == 1
@@ -110,7 +111,7 @@ class AveragePool(LinearOp):
     counted: Pairs
     dilation: tuple[int, ...]
 
-    @property
+    @cached_property
     def windows(self) -> Windows:
         return Windows(self.kernel, self.stride, self.padding, self.dilation)
 
@@ -122,13 +123,13 @@ class AveragePool(LinearOp):
         expect_shape(bool((divisors > 0).all()), "windows that each cover a counted element", f"{self} on {operand}")
         return result
 
-    @property
+    @cached_property
     def _everywhere(self) -> bool:
         """Whether every element of every window counts."""
         pairs = zip(self.padding, self.counted, strict=True)
         return all(pad <= counted for sides in pairs for pad, counted in zip(*sides, strict=True))
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether windows lie side by side and all their elements count."""
         return self._everywhere and self.windows.side_by_side
@@ -174,7 +175,7 @@ class MaxPool(Operator):
     padding: Pairs
     dilation: tuple[int, ...]
 
-    @property
+    @cached_property
     def windows(self) -> Windows:
         return Windows(self.kernel, self.stride, self.padding, self.dilation)
 
