@@ -185,14 +185,15 @@ class _Walk:
         self,
         node: Node,
         bounds: Interval,
-        owner: Tensor,
+        owner: Tensor | None,
         elements: Tensor,
         sides: Tensor | None,
         dropping: Need | None,
         results: Mapping[str, Interval],
         lean: Tensor | None = None,
     ) -> None:
-        """Bounds `[batch, size]` of elements of their owners, tightened in place, and how these lean."""
+        """Bounds `[batch, size]` of elements of their owners, for which one example has no need, tightened in place,
+        and how these lean."""
         count = elements.shape[0]
         if count == 0:
             return
@@ -213,8 +214,9 @@ class _Walk:
         if batch * count == 0:
             return interval
         bounds = Interval(*(side.clone() for side in interval))
-        pairs = torch.arange(batch * count, device=bounds.lower.device)
-        owner, elements = torch.div(pairs, count, rounding_mode="floor"), pairs % count
+        elements, owner = torch.arange(batch * count, device=bounds.lower.device), None
+        if batch > 1:
+            owner, elements = torch.div(elements, count, rounding_mode="floor"), elements % count
         polish = self.polish and not bounds.lower.requires_grad
         if not polish or self.context.shortcuts:  # which climbs do not take; they begin at these bounds
             self._run(node, bounds, owner, elements, torch.ones_like(bounds.lower).flatten(), None, results)

@@ -61,7 +61,7 @@ def margin_rows(graph: Graph, regions: Sequence[Region], labels: Tensor | Sequen
         raise PropertyError(f"expected labels, got {labels!r}", hint="whole numbers, one for each example") from None
     if given.numel() and (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool):
         raise PropertyError(f"expected whole numbers as labels, got {given.dtype}")
-    targets = given.long().reshape(-1).to(regions[0].device)
+    targets = given.reshape(-1).to(regions[0].device, torch.long)
     if targets.shape[0] not in (1, regions[0].batch):
         raise PropertyError(f"expected a label for each of {regions[0].batch} examples, got {targets.shape[0]}")
     listed = targets.tolist()
@@ -69,7 +69,7 @@ def margin_rows(graph: Graph, regions: Sequence[Region], labels: Tensor | Sequen
         raise PropertyError(f"expected labels in [0, {classes}), got {listed}")
     identity = torch.eye(classes, device=targets.device)
     rows = identity.index_select(0, targets).unsqueeze(1) - identity
-    return rows, rows.new_zeros(rows.shape[:2])
+    return rows, rows.new_zeros(targets.shape[0], classes)
 
 
 def row_bounds(graph: Graph, region: Given, prop: Property, method: str = "ibp") -> Tensor:
