@@ -7,9 +7,10 @@ promise: it stores a `Derived`, which recomputes its value whenever one of its s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -28,7 +29,7 @@ class Derived:
     def __init__(self, function: Callable[..., Tensor], *sources: Param) -> None:
         self.function = function
         self.sources = sources
-        self._kept: tuple[list[Tensor], Tensor] | None = None
+        self._kept: _Kept | None = None
 
     def value(self) -> Tensor:
         read, mode = _READ.get(), torch.is_grad_enabled()
@@ -38,11 +39,10 @@ class Derived:
         tensors = [value(source) for source in self.sources]
         if mode and any(tensor.requires_grad for tensor in tensors):
             return self._computed(tensors)
-        if self._kept is None or not all(map(_same, tensors, self._kept[0])):
+        if self._kept is None or not all(map(_same, self.sources, tensors, self._kept.sources)):
             with torch.inference_mode(False), torch.no_grad():  # what is kept may be met where there are gradients
-                # Elements are compared, not versions: writing through `parameter.data` leaves no trace in a version.
-                self._kept = [tensor.clone() for tensor in tensors], self._computed(tensors)
-        result = self._kept[1]
+                self._kept = _Kept([*map(_copied, self.sources, tensors)], self._computed(tensors))
+        result = self._kept.result
         if read is not None:
             read[self, mode] = result
         return result
@@ -55,6 +55,17 @@ class Derived:
 
     def __repr__(self) -> str:
         return f"Derived({getattr(self.function, '__name__', 'function')}, {len(self.sources)} sources)"
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A value and what it was computed from: copies of live tensors, and what derived ones keep.
+
+    Elements are compared, not versions: writing through `parameter.data` leaves no trace in a version.
+    """
+
+    sources: Sequence[Tensor | _Kept]
+    result: Tensor
 
 
 Param: TypeAlias = Tensor | Derived
@@ -106,6 +117,14 @@ def is_param(candidate: object) -> bool:
     return isinstance(candidate, Tensor | Derived)
 
 
-def _same(tensor: Tensor, kept: Tensor) -> bool:
-    """Equal elements, type and device."""
+def _copied(source: Param, tensor: Tensor) -> Tensor | _Kept:
+    """What says later whether the tensor that a source gave is the same."""
+    kept = source._kept if isinstance(source, Derived) else None
+    return kept if kept is not None and kept.result is tensor else tensor.clone()
+
+
+def _same(source: Param, tensor: Tensor, kept: Tensor | _Kept) -> bool:
+    """Whether a source gives what it gave: the value that it still keeps, or equal elements, type and device."""
+    if isinstance(kept, _Kept):
+        return isinstance(source, Derived) and source._kept is kept and kept.result is tensor
     return tensor.dtype == kept.dtype and tensor.device == kept.device and torch.equal(tensor, kept)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
+from collections.abc import Callable
 
 import networkx
 import pytest
@@ -217,6 +219,40 @@ def test_derived_parameters_are_kept_until_a_source_changes() -> None:
     assert nested.value().tolist() == [0.0, 0.0, 0.0]
     assert nested.value().dtype == torch.float64
     assert len(calls) == 4
+
+
+@pytest.mark.parametrize("part", [lambda tensor: tensor, lambda tensor: tensor[:1], torch.neg])
+def test_derived_parameters_follow_what_shares_memory_with_a_source(part: Callable[[Tensor], Tensor]) -> None:
+    """What is derived may be the very tensor that is written to, or a part of it."""
+    source = torch.ones(2)
+    derived = Derived(part, source)
+    nested = Derived(lambda tensor: 3 * tensor, derived)
+    for number in range(1, 4):
+        source.data.fill_(number)
+        if number == 2:
+            derived.value()  # which knows by now
+        assert nested.value()[:1].tolist() == (3 * part(torch.full((2,), float(number))))[:1].tolist()
+
+
+def test_derived_parameters_follow_a_source_that_leaves_gradients_behind() -> None:
+    source = torch.nn.Parameter(torch.ones(2))
+    derived = Derived(torch.Tensor.detach, source)
+    nested = Derived(torch.neg, derived)
+    with torch.no_grad():
+        assert nested.value().tolist() == [-1.0, -1.0]
+    source.data.fill_(2.0)
+    assert nested.value().tolist() == [-2.0, -2.0]
+    source.data.fill_(3.0)
+    with torch.no_grad():
+        assert nested.value().tolist() == [-3.0, -3.0]
+
+
+def test_derived_parameters_are_computed_again_where_something_is_not_a_number() -> None:
+    source = torch.tensor([math.nan, 1.0])
+    nested = Derived(torch.neg, Derived(torch.neg, source))
+    for number in range(3):
+        source[1] = number
+        assert nested.value()[1] == number
 
 
 def test_derived_parameters_are_compared_once_where_nothing_changes() -> None:
