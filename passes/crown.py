@@ -18,11 +18,13 @@ from torch import Tensor
 from irverify.errors import UsageError
 from irverify.ir.graph import Node
 from irverify.ir.ops import Input, Spec
+from irverify.passes import flips, polish
 from irverify.passes.backward import Context, Shortcut
+from irverify.passes.flips import flipped
 from irverify.passes.ibp import IBP
 from irverify.passes.mosaics import mosaics
 from irverify.passes.needs import Need, Needs, exact_ranges, needs
-from irverify.passes.polish import polished, worthwhile
+from irverify.passes.polish import polished
 from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import RELAXATIONS, Choice, RelaxRule, kinked_operands, relaxed
 from irverify.passes.rules import RuleTable
@@ -32,6 +34,7 @@ from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
 from irverify.pipeline.state import State
 from irverify.regions.base import rowwise
+from irverify.rounding import round_down
 
 CHUNK = 2**22
 """How many bytes of coefficients over one value are propagated at once: more gains nothing, and where the temporaries
@@ -66,7 +69,8 @@ class LinearBounds(Analysis):
         context = Context(state.graph, regions)
         walk = _Walk(context, self.rules, self.choice, needs(state.graph, self.intermediate))
         walk.chunk = min(CHUNK, self.memory * 2**20 // LIVE)
-        walk.polish = self.polish and worthwhile(state.graph)
+        walk.polish = self.polish and polish.worthwhile(state.graph)
+        walk.flips = self.polish and flips.worthwhile(state.graph)
         facts = interval_facts(state, IBP, self.name, walk.refine)
         return Facts(facts.bounds, statistics={"backward_rows": walk.rows}, leans=walk.leans)
 
@@ -125,6 +129,7 @@ class _Walk:
         self._stations = needs.stations.union(mosaic.operand for mosaic in self._mosaics.values())
         self.chunk = CHUNK
         self.polish = False
+        self.flips = False
         self._view: View | None = None
         self.leans: dict[str, Tensor] = {}
 
@@ -197,32 +202,42 @@ class _Walk:
         count = elements.shape[0]
         if count == 0:
             return
-        if self._view is None:
-            self._view = View(self.context, None, results)
+        view = self._whole(results)
         self.rows += count if sides is not None else 2 * count
         if bounds.lower.shape[0] == 1:
             mine = Interval(*(side[0] for side in bounds))
             own = None if lean is None else lean[0]
-            sweep = Sweep(self._view.single(0), node.name, elements, mine, sides, limit=self.chunk, lean=own)
+            sweep = Sweep(view.single(0), node.name, elements, mine, sides, limit=self.chunk, lean=own)
         else:
-            sweep = Sweep(self._view, node.name, elements, bounds, sides, owner, self.chunk, lean)
+            sweep = Sweep(view, node.name, elements, bounds, sides, owner, self.chunk, lean)
         sweep.run(dropping, self._stations)
+
+    def _whole(self, results: Mapping[str, Interval]) -> View:
+        """What rows of all examples meet."""
+        if self._view is None:
+            self._view = View(self.context, None, results)
+        return self._view
 
     def _specification(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """Lower bounds of all rows of a specification; nobody asks for the upper ones."""
         batch, count = interval.lower.shape
         if batch * count == 0:
             return interval
+        free = not interval.lower.requires_grad and not torch._C._are_functorch_transforms_active()
+        if self.flips and free and not self.context.shortcuts:
+            self.rows += batch * count
+            found = round_down(flipped(self._whole(results), node, interval, self.chunk), interval.lower.dtype)
+            return tightened(interval, torch.fmax(interval.lower, found), interval.upper)
         bounds = Interval(*(side.clone() for side in interval))
         elements, owner = torch.arange(batch * count, device=bounds.lower.device), None
         if batch > 1:
             owner, elements = torch.div(elements, count, rounding_mode="floor"), elements % count
-        polish = self.polish and not bounds.lower.requires_grad
-        if not polish or self.context.shortcuts:  # which climbs do not take; they begin at these bounds
+        climbs = self.polish and not bounds.lower.requires_grad
+        if not climbs or self.context.shortcuts:  # which climbs do not take; they begin at these bounds
             self._run(node, bounds, owner, elements, torch.ones_like(bounds.lower).flatten(), None, results)
         else:
             self.rows += batch * count
-        if polish:
+        if climbs:
             found = polished(self.context, results, node, batch)
             bounds = bounds._replace(lower=torch.fmax(bounds.lower, found))
         return tightened(interval, *bounds)

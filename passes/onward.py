@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -16,6 +18,9 @@ from irverify.passes.backward import Context
 from irverify.passes.bent import Lines
 from irverify.passes.forms import Dense
 from irverify.passes.relaxations import Affine
+
+SPARSE = 2**9
+"""To so many elements zeros are written as fast as not."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +49,37 @@ class Filter:
 
     @property
     def sparse(self) -> bool:
-        """Whether most of what comes of rows is zero."""
-        return self.weight.shape[2] * self.weight.shape[3] == 1 and max(self.stride) > 1
+        """Whether most of what comes of rows is zero, and that is much."""
+        single = self.weight.shape[2] * self.weight.shape[3] == 1 and max(self.stride) > 1
+        return single and math.prod(self.extents) * self.weight.shape[1] > SPARSE
+
+
+class Turning(NamedTuple):
+    """Rows whose slopes below an activation are turned over where `gains` `[rows, *shape]` are more than `least`
+    `[rows]`."""
+
+    gains: Tensor
+    least: Tensor
 
 
 @dataclass(frozen=True)
 class Onward:
-    """How rows over what a convolution, `node`, makes, or over an activation `around` it, pass to its operand `to`."""
+    """How rows over what a convolution, `node`, makes, or over an activation `around` it, pass to its operand `to`;
+    these rows alone, where there is a `turning`."""
 
     node: str
     to: str
     around: bool
     through: BentAdjoint
+    turning: Turning | None = None
 
     def before(self, form: Dense) -> tuple[Dense, Tensor] | None:
         """The rows there, and their constants; None where other ways are faster, or there is none."""
         rows = form.coefficients
-        found = None if recorded(rows) else self.through(rows.permute(0, 2, 3, 1), form.owner)
+        if recorded(rows):
+            return None
+        turning = () if self.turning is None else (self.turning.gains.permute(0, 2, 3, 1), self.turning.least)
+        found = self.through(rows.permute(0, 2, 3, 1), form.owner, *turning)
         return None if found is None else (Dense(found[0].permute(0, 3, 1, 2), form.owner), found[1])
 
 

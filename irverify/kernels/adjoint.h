@@ -35,6 +35,14 @@ INLINE REAL NAME(bent_run)(const Bent *b, int64_t n, int64_t at, const REAL *row
     }
 }
 
+/* The same with some slopes turned over, for rows of `each` elements. */
+INLINE REAL NAME(turned_part)(const Bent *b, int64_t each, int64_t n, int64_t at, const REAL *row, REAL *passed) {
+    const int64_t place = row - (const REAL *)b->rows;
+    const REAL *slope = (const REAL *)b->slope + at, *rise = (const REAL *)b->rise + at;
+    const REAL least = ((const REAL *)b->least)[place / each];
+    return NAME(turned_run)(n, least, row, (const REAL *)b->gains + place, slope, rise, (const REAL *)b->top + at, passed);
+}
+
 /* `open` has room for as many elements as are looked at together, and `through` for those of all rows, where there is a
    `bent`; then `constants` get what this adds to them. */
 CLONED static void NAME(look)(const Adjoint *p, const Bent *b, int64_t example, const REAL *const *rows,
@@ -51,7 +59,9 @@ CLONED static void NAME(look)(const Adjoint *p, const Bent *b, int64_t example, 
             if (!rows[i]) continue;
             if (b && b->slope) {
                 REAL *const passed = through + i * step * out;
-                constants[i] += NAME(bent_run)(b, size, (example * windows + first) * out, from[i], passed);
+                const int64_t at = (example * windows + first) * out;
+                constants[i] += b->gains ? NAME(turned_part)(b, windows * out, size, at, from[i], passed)
+                                         : NAME(bent_run)(b, size, at, from[i], passed);
                 from[i] = passed;
             }
             if (b && b->offset) constants[i] += NAME(dot_run)(size, from[i], b->offset);

@@ -108,13 +108,18 @@ class BentAdjoint:
         numbers = told(shape, weight, (*stride, *first, *extents))
         return None if numbers is None else cls((*lines, offset), weight.contiguous(), examples, numbers)
 
-    def __call__(self, rows: Tensor, owner: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def __call__(
+        self, rows: Tensor, owner: Tensor | None, gains: Tensor | None = None, least: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | None:
         """Rows `[rows, *windows, out]` of the examples `owner` `[rows]`, in ascending order, or all of the first, and
-        their constants `[rows]`; None where they are so few that other ways are faster, or stand in another order."""
-        found = addresses(rows, self._weight)
+        their constants `[rows]`; None where they are so few that other ways are faster, or stand in another order. With
+        `gains`, like the rows, and `least` `[rows]` slopes below are turned over as in `flips.turned`."""
+        found = addresses(rows, self._weight, gains, least)
         if found is None or native is None or not rows.is_contiguous() or rows.shape[1:] != self._row:
             return None
         count, place = rows.shape[0], 0
+        if gains is not None and not self._turns(rows, gains, least):
+            return None
         if count < SHORT:
             return None
         if owner is not None and self._examples:
@@ -123,9 +128,17 @@ class BentAdjoint:
                 return None
             place = owner.data_ptr()
         passed, constants = rows.new_empty(count, *self._found), rows.new_empty(count)
-        at = 0, 0, 0, place, CHIP, *found, passed.data_ptr(), *self._given, constants.data_ptr()
+        at = 0, 0, 0, place, CHIP, *found[:2], passed.data_ptr(), *self._given, *found[2:], constants.data_ptr()
         done = native.adjoint_of_bent(*head(passed), count, *self._numbers, *at)
         return (passed, constants) if done else None
+
+    def _turns(self, rows: Tensor, gains: Tensor, least: Tensor | None) -> bool:
+        """Whether there are lines whose slopes below may be turned over, and gains and what they have to be."""
+        slope, rise, base, top, _ = self._held
+        if slope is None or rise is None or base is not None or top is None or least is None:
+            return False
+        shaped = gains.shape == rows.shape and least.shape == rows.shape[:1]
+        return shaped and gains.is_contiguous() and least.is_contiguous()
 
 
 def adjoint_of_elements(

@@ -2,6 +2,8 @@
 
 #include "rows.h"
 
+#include "flips.h"
+
 #include "pooled.h"
 
 #include "adjoint.h"
@@ -9,6 +11,7 @@
 #include "columns.h"
 #include "curves.h"
 #include "fold.h"
+#include "forward.h"
 #include "halves.h"
 #include "intervals.h"
 #include "layers.h"

@@ -49,11 +49,12 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 26
+#define VERSION 27
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
 enum { SIDE_BY_SIDE = 16 }; /* channels of a convolution */
+enum { ABREAST = 4 };       /* rows that meet a weight of a little convolution together */
 enum { LARGEST, SMALLEST, TOTAL };
 
 /* Where the coefficients of rows lie in a value of planes `[owner, outer, plane[0], plane[1], unit]`: at windows
@@ -224,15 +225,15 @@ METHOD(adjoint) {
     return PyBool_FromLong(done);
 }
 
-/* What `adjoint` takes, and: slope, rise, base, top, offset, constants */
+/* What `adjoint` takes, and: slope, rise, base, top, offset, gains, least, constants */
 METHOD(adjoint_of_bent) {
     int done;
-    BEGIN(2 + 1 + 15 + 7 + 6)
+    BEGIN(2 + 1 + 15 + 7 + 8)
     const int64_t *w = v + 3, *u = v + 25;
     const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
     Adjoint p = {t, v[2], w[11], w[12], w[13], w[14], NULL, NULL, AT(w[17]), {{NULL}}};
-    Bent b = {AT(u[0]), AT(u[1]), AT(u[2]), AT(u[3]), AT(u[4])};
-    done = CALL(adjoint, &p, NULL, &b, (int)w[18] - 1, AT(w[19]), AT(w[20]), AT(w[21]), AT(u[5]));
+    Bent b = {AT(u[0]), AT(u[1]), AT(u[2]), AT(u[3]), AT(u[4]), AT(w[19]), AT(u[5]), AT(u[6])};
+    done = CALL(adjoint, &p, NULL, &b, (int)w[18] - 1, AT(w[19]), AT(w[20]), AT(w[21]), AT(u[7]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);
 }
@@ -394,6 +395,19 @@ METHOD(climb) {
     END
 }
 
+METHOD(upward) {
+    BEGIN(2 + 2 + 8)
+    CALL(upward, v[2], v[3], AT(v[4]), AT(v[5]), AT(v[6]), AT(v[7]), AT(v[8]), AT(v[9]), AT(v[10]), AT(v[11]));
+    END
+}
+
+METHOD(turned) {
+    BEGIN(2 + 2 + 9)
+    CALL(turned, v[2], v[3], AT(v[4]), AT(v[5]), AT(v[6]), AT(v[7]), AT(v[8]), AT(v[9]), AT(v[10]), AT(v[11]),
+         AT(v[12]));
+    END
+}
+
 METHOD(meet) {
     int known;
     BEGIN(2 + 3 + 9)
@@ -414,6 +428,18 @@ METHOD(interval) {
                                        AT(w[18]))
                      : interval_double(v[2], v[3], &t, w + 11, AT(w[13]), AT(w[14]), AT(w[15]), AT(w[16]), AT(w[17]),
                                        AT(w[18]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(done);
+}
+
+METHOD(forward) {
+    int done;
+    BEGIN(2 + 2 + 11 + 4)
+    const int64_t *w = v + 4;
+    const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
+    (void)threads; /* there is little to do */
+    done = v[0] == 4 ? forward_single(v[2], v[3], &t, AT(w[11]), AT(w[12]), AT(w[13]), AT(w[14]))
+                     : forward_double(v[2], v[3], &t, AT(w[11]), AT(w[12]), AT(w[13]), AT(w[14]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);
 }
@@ -535,7 +561,7 @@ static PyMethodDef methods[] = {
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
     ENTRY(adjoint_of_pooled), ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows),
     ENTRY(interval), ENTRY(dense), ENTRY(ordered), ENTRY(inside), ENTRY(largest), ENTRY(means), ENTRY(means_back),
-    ENTRY(candidates),
+    ENTRY(candidates), ENTRY(upward), ENTRY(turned), ENTRY(forward),
     ENTRY(select_places), ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel),
     ENTRY(half_parallel_back), ENTRY(adjoint_of_bent),
     {NULL, NULL, 0, NULL},

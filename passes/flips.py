@@ -1,0 +1,231 @@
+"""A specification's rows once more, with the slopes below ReLUs that their first way shows to be the wrong ones.
+
+Below an unstable ReLU `crown` takes slope 0 or 1 by its bounds alone; which one is better depends on where a row ends.
+Its lower bound is its value at the worst input x* along the lines that it took: with a coefficient a >= 0 of the ReLU
+and the value z of the pre-activation at x* its derivative by the slope is `a z` (the envelope theorem), so that the
+other slope gains `a |z|` to first order where z is on its side of 0. The rows go down once with crown's slopes and up
+again with x*, turn over the slopes that promise most, and go down with these. Every slope in [0, 1] is sound (Zhang et
+al. 2018, sec. 3.2), and the better bound counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from irverify.ir.graph import Graph, Node
+from irverify.ir.kept import once_a_graph
+from irverify.ir.ops import Conv, Input, LinearOp, Operand, Relu, Spec
+from irverify.ir.ops.memory import stands_last, stored_as, taken
+from irverify.ir.params import value
+from irverify.kernels.flips import turned, upward
+from irverify.kernels.forward import forward
+from irverify.passes.bent import Lines
+from irverify.passes.forms import Dense, Form, Wide, as_compiled
+from irverify.passes.lines import sums
+from irverify.passes.needs import exact_ranges
+from irverify.passes.onward import Onward, Turning
+from irverify.passes.propagate import Interval
+from irverify.passes.relaxations import Affine
+from irverify.passes.sweep import Sweep
+from irverify.passes.view import View, poolings
+from irverify.regions.base import rowwise
+
+SHARE = 0.2
+"""Slopes are turned over that promise more than this part of what the most promising one of their row does: what is
+gained to first order is not gained by all of them together."""
+
+
+@once_a_graph
+def worthwhile(graph: Graph) -> bool:
+    """Whether there are ReLUs and linear operators alone, and some ReLU reads what intervals do not bound exactly:
+    without rows for values in between, those of the specification are all that takes time."""
+    relus = [node for node in graph if isinstance(node.op, Relu)]
+    plain = all(isinstance(node.op, Input | Operand | Relu | LinearOp | Spec) for node in graph) and not poolings(graph)
+    return plain and any(node.inputs[0] not in exact_ranges(graph) for node in relus)
+
+
+@once_a_graph
+def _ahead(graph: Graph) -> frozenset[str]:
+    """The values that have to be known for those of pre-activations."""
+    wanted: set[str] = set()
+    for node in reversed(graph.nodes):
+        if isinstance(node.op, Relu) or node.name in wanted:
+            wanted.update(node.inputs)
+    return frozenset(wanted)
+
+
+@once_a_graph
+def _width(graph: Graph) -> int:
+    """How many elements the results of all ReLUs have."""
+    return sum(node.type.size for node in graph if isinstance(node.op, Relu))
+
+
+@torch.no_grad()
+def flipped(view: View, target: Node, bounds: Interval, limit: int) -> Tensor:
+    """Lower bounds of all elements of a specification, `[batch, elements]` like these `bounds`; rows go together that
+    take up to `limit` bytes of coefficients over all ReLUs."""
+    batch, count = bounds.lower.shape
+    pairs = torch.arange(batch * count, device=bounds.lower.device)
+    if batch == 1:
+        view, bounds, owner, elements = view.single(0), Interval(*(side[0] for side in bounds)), None, pairs
+    else:
+        owner, elements = torch.div(pairs, count, rounding_mode="floor"), pairs % count
+    step = max(1, limit // max(1, _width(view.context.graph) * bounds.lower.element_size()))
+    best = []
+    for start in range(0, batch * count, step):
+        some = slice(start, start + step)
+        trail = Trail(view, target.name, elements[some], bounds, None if owner is None else owner[some])
+        best.append(torch.fmax(trail.lower_bounds(), trail.again()))
+    return (best[0] if len(best) == 1 else torch.cat(best)).reshape(batch, count)
+
+
+class Trail(Sweep):
+    """The rows of a specification `target`, one each, which note what they are at ReLUs and inputs on their way."""
+
+    def __init__(self, view: View, target: str, elements: Tensor, bounds: Interval, owner: Tensor | None) -> None:
+        self._given = target, elements, bounds, bounds.lower.new_ones(elements.shape[0]), owner
+        super().__init__(view, *self._given)
+
+    def lower_bounds(self) -> Tensor:
+        self._met: dict[str, Tensor] = {}
+        """The coefficients there, `[rows, *shape]`."""
+        self._begun: tuple[Mapping[str, Form], Tensor] = {}, self.constant
+        """All rows and their constants where they meet the first of them."""
+        return super().lower_bounds()
+
+    def _step(self, node: Node) -> None:
+        if isinstance(node.op, Relu | Input) and node.name not in self.view.context.known:
+            if not self._met:
+                self._begun = dict(self.pending), self.constant
+            self._met[node.name] = self.pending[node.name].dense()
+        super()._step(node)
+
+    def again(self) -> Tensor:
+        """Lower bounds of the rows, which have come to their end, `[rows]`, with the slopes turned over that promise
+        most."""
+        up = _Up(self.view, self.owner, self._met, torch.zeros_like(self.constant))
+        second = Sweep(_Turned(self.view, up.gains, up.greatest * SHARE), *self._given)
+        second.pending, second.constant = dict(self._begun[0]), self._begun[1]
+        return second.lower_bounds()
+
+
+class _Up:
+    """The way up of the worst input of each row, `[rows, *shape]`, along the lines that the row took; `met` are its
+    coefficients at inputs and results of ReLUs."""
+
+    def __init__(self, view: View, owner: Tensor | None, met: Mapping[str, Tensor], greatest: Tensor) -> None:
+        self._view = view
+        self._owner = owner
+        self._met = met
+        self.gains: dict[str, Tensor] = {}
+        """By the name of a ReLU, what each row gains to first order where it turns a slope over, `[rows, *shape]`."""
+        self.greatest = greatest
+        """The greatest of these, `[rows]`."""
+        graph, values = view.context.graph, dict[str, Tensor]()
+        ahead = _ahead(graph)
+        for node in graph:
+            if node.name in met and isinstance(node.op, Relu):
+                values[node.name] = self._bend(node.name, values[node.inputs[0]])
+            elif node.name in ahead:
+                values[node.name] = self._value(node, values)
+
+    def _value(self, node: Node, values: Mapping[str, Tensor]) -> Tensor:
+        """What another node is there."""
+        context = self._view.context
+        if node.name in context.known:
+            return self._gathered(self._view.known(node.name))
+        if isinstance(node.op, Input):
+            return self._worst(node.name)
+        affine, operands = context.relaxed[node.name], [values[operand] for operand in node.inputs]
+        assert isinstance(affine, Affine)
+        return _convolved(affine.op, operands[0]) if isinstance(affine.op, Conv) else affine.op.evaluate(*operands)
+
+    def _worst(self, name: str) -> Tensor:
+        region, rows = self._view.context.regions[name], self._met[name]
+        if region.is_box:
+            center, radius = (self._gathered(side) for side in self._view.box(name))
+            return torch.addcmul(center, rows.sign(), radius, value=-1)
+        return region.select(slice(0, 1) if self._owner is None else self._owner).minimizer(rows)
+
+    def _bend(self, name: str, value: Tensor) -> Tensor:
+        """What a ReLU is along the lines, for the value of its operand."""
+        lines, rows = self._view.lines(name), self._met[name]
+        if lines is None:  # some are infinite; what is found above them is worth little
+            return torch.zeros_like(rows)
+        if lines.rise is None or lines.top is None or lines.base is not None:  # there is no choice
+            return value * self._gathered(lines.slope)
+        if as_compiled(Dense(rows, self._owner), (lines.slope, lines.rise, lines.top)) is not None:
+            value = stored_as(rows, value)
+            gains = upward(rows, value, self._owner, lines.slope, lines.rise, lines.top, self.greatest)
+            if gains is not None:
+                self.gains[name] = gains
+                return value
+        slope, rise, top = (self._gathered(part) for part in (lines.slope, lines.rise, lines.top))
+        gains = (rows.clamp(min=0) * value * ((value > 0).to(rows.dtype) - slope)).masked_fill_(rise == 0, 0)
+        self.gains[name] = gains
+        self.greatest = torch.fmax(self.greatest, rowwise(gains).amax(1))
+        return torch.where(rows >= 0, value * slope, value * (slope + rise) + top)
+
+    def _gathered(self, tensor: Tensor) -> Tensor:
+        """A tensor `[*shape]` of the one example, or `[batch, *shape]`, for the rows."""
+        return tensor[None] if self._owner is None else taken(tensor, self._owner)
+
+
+def _convolved(op: Conv, operand: Tensor) -> Tensor:
+    """The result of a convolution, by compiled code where it is little."""
+    if stands_last(operand) and max(*op.dilation, op.groups) == 1:
+        bias = None if op.bias is None else value(op.bias)
+        found = forward(operand.permute(0, 2, 3, 1), value(op.weight), bias, op.stride, op.padding)
+        if found is not None:
+            return found.permute(0, 3, 1, 2)
+    return op.evaluate(operand)
+
+
+class _Turned(View):
+    """What rows meet that have some slopes turned over."""
+
+    def __init__(self, view: View, gains: Mapping[str, Tensor], least: Tensor) -> None:
+        super().__init__(view.context, view.example, {})
+        self._before = view
+        self._turning: dict[str, TurnedLines] = {}
+        for name, own in gains.items():
+            lines = view.lines(name)
+            if lines is not None:
+                self._turning[name] = TurnedLines(lines.slope, lines.rise, None, lines.top, Turning(own, least))
+
+    def lines(self, name: str, form: Form | None = None) -> Lines | None:
+        return self._turning.get(name) or self._before.lines(name, form)
+
+    def onward(self, name: str) -> Onward | None:
+        found, lines = self._before.onward(name), self._turning.get(name)
+        return found if found is None or lines is None else replace(found, turning=lines.turning)
+
+    def box(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._before.box(name)
+
+
+@dataclass(frozen=True)
+class TurnedLines(Lines):
+    """Lines around a ReLU; the slope below is the other one where that is worth it to a row."""
+
+    turning: Turning
+
+    def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
+        rows = form.dense()
+        assert self.rise is not None
+        assert self.top is not None
+        lines, (gains, least) = (self.slope, self.rise, self.top), self.turning
+        if rows.stride() == gains.stride() and as_compiled(Dense(rows, form.owner), lines) is not None:
+            found = turned(rows, gains, least, form.owner, *lines)
+            if found is not None:
+                return Dense(found[0], form.owner), found[1]
+        slope, rise, top = Dense(rows, form.owner).at(lines)
+        least = least.reshape(-1, *(1,) * (rows.ndim - 1))
+        below = torch.where(gains > least, 1 - slope, slope)
+        negative = rows.clamp(max=0)
+        passed = torch.where(rows > 0, rows * below, rows * slope + negative * rise)
+        return Dense(passed, form.owner), sums(negative * top)
