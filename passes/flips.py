@@ -149,7 +149,8 @@ class _Up:
         if region.is_box:
             center, radius = (self._gathered(side) for side in self._view.box(name))
             return torch.addcmul(center, rows.sign(), radius, value=-1)
-        return region.select(slice(0, 1) if self._owner is None else self._owner).minimizer(rows)
+        owner = torch.zeros(len(rows), dtype=torch.int64, device=rows.device) if self._owner is None else self._owner
+        return region.select(owner).minimizer(rows)
 
     def _bend(self, name: str, value: Tensor) -> Tensor:
         """What a ReLU is along the lines, for the value of its operand."""

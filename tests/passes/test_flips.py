@@ -1,0 +1,155 @@
+"""Specifications of ReLU networks: slopes are turned over where the first way of a row says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import irverify as iv
+from irverify.ir.graph import Graph, GraphBuilder, convert
+from irverify.ir.ops import Add, Linear, Relu
+from irverify.ir.types import TensorType
+from irverify.passes import crown, flips
+from irverify.regions import Box
+from tests.passes.at_once import drawn
+
+SEEDS = st.integers(0, 2**16)
+DTYPES = st.sampled_from((torch.float32, torch.float64))
+
+
+def one_neuron() -> Graph:
+    """`(relu(z) - 0.4 z + 0.2 z, 0)` with z = relu(x_1 + x_2) - 2."""
+    builder = GraphBuilder()
+    x = builder.add(Linear(torch.ones(1, 2).double()), builder.input(TensorType((2,), torch.float64)))
+    z = builder.add(Linear(torch.ones(1, 1).double(), torch.tensor([-2.0]).double()), builder.add(Relu(), x))
+    bent = builder.add(Linear(torch.tensor([[1.0], [0.0]]).double()), builder.add(Relu(), z))
+    for factor in (-0.4, 0.2):  # apart, so that intervals are wide
+        bent = builder.add(Add(), bent, builder.add(Linear(torch.tensor([[factor], [0.0]]).double()), z))
+    return builder.graph([bent])
+
+
+class Net(nn.Module):
+    """Convolutions, one of one element, around which others lead, or dense layers."""
+
+    def __init__(self, *, planes: bool) -> None:
+        super().__init__()
+        self.planes = planes
+        self.first: nn.Module = nn.Conv2d(2, 4, 3, padding=1) if planes else nn.Linear(2 * 6 * 6, 20)
+        self.second: nn.Module = nn.Conv2d(4, 6, 3, 2, padding=1) if planes else nn.Linear(20, 15)
+        self.third: nn.Module = nn.Conv2d(6, 6, 3, padding=1) if planes else nn.Linear(15, 15)
+        self.short: nn.Module = nn.Conv2d(4, 6, 1, 2) if planes else nn.Linear(20, 15)
+        self.head = nn.LazyLinear(5)
+        self(torch.zeros(1, 2, 6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x if self.planes else x.flatten(1)))
+        x = torch.relu(self.third(torch.relu(self.second(x))) + self.short(x))
+        found: Tensor = self.head(x.flatten(1))
+        return found
+
+
+def network(seed: int, dtype: torch.dtype, *, planes: bool) -> Graph:
+    module = Net(planes=planes)
+    drawn(module, seed)
+    return convert(iv.compile(module.requires_grad_(False), torch.zeros(1, 2, 6, 6)), dtype)
+
+
+def images(seed: int, batch: int, dtype: torch.dtype) -> Tensor:
+    return torch.rand(batch, 2, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def test_the_other_slope_by_hand() -> None:
+    # z is in [-1, 2], and crown's slope 1: relu(z) - 0.2 z >= 0.8 z >= -0.8, at x* with z = -1. There the coefficient 1
+    # of the ReLU makes slope 0 worth 1: relu(z) - 0.2 z >= -0.2 z >= -0.4. (The least is 0.)
+    box = Box(torch.full((1, 2), 0.5).double(), torch.full((1, 2), 2.0).double())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flips, "worthwhile", lambda graph: False)
+        assert iv.margins(one_neuron(), box, 0, "crown")[0, 1].item() == pytest.approx(-0.8)
+    assert iv.margins(one_neuron(), box, 0, "crown")[0, 1].item() == pytest.approx(-0.4)
+    assert iv.margins(one_neuron(), box, 0, "alpha{steps=0}")[0, 1].item() == pytest.approx(-0.4)
+
+
+def test_where_it_is_worth_while() -> None:
+    def found(*layers: nn.Module) -> bool:
+        module = nn.Sequential(nn.Conv2d(1, 2, 3), *layers, nn.Flatten(), nn.LazyLinear(2))
+        module(torch.zeros(1, 1, 6, 6))
+        return flips.worthwhile(iv.compile(module, torch.zeros(1, 1, 6, 6)))
+
+    assert found(nn.ReLU(), nn.Conv2d(2, 2, 2), nn.ReLU())
+    assert not found(nn.ReLU())  # there are no rows in between
+    assert not found(nn.ReLU(), nn.Conv2d(2, 2, 2), nn.Tanh())
+    assert not found(nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 2, 2), nn.ReLU())
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, DTYPES, st.booleans(), st.integers(1, 3), st.sampled_from(("Linf", "L2", "L1")), st.floats(0.01, 0.5))
+def test_below_all_points_and_never_looser(
+    seed: int, dtype: torch.dtype, planes: bool, batch: int, norm: str, eps: float
+) -> None:
+    graph, center = network(seed, dtype, planes=planes), images(seed, batch, dtype)
+    region = getattr(iv, norm)(center, eps if norm == "Linf" else 4 * eps)
+    labels = torch.arange(batch) % 5
+    found = iv.margins(graph, region, labels, "crown")
+    near = 1e-4 if dtype == torch.float32 else 1e-9
+    for seed_ in range(20):
+        outputs = graph.evaluate(region.sample(1, torch.Generator().manual_seed(seed_))[0])
+        assert isinstance(outputs, Tensor)
+        margins = outputs.gather(1, labels[:, None]) - outputs
+        assert bool((margins >= found - near * (1 + found.abs())).all())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flips, "worthwhile", lambda graph: False)
+        plain = iv.margins(graph, region, labels, "crown")
+    assert bool((found >= plain - near * (1 + plain.abs())).all())
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, DTYPES, st.booleans(), st.integers(1, 4))
+def test_compiled_and_not(seed: int, dtype: torch.dtype, planes: bool, batch: int) -> None:
+    graph, region = network(seed, dtype, planes=planes), iv.Linf(images(seed, batch, dtype), 0.1, clip=(0, 1))
+    labels = torch.arange(batch) % 5
+    found = iv.margins(graph, region, labels, "crown")
+    near = 2e-4 if dtype == torch.float32 else 1e-9
+    for names in (("upward",), ("turned",), ("forward",), ("upward", "turned", "forward")):
+        with pytest.MonkeyPatch.context() as patch:
+            for name in names:
+                patch.setattr(flips, name, lambda *given: None)
+            torch.testing.assert_close(found, iv.margins(graph, region, labels, "crown"), rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("planes", [True, False])
+@pytest.mark.parametrize("limit", [1, 2**12, 2**14])
+def test_parts_and_batches(limit: int, planes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are the same whichever go together, and an example's in any batch."""
+    graph, region = network(3, torch.float64, planes=planes), iv.Linf(images(3, 5, torch.float64), 0.1)
+    labels = torch.arange(5)
+    whole = iv.margins(graph, region, labels, "crown")
+    for example in range(5):
+        alone = iv.margins(graph, region.select(example), labels[example : example + 1], "crown")
+        torch.testing.assert_close(whole[example], alone[0], rtol=1e-9, atol=1e-9)
+    monkeypatch.setattr(crown, "CHUNK", limit)
+    torch.testing.assert_close(whole, iv.margins(graph, region, labels, "crown"), rtol=1e-9, atol=1e-9)
+
+
+def test_bounds_are_differentiable_still() -> None:
+    lower = torch.full((1, 2), 0.5, dtype=torch.float64, requires_grad=True)
+    assert iv.margins(one_neuron(), Box(lower, lower + 1.5), 0, "crown").requires_grad
+
+    def least(low: Tensor) -> Tensor:
+        return iv.margins(one_neuron(), Box(low, low + 1.5), 0, "crown").sum()
+
+    assert torch.func.grad(least)(lower.detach()).abs().sum() > 0
+
+
+@pytest.mark.parametrize("value", [1e30, 1e38])
+def test_overflow_proves_nothing(value: float) -> None:
+    """Lines, or the value at the worst input, are not finite."""
+    graph = network(5, torch.float32, planes=False)
+    region = iv.Linf(images(5, 2, torch.float32) * value, value)
+    try:
+        found = iv.margins(graph, region, 0, "crown")
+    except iv.IRVerifyError:
+        return
+    assert not bool((found[:, 1:] > 0).any())
