@@ -99,12 +99,14 @@ def _examples(
     stand in memory in the order of their axes."""
     examples = 0
     if around is not None:
-        examples, shape = len(around.low), (len(around.low), rows.shape[1], *plane)
+        examples = around.low.shape[0]
+        shape = examples, rows.shape[1], *plane
         for part in around:
             if part is not None and (part.shape != shape or not part.is_contiguous()):
                 return None
     if choices is not None:
-        examples, shape = examples or len(choices.place), (examples or len(choices.place), *rows.shape[1:])
+        examples = examples or choices.place.shape[0]
+        shape = examples, *rows.shape[1:]
         if any(part.shape != shape or not part.is_contiguous() for part in choices):
             return None
     if choices is not None and not (type(choices.place) is Tensor and choices.place.is_cpu):
