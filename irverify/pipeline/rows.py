@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from irverify.errors import PropertyError, UsageError
 from irverify.ir.graph import Graph
+from irverify.kernels.native import watched
 from irverify.pipeline.base import Estimator, parse_passes, refuse_changes
 from irverify.pipeline.catalog import CATALOG
 from irverify.pipeline.facts import Estimate
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from irverify.properties import Property
 
 REWRITES = "canonicalize,fold-batchnorm,fuse-linear"
+KEPT = 64
+"""Up to so many classes the rows of every label are made once: a megabyte for 64."""
 
 
 def margins(graph: Graph, region: Given, labels: Tensor | Sequence[int] | int, method: str = "ibp") -> Tensor:
@@ -67,9 +71,20 @@ def margin_rows(graph: Graph, regions: Sequence[Region], labels: Tensor | Sequen
     listed = targets.tolist()
     if not (min(listed, default=0) >= 0 and max(listed, default=0) < classes):
         raise PropertyError(f"expected labels in [0, {classes}), got {listed}")
-    identity = torch.eye(classes, device=targets.device)
-    rows = identity.index_select(0, targets).unsqueeze(1) - identity
+    if classes <= KEPT and not watched():
+        rows = _every_label(classes, torch.get_default_dtype(), targets.device).index_select(0, targets)
+    else:
+        identity = torch.eye(classes, device=targets.device)
+        rows = identity.index_select(0, targets).unsqueeze(1) - identity
     return rows, rows.new_zeros(targets.shape[0], classes)
+
+
+@lru_cache(maxsize=16)
+def _every_label(classes: int, kind: torch.dtype, device: torch.device) -> Tensor:
+    """The rows of every label, `[classes, classes, classes]`."""
+    with torch.inference_mode(False):  # what is kept may be met where there are gradients
+        identity = torch.eye(classes, dtype=kind, device=device)
+        return identity.unsqueeze(1) - identity
 
 
 def row_bounds(graph: Graph, region: Given, prop: Property, method: str = "ibp") -> Tensor:

@@ -15,7 +15,7 @@ from irverify.ir.check import check
 from irverify.ir.ops import Spec
 from irverify.ir.text import parse_graph
 from irverify.pipeline import margins, optimize, row_bounds, run, with_spec
-from irverify.pipeline.rows import specified
+from irverify.pipeline.rows import KEPT, margin_rows, specified
 from irverify.pipeline.spec import spec_operands
 from irverify.properties import Disjunct, Property, robust
 from irverify.regions import Box, Linf
@@ -172,3 +172,26 @@ def test_rows_hold_at_sampled_points(data: st.DataObject) -> None:
         exact = torch.cat([plain + x @ rows[1].T, plain], dim=1)
         scale = max(1.0, float(exact.abs().max()), float(lower.abs().max()))
         assert bool((lower <= exact + 1e-10 * scale).all())
+
+
+@pytest.mark.parametrize("classes", [1, 3, KEPT, KEPT + 1])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_margin_rows(classes: int, kind: torch.dtype) -> None:
+    """Of few classes they are kept; what is made of them is the caller's own, and may meet gradients."""
+    graph = parse_graph(f'graph "t" {{\n%x: f32[{classes}] = input()\n%y = relu(%x)\nreturn %y\n}}')
+    region, labels = Box(torch.zeros(2, classes), torch.ones(2, classes)), torch.tensor([0, classes - 1])
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(kind)
+    try:
+        identity = torch.eye(classes)
+        with torch.inference_mode():
+            margin_rows(graph, [region], labels)
+        for _ in range(2):
+            rows, zeros = margin_rows(graph, [region], labels)
+            assert rows.dtype == zeros.dtype == kind
+            assert torch.equal(rows, identity[labels][:, None] - identity)
+            assert zeros.shape == (2, classes) and not bool(zeros.any())
+            (rows * torch.ones(classes, requires_grad=True)).sum().backward()
+            rows.fill_(7)
+    finally:
+        torch.set_default_dtype(before)
