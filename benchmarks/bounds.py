@@ -7,7 +7,9 @@
 
 float32, one core, one thread; Linux. Each cell is a process of its own; what is compared takes turns in it, and medians
 are shown, with the same call of ours against itself for the noise. Building the network is not timed, on either side;
-everything that `iv.margins` does is. Peak memory is by how much one call raises the resident memory of its process.
+everything that `iv.margins` does is. Peak memory is by how much one call raises the resident memory of its process, on
+both sides after a call of the same kind (but where one takes seconds), so that what libraries allocate once does not
+count; auto_LiRPA keeps its bounds until its next call, and they do count: they are made by an object of its own.
 auto_LiRPA treats convolutions as patches or as matrices; the one that is faster at batch 1 is shown. Where its batch
 would take too long, the first images are compared one by one, and means are of these.
 """

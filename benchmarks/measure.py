@@ -7,6 +7,7 @@ do not disturb each other, and one that takes too long or too much memory can be
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import multiprocessing
 import os
@@ -89,6 +90,7 @@ def seconds_of(call: Callable[[], Result]) -> tuple[float, Result]:
 
 def peak_of(call: Callable[[], Result]) -> tuple[float, float, Result]:
     """The seconds of a call, by how many MiB it raised the resident memory at its peak, and its result."""
+    gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # so that memory freed earlier does not hide what the call takes
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # the peak starts again from the present
