@@ -68,8 +68,11 @@ def addresses(first: Tensor, *others: Tensor | None) -> list[int] | None:
 def alike(first: Tensor, *others: Tensor) -> list[int] | None:
     """Addresses of tensors that have all their elements in one order, one after the other."""
     found, stride = addresses(first, *others), first.stride()
-    if found is None or any(other.stride() != stride or other.shape != first.shape for other in others):
+    if found is None:
         return None
+    for other in others:  # asked at every step: a generator would take twice as long
+        if other.stride() != stride or other.shape != first.shape:
+            return None
     dense = first.is_contiguous() or (first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last))
     return found if dense else None
 

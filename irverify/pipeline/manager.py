@@ -225,7 +225,8 @@ def _operands(state: State, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         expected = (state.batch, *nodes[name].type.shape)
         batched = tensor if tensor.ndim == len(expected) else tensor[None]
         try:
-            result[name] = batched.to(dtype=nodes[name].type.dtype, device=device).expand(expected)
+            fit = batched.to(dtype=nodes[name].type.dtype, device=device)
+            result[name] = fit if fit.shape == expected else fit.expand(expected)
         except RuntimeError:
             raise UsageError(f"expected operand %{name} {list(expected)}, got {list(tensor.shape)}") from None
     return result
