@@ -17,12 +17,13 @@ from torch import Tensor
 
 from irverify.ir.graph import Node
 from irverify.ir.ops import ConstMatMul, Conv, ConvTranspose, Linear, LinearOp, Spec
+from irverify.ir.ops.base import param_value
 from irverify.ir.params import value
 from irverify.ir.recording import recorded
-from irverify.kernels.intervals import dense, interval
+from irverify.kernels.intervals import around, dense, interval, spec
 from irverify.kernels.native import watched
 from irverify.passes.interval import INTERVAL, ends, product, spec_rows
-from irverify.passes.propagate import Interval, IntervalRule, interval_facts
+from irverify.passes.propagate import Interval, IntervalRule, Spent, interval_facts
 from irverify.passes.rules import RuleTable
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
@@ -51,12 +52,13 @@ def affine(node: Node, *operands: Interval) -> Interval:
         return ends(node, *operands)
     if isinstance(op, Conv | Linear) and (little := _little(op, *operands)) is not None:
         return little
-    centers = [middle(operand) for operand in operands]
-    radius = op.apply_abs(*(operand.upper - center for operand, center in zip(operands, centers, strict=True)))
+    centers, radii = zip(*map(_halves, operands), strict=True)
+    radius = op.apply_abs(*radii)
+    del radii
     center = op.evaluate(*centers)
     followed = recorded(center, radius) or watched() or torch._C._are_functorch_transforms_active()
-    if isinstance(op, Conv | Linear) and not followed and center.dtype == radius.dtype:
-        return Interval(center - radius, center.add_(radius))  # which is nobody else's
+    if isinstance(op, Conv | Linear) and not followed and center.dtype == radius.dtype:  # which are nobody else's
+        return Interval(radius, center) if around(center, radius) else Interval(center - radius, center.add_(radius))
     return Interval(center - radius, center + radius)
 
 
@@ -80,13 +82,37 @@ def _dense(operand: Interval, weight: Tensor, bias: Tensor | None) -> Interval |
     return None if found is None else Interval(*found)
 
 
+def _halves(operand: Interval) -> tuple[Tensor, Tensor]:
+    """Centre and radius, in the memory of the bounds where nobody reads these any more."""
+    if type(operand) is Spent:
+        center = torch.lerp(operand.lower, operand.upper, 0.5, out=operand.lower)
+        return center, operand.upper.sub_(center)
+    center = middle(operand)
+    return center, operand.upper - center
+
+
 def middle(between: Interval) -> Tensor:
     """The centre; `upper - middle` is the radius, up to rounding."""
     return torch.lerp(between.lower, between.upper, 0.5)
 
 
+def _at_once(node: Node, operand: Interval, rows: Interval, offset: Interval) -> Interval | None:
+    """The same for a specification in compiled code, without the matrix of each example."""
+    op = node.op
+    assert isinstance(op, Spec)
+    weight, bias = param_value(op.weight), param_value(op.bias)
+    if not (rows.exact and offset.exact) or torch.is_autocast_enabled("cpu"):
+        return None
+    if recorded(*operand, rows.lower, offset.lower, weight, bias):
+        return None
+    found = spec(*operand, rows.lower, offset.lower, weight, bias)
+    return None if found is None else Interval(*found)
+
+
 @IBP.rule(Spec)
 def _spec(node: Node, operand: Interval, rows: Interval, offset: Interval) -> Interval:
+    if (found := _at_once(node, operand, rows, offset)) is not None:
+        return found
     matrix, constant = spec_rows(node, rows, offset)
     if matrix.shape[0] == 1 and (alone := _dense(operand, matrix[0], constant[0])) is not None:
         return alone

@@ -36,6 +36,7 @@ from irverify.ir.ops import (
     Mul,
     Neg,
     Pow,
+    Relu,
     ScaleShift,
     Sin,
     Softmax,
@@ -47,7 +48,7 @@ from irverify.ir.ops import (
 from irverify.ir.params import once, value
 from irverify.passes.powers import absolute, cosine, power, sine
 from irverify.passes.products import div, matmul, mul, softmax
-from irverify.passes.propagate import Interval, IntervalRule, interval_facts
+from irverify.passes.propagate import Interval, IntervalRule, Spent, interval_facts
 from irverify.passes.rules import RuleTable, increasing
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
@@ -82,6 +83,8 @@ class IntervalArithmetic(Analysis):
 @INTERVAL.rule(MaxPool, Maximum, Minimum)
 def ends(node: Node, *operands: Interval) -> Interval:
     """Increasing in every operand: evaluated at the lower and at the upper ends (paper 4, eq. 7)."""
+    if type(operands[0]) is Spent and type(node.op) is Relu:
+        return Interval(operands[0].lower.relu_(), operands[0].upper.relu_())
     lower = node.op.evaluate(*(operand.lower for operand in operands))
     return Interval(lower, node.op.evaluate(*(operand.upper for operand in operands)))
 

@@ -32,6 +32,13 @@ class Interval(NamedTuple):
         return self.lower is self.upper
 
 
+class Spent(Interval):
+    """An interval that nobody reads any more but the rule that gets it, in memory that is nobody else's: the rule may
+    write over it."""
+
+    __slots__ = ()
+
+
 def tightened(interval: Interval, low: Tensor, high: Tensor) -> Interval:
     """`interval` met with bounds of the same value. Of these NaN, and what is infinite on the wrong side, comes from an
     overflow and says nothing. What has crossed by rounding, as on a point, changes places."""
@@ -74,10 +81,10 @@ def propagate(
     results: dict[str, Interval] = {}
     for node, rule in table.resolve(graph):
         if rule is None:
-            interval = _constant(node, batch) if isinstance(node.op, Constant) else given[node.name]
+            interval = constant(node, batch) if isinstance(node.op, Constant) else given[node.name]
         else:
             operands = [results[name] for name in node.inputs]
-            interval = _applied(node, rule, operands)
+            interval = applied(node, rule, operands)
         if interval.lower is not interval.upper and node.name in known:
             met = Bounds(*interval, table.analysis).meet(known[node.name], node.name, graph.coarsest)
             interval = Interval(met.lower, met.upper)
@@ -88,12 +95,14 @@ def propagate(
     return results
 
 
-def _constant(node: Node, batch: int) -> Interval:
+def constant(node: Node, batch: int) -> Interval:
+    """The interval of a constant."""
     tensor = node.op.evaluate().expand(batch, *node.type.shape)
     return Interval(tensor, tensor)
 
 
-def _applied(node: Node, rule: IntervalRule, operands: list[Interval]) -> Interval:
+def applied(node: Node, rule: IntervalRule, operands: Sequence[Interval]) -> Interval:
+    """What a rule gives, or the value itself where all operands are known."""
     for operand in operands:
         if operand.lower is not operand.upper:
             return rule(node, *operands)
@@ -112,7 +121,9 @@ def interval_facts(
         given[node.name] = Interval(*region.box()) if box is None else Interval(box.lower, box.upper)
     certain = _read_by_jumps(state.graph, given)
     if refine is None and certain is None and state.keep is not None:
-        return _facts_of_few(state, table, source, given, state.keep)
+        from irverify.passes.frugal import facts_of_few  # which builds on this module
+
+        return facts_of_few(state, table, source, given, state.keep)
     unchanged: set[str] = set()
 
     def noted(node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
@@ -129,44 +140,9 @@ def interval_facts(
         if type(node.op) in KEEP_ORDER and name in unchanged:
             found.assume_ordered()  # its operand has been looked at
         elif not found.ordered:
-            _check_finite(node, intervals)
+            check_finite(node, intervals)
             break
     return Facts(bounds)
-
-
-def _facts_of_few(
-    state: State, table: RuleTable[IntervalRule], source: str, given: Mapping[str, Interval], keep: frozenset[str]
-) -> Facts:
-    """The same of these values alone: others are looked at where they come up, and forgotten after their last
-    reader."""
-    bounds: dict[str, Bounds] = {}
-
-    def looked_at(node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
-        if isinstance(node.op, Input):
-            return interval
-        found = Bounds(*interval, source)
-        if type(node.op) in KEEP_ORDER:
-            found.assume_ordered()  # its operand has been looked at
-        elif not found.ordered:
-            _check_finite(node, {**results, node.name: interval})
-            found.check(node.name)
-        if node.name in keep:
-            bounds[node.name] = found
-        return interval
-
-    propagate(state.graph, table, given, state.bounds, looked_at, forget=_last_read(state.graph, keep))
-    return Facts(bounds)
-
-
-@once_a_graph
-def _last_read(graph: Graph, keep: frozenset[str]) -> dict[str, tuple[str, ...]]:
-    """By the name of a node the values that nothing reads after it."""
-    last = {name: node.name for node in graph for name in node.inputs}
-    found: dict[str, tuple[str, ...]] = {}
-    for name, reader in last.items():
-        if name not in keep:
-            found[reader] = (*found.get(reader, ()), name)
-    return found
 
 
 def _read_by_jumps(graph: Graph, given: Mapping[str, Interval]) -> dict[str, Interval] | None:
@@ -193,7 +169,7 @@ def _jumping(graph: Graph) -> tuple[str, ...]:
     return tuple(name for node in graph if isinstance(node.op, Step | Trunc) for name in node.inputs)
 
 
-def _check_finite(node: Node, intervals: Mapping[str, Interval]) -> None:
+def check_finite(node: Node, intervals: Mapping[str, Interval]) -> None:
     """NaN that comes from an infinite bound, and a bound that is infinite on the wrong side, are an overflow: the
     network's and region's doing, not a fault."""
     lower, upper = intervals[node.name]

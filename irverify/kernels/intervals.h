@@ -20,31 +20,39 @@ static void NAME(padded)(const Taps *t, const int64_t around[2], const REAL *low
 CLONED static void NAME(some_channels)(const Taps *t, const int64_t around[2], const REAL *center, const REAL *radius,
                                        const REAL weight[][SIDE_BY_SIDE], const REAL *bias, int64_t n, REAL *below,
                                        REAL *above) {
-    const int64_t windows = t->windows[0] * t->windows[1];
-    for (int64_t w = 0; w < windows; w++) {
-        const int64_t y = w / t->windows[1] * t->stride[0], x = w % t->windows[1] * t->stride[1];
-        REAL middle[SIDE_BY_SIDE] = {0}, reach[SIDE_BY_SIDE] = {0};
-        const REAL(*tap)[SIDE_BY_SIDE] = weight;
-        for (int64_t k = 0; k < t->unit; k++) {
-            for (int64_t i = 0; i < t->taps[0]; i++) {
-                const int64_t at = (k * around[0] + y + i) * around[1] + x;
-                for (int64_t j = 0; j < t->taps[1]; j++, tap++) {
-                    const REAL c = center[at + j], r = radius[at + j];
-                    DO_PRAGMA(omp simd)
-                    for (int64_t v = 0; v < SIDE_BY_SIDE; v++) {
-                        const REAL a = (*tap)[v];
-                        middle[v] += a * c;
-                        reach[v] += (a < 0 ? -a : a) * r;
+    const int64_t windows = t->windows[0] * t->windows[1], step = t->stride[1];
+    for (int64_t y = 0; y < t->windows[0]; y++)
+        for (int64_t x = 0; x < t->windows[1]; x += IN_A_LINE) {
+            REAL middle[IN_A_LINE][SIDE_BY_SIDE] = {{0}}, reach[IN_A_LINE][SIDE_BY_SIDE] = {{0}};
+            const int64_t some = least(IN_A_LINE, t->windows[1] - x); /* then some meet the last window again */
+            int64_t shift[IN_A_LINE];
+            for (int64_t g = 0; g < IN_A_LINE; g++) shift[g] = least(g, some - 1) * step;
+            const REAL(*tap)[SIDE_BY_SIDE] = weight;
+            for (int64_t k = 0; k < t->unit; k++) {
+                for (int64_t i = 0; i < t->taps[0]; i++) {
+                    const int64_t at = (k * around[0] + y * t->stride[0] + i) * around[1] + x * step;
+                    for (int64_t j = 0; j < t->taps[1]; j++, tap++) {
+                        DO_PRAGMA(GCC unroll 2)
+                        for (int64_t g = 0; g < IN_A_LINE; g++) {
+                            const REAL c = center[at + j + shift[g]], r = radius[at + j + shift[g]];
+                            DO_PRAGMA(omp simd)
+                            for (int64_t v = 0; v < SIDE_BY_SIDE; v++) {
+                                const REAL a = (*tap)[v];
+                                middle[g][v] += a * c;
+                                reach[g][v] += (a < 0 ? -a : a) * r;
+                            }
+                        }
                     }
                 }
             }
+            for (int64_t v = 0; v < n; v++)
+                for (int64_t g = 0; g < some; g++) {
+                    const int64_t to = v * windows + y * t->windows[1] + x + g;
+                    const REAL c = middle[g][v] + (bias ? bias[v] : 0);
+                    below[to] = c - reach[g][v];
+                    above[to] = c + reach[g][v];
+                }
         }
-        for (int64_t v = 0; v < n; v++) {
-            const REAL c = middle[v] + (bias ? bias[v] : 0);
-            below[v * windows + w] = c - reach[v];
-            above[v * windows + w] = c + reach[v];
-        }
-    }
 }
 
 /* The interval `[out, windows 2]` of a convolution of each example, from boxes `[unit, plane 2]` of the operand, by
@@ -71,4 +79,19 @@ static int NAME(interval)(int64_t examples, int64_t out, const Taps *t, const in
     }
     free(memory);
     return 1;
+}
+
+/* Writes `center - radius` to where the radius stands, and `center + radius` to where the centre does. */
+CLONED static void NAME(around_block)(int64_t n, REAL *RESTRICT center, REAL *RESTRICT radius) {
+    DO_PRAGMA(omp simd)
+    for (int64_t i = 0; i < n; i++) {
+        const REAL c = center[i], r = radius[i];
+        center[i] = c + r;
+        radius[i] = c - r;
+    }
+}
+
+static void NAME(around)(int threads, int64_t n, REAL *center, REAL *radius) {
+    IN_PARALLEL
+    for (int64_t i = 0; i < n; i += MANY) NAME(around_block)(least(MANY, n - i), center + i, radius + i);
 }

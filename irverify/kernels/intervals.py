@@ -1,20 +1,23 @@
 """Intervals of little convolutions, whose time is what steps of their own for centre and radius take to begin, and of
-dense layers of few examples, whose time is that of reading the weight."""
+dense layers and specifications, without magnitudes of weights in memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from irverify.kernels.adjoint import CHIP
-from irverify.kernels.native import addresses, head, native
+from irverify.kernels.native import addresses, alike, head, native
 
 LITTLE, EACH = 2**19, 24
 """Up to so many products, with so many more for each element of the result; for more, two convolutions are faster."""
-FEW = 6
-"""Up to so many examples; for more, two products of matrices are faster."""
+MORE = (1, 4, 8)[CHIP]
+"""So many times as many on one thread, which is all that this uses, by how long the vectors of the processor are."""
+MOST = 64
+"""Up to so many examples; for more, two products of matrices are as fast."""
 
 
 def interval(
@@ -34,7 +37,8 @@ def interval(
     around = [n + before + after for n, (before, after) in zip(extents, padding, strict=True)]
     out, taps = weight.shape[0], weight.shape[2:]
     windows = [(n - k) // step + 1 for n, k, step in zip(around, taps, stride, strict=True)]
-    if batch * math.prod(windows) * (weight.numel() + EACH * out) > LITTLE:
+    products = batch * math.prod(windows) * (weight.numel() + EACH * out)
+    if products > LITTLE and products > LITTLE * MORE / torch.get_num_threads():
         return None
     if weight.shape[1] != channels or min(windows) < 1 or not (bias is None or bias.shape == (out,)):
         return None
@@ -51,8 +55,8 @@ def interval(
 
 def dense(lower: Tensor, upper: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """The bounds `[batch, out]` of a dense layer with `weight` `[out, in]` and `bias` `[out]` of what lies between
-    `lower` and `upper` `[batch, in]`, by centre and radius; None where there are more than a few examples."""
-    if not CHIP or lower.ndim != 2 or lower.shape != upper.shape or not 0 < lower.shape[0] <= FEW:
+    `lower` and `upper` `[batch, in]`, by centre and radius; None where there are many examples."""
+    if not CHIP or lower.ndim != 2 or lower.shape != upper.shape or not 0 < lower.shape[0] <= MOST:
         return None
     (batch, size), out = lower.shape, weight.shape[0]
     if weight.shape != (out, size) or not size or not out or not (bias is None or bias.shape == (out,)):
@@ -62,5 +66,42 @@ def dense(lower: Tensor, upper: Tensor, weight: Tensor, bias: Tensor | None) -> 
     if found is None or native is None or not all(part.is_contiguous() for part in parts):
         return None
     below, above = lower.new_empty(batch, out), lower.new_empty(batch, out)
-    done = native.dense(*head(weight), batch, out, size, *found, below.data_ptr(), above.data_ptr())
+    done = native.dense(*head(weight), CHIP, batch, out, size, *found, below.data_ptr(), above.data_ptr())
     return (below, above) if done else None
+
+
+def spec(
+    lower: Tensor, upper: Tensor, rows: Tensor, offset: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """The bounds `[batch, count]` of rows `[batch, count, out]`, with their constants `offset` `[batch, count]`, over
+    what a dense layer with `weight` `[out, in]` and `bias` `[out]` makes of what lies between `lower` and `upper`
+    `[batch, in]`; without a weight over that itself. Rows and constants may be those of one example, expanded."""
+    if not CHIP or lower.ndim != 2 or lower.shape != upper.shape or rows.ndim != 3 or not lower.numel():
+        return None
+    (batch, size), (count, out) = lower.shape, rows.shape[1:]
+    if rows.shape[0] != batch or offset.shape != (batch, count) or not count or not out:
+        return None
+    if (out != size or bias is not None) if weight is None else weight.shape != (out, size):
+        return None
+    if bias is not None and bias.shape != (out,):
+        return None
+    parts = (lower, upper, rows[0], offset[0], *(part for part in (weight, bias) if part is not None))
+    steps = [0 if batch == 1 else part.stride(0) for part in (rows, offset)]
+    apart = all(step == 0 or step == part[0].numel() for step, part in zip(steps, (rows, offset), strict=True))
+    found = addresses(lower, upper, rows, offset, weight, bias)
+    if found is None or native is None or not apart or not all(part.is_contiguous() for part in parts):
+        return None
+    below, above = lower.new_empty(batch, count), lower.new_empty(batch, count)
+    given = *found[:3], steps[0], found[3], steps[1], *found[4:]
+    done = native.spec(*head(lower), batch, count, out, size, *given, below.data_ptr(), above.data_ptr())
+    return (below, above) if done else None
+
+
+def around(center: Tensor, radius: Tensor) -> bool:
+    """Writes the bounds `center - radius` to where the radius stands, and `center + radius` to where the centre does;
+    False where that is not done. The two are apart in memory."""
+    found = alike(center, radius)
+    if found is None or native is None:
+        return False
+    native.around(*head(center), center.numel(), *found)
+    return True

@@ -49,12 +49,12 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 27
+#define VERSION 28
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
-enum { SIDE_BY_SIDE = 16 }; /* channels of a convolution */
-enum { ABREAST = 4 };       /* rows that meet a weight of a little convolution together */
+enum { SIDE_BY_SIDE = 16, IN_A_LINE = 2 }; /* channels and windows of a convolution */
+enum { ABREAST = 4 };                      /* rows that meet a weight of a little convolution together */
 enum { LARGEST, SMALLEST, TOTAL };
 
 /* Where the coefficients of rows lie in a value of planes `[owner, outer, plane[0], plane[1], unit]`: at windows
@@ -446,10 +446,26 @@ METHOD(forward) {
 
 METHOD(dense) {
     int done;
-    BEGIN(2 + 3 + 6)
-    done = CALL(dense, v[2], v[3], v[4], AT(v[5]), AT(v[6]), AT(v[7]), AT(v[8]), AT(v[9]), AT(v[10]));
+    BEGIN(2 + 4 + 6)
+    done = CALL(dense, (int)v[2] - 1, v[3], v[4], v[5], AT(v[6]), AT(v[7]), AT(v[8]), AT(v[9]), AT(v[10]), AT(v[11]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);
+}
+
+METHOD(spec) {
+    int done;
+    BEGIN(2 + 4 + 10)
+    const int64_t *w = v + 6;
+    done = CALL(spec, v[2], v[3], v[4], v[5], AT(w[0]), AT(w[1]), AT(w[2]), w[3], AT(w[4]), w[5], AT(w[6]), AT(w[7]),
+                AT(w[8]), AT(w[9]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(done);
+}
+
+METHOD(around) {
+    BEGIN(2 + 1 + 2)
+    CALL(around, v[2], AT(v[3]), AT(v[4]));
+    END
 }
 
 METHOD(ordered) {
@@ -560,8 +576,8 @@ static PyMethodDef methods[] = {
     ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
     ENTRY(adjoint_of_pooled), ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows),
-    ENTRY(interval), ENTRY(dense), ENTRY(ordered), ENTRY(inside), ENTRY(largest), ENTRY(means), ENTRY(means_back),
-    ENTRY(candidates), ENTRY(upward), ENTRY(turned), ENTRY(forward),
+    ENTRY(interval), ENTRY(dense), ENTRY(spec), ENTRY(around), ENTRY(ordered), ENTRY(inside), ENTRY(largest),
+    ENTRY(means), ENTRY(means_back), ENTRY(candidates), ENTRY(upward), ENTRY(turned), ENTRY(forward),
     ENTRY(select_places), ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel),
     ENTRY(half_parallel_back), ENTRY(adjoint_of_bent),
     {NULL, NULL, 0, NULL},

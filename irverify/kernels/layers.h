@@ -248,10 +248,72 @@ static int NAME(layers)(int threads, const Layers *p, int chip, const REAL *cons
     return 1;
 }
 
+/* The boxes of examples as a centre and a radius `[in, pitch]` each, zeros behind those of the last example. */
+static void NAME(boxes_turned)(int64_t examples, int64_t in, int64_t pitch, const REAL *lower, const REAL *upper,
+                         REAL *RESTRICT center, REAL *RESTRICT radius) {
+    for (int64_t from = 0; from < in; from += SIDE_BY_SIDE)
+        for (int64_t e = 0; e < examples; e++)
+            for (int64_t k = from; k < least(in, from + SIDE_BY_SIDE); k++) {
+                const REAL high = upper[e * in + k], middle = high - (high - lower[e * in + k]) * (REAL)0.5;
+                center[k * pitch + e] = middle;
+                radius[k * pitch + e] = high - middle;
+            }
+}
+
+/* Part of some lines of a weight and their magnitudes, `[HIGH_ROWS, PITCH]` each; zeros where there are fewer lines. */
+CLONED static void NAME(some_lines)(int64_t lines, int64_t depth, int64_t in, const REAL *weight, REAL *RESTRICT line,
+                                    REAL *RESTRICT size_of) {
+    for (int64_t i = 0; i < HIGH_ROWS; i++, line += PITCH, size_of += PITCH)
+        for (int64_t k = 0; k < depth; k++) {
+            const REAL v = i < lines ? weight[i * in + k] : 0;
+            line[k] = v;
+            size_of[k] = v < 0 ? -v : v;
+        }
+}
+
+/* What `dense` finds, for so many examples that each element of the weight meets whole vectors of them. */
+static int NAME(dense_of_many)(int threads, int chip, int64_t examples, int64_t out, int64_t in, const REAL *lower,
+                               const REAL *upper, const REAL *weight, const REAL *bias, REAL *below, REAL *above) {
+    const int64_t pitch = NAME(whole)(examples), room = HIGH_ROWS * (PITCH + pitch);
+    REAL *const center = calloc(2 * in * pitch + threads * 2 * room, sizeof(REAL)), *const radius = center + in * pitch;
+    if (!center) return 0;
+    Product *const *const product = NAME(products)[chip];
+    int64_t places[DEEP];
+    for (int64_t k = 0; k < DEEP; k++) places[k] = k;
+    NAME(boxes_turned)(examples, in, pitch, lower, upper, center, radius);
+    IN_PARALLEL
+    for (int64_t o = 0; o < out; o += HIGH_ROWS) {
+        REAL *const line = radius + in * pitch + THREAD * 2 * room, *const size_of = line + HIGH_ROWS * PITCH;
+        REAL *const middle = size_of + HIGH_ROWS * PITCH, *const reach = middle + HIGH_ROWS * pitch;
+        const int64_t lines = least(HIGH_ROWS, out - o);
+        for (int64_t from = 0; from < in; from += DEEP) {
+            const int64_t depth = least(DEEP, in - from);
+            NAME(some_lines)(lines, depth, in, weight + o * in + from, line, size_of);
+            for (int64_t at = 0, width; at < pitch; at += width) {
+                int k = 0; /* the widest that fits */
+                width = 128 / sizeof(REAL);
+                while (!product[k] || at + width > pitch) k++, width /= 2;
+                product[k](depth, places, line, center + from * pitch + at, pitch, middle + at, pitch, from > 0);
+                product[k](depth, places, size_of, radius + from * pitch + at, pitch, reach + at, pitch, from > 0);
+            }
+        }
+        for (int64_t i = 0; i < lines; i++)
+            for (int64_t e = 0; e < examples; e++) {
+                const REAL c = middle[i * pitch + e] + (bias ? bias[o + i] : 0), r = reach[i * pitch + e];
+                below[e * out + o + i] = c - r;
+                above[e * out + o + i] = c + r;
+            }
+    }
+    free(center);
+    return 1;
+}
+
 /* The intervals `[examples, out]` of a dense layer, from boxes `[examples, in]`, by centre and radius, one line of the
    weight after the other. `bias` may be null. Whether there was memory enough. */
-static int NAME(dense)(int threads, int64_t examples, int64_t out, int64_t in, const REAL *lower, const REAL *upper,
-                       const REAL *weight, const REAL *bias, REAL *below, REAL *above) {
+static int NAME(dense)(int threads, int chip, int64_t examples, int64_t out, int64_t in, const REAL *lower,
+                       const REAL *upper, const REAL *weight, const REAL *bias, REAL *below, REAL *above) {
+    if (examples > ONE_BY_ONE)
+        return NAME(dense_of_many)(threads, chip, examples, out, in, lower, upper, weight, bias, below, above);
     const int64_t size = NAME(whole)(in);
     REAL *const boxes = calloc((2 * examples + threads) * size, sizeof(REAL));
     if (!boxes) return 0;
@@ -273,5 +335,46 @@ static int NAME(dense)(int threads, int64_t examples, int64_t out, int64_t in, c
         }
     }
     free(boxes);
+    return 1;
+}
+
+/* Adds `factor` times one line to another. */
+CLONED static void NAME(added)(int64_t n, REAL factor, const REAL *RESTRICT line, REAL *RESTRICT to) {
+    DO_PRAGMA(omp simd)
+    for (int64_t i = 0; i < n; i++) to[i] += factor * line[i];
+}
+
+/* The intervals `[examples, count]` of rows `[examples, count, out]` over what a dense layer makes of boxes `[examples,
+   in]`, or over the boxes themselves where there is no weight and `out` is `in`; the rows and their constants `offset`
+   `[examples, count]` begin so many elements after those of the example before. Whether there was memory enough. */
+static int NAME(spec)(int threads, int64_t examples, int64_t count, int64_t out, int64_t in, const REAL *lower,
+                      const REAL *upper, const REAL *rows, int64_t each, const REAL *offset, int64_t each_offset,
+                      const REAL *weight, const REAL *bias, REAL *below, REAL *above) {
+    const int64_t size = NAME(whole)(in);
+    REAL *const memory = calloc(3 * threads * size, sizeof(REAL));
+    if (!memory) return 0;
+    IN_PARALLEL
+    for (int64_t e = 0; e < examples; e++) {
+        REAL *const center = memory + 3 * THREAD * size, *const radius = center + size, *const line = radius + size;
+        NAME(boxes_turned)(1, in, 1, lower + e * in, upper + e * in, center, radius);
+        for (int64_t i = 0; i < count; i++) {
+            const REAL *const row = rows + e * each + i * out;
+            REAL reach, constant = offset[e * each_offset + i];
+            if (weight) {
+                memset(line, 0, in * sizeof(REAL));
+                for (int64_t k = 0; k < out; k++) {
+                    if (row[k] == 0) continue;
+                    if (bias) constant += row[k] * bias[k];
+                    NAME(added)(in, row[k], weight + k * in, line);
+                }
+            } else {
+                memcpy(line, row, in * sizeof(REAL));
+            }
+            const REAL middle = NAME(reached)(size, line, center, radius, &reach) + constant;
+            below[e * count + i] = middle - reach;
+            above[e * count + i] = middle + reach;
+        }
+    }
+    free(memory);
     return 1;
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-VERSION = 27
+VERSION = 28
 """That of the functions of kernels.c which are called here."""
 OFF = "IRVERIFY_KERNELS"
 """The environment variable that turns compiled code off: 0."""

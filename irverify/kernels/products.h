@@ -3,6 +3,7 @@
    a time; the matrix stays where it is, since it is read one line after the other and a line in one go. */
 
 enum { DEEP = 256, PITCH = DEEP + 16, HIGH_ROWS = 12, TOGETHER = 48, STRIPE = 128, COPIED = 32 };
+enum { ONE_BY_ONE = 6 }; /* up to so many examples each element of a weight meets one at a time */
 enum { THROUGH = 1, CONSTANT = 2 }; /* what lines let through */
 
 /* A dense layer backwards, with the lines around its results: `weight` `[from, to]`, `bias` `[from]`, and `slope`, `rise`,

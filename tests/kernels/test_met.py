@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from irverify.ir.graph import Node
-from irverify.ir.ops import Conv, Linear
+from irverify.ir.ops import Conv, Linear, Spec
 from irverify.ir.types import TensorType
-from irverify.kernels import available, bounds, native
+from irverify.kernels import available, bounds, intervals, native
 from irverify.kernels.adjoint import CHIP
-from irverify.kernels.intervals import FEW, dense, interval
+from irverify.kernels.intervals import MOST, around, dense, interval, spec
 from irverify.kernels.units import unit_rows
 from irverify.passes.adjoints import before_convolution
 from irverify.passes.bent import Lines
@@ -249,7 +249,7 @@ def test_intervals_of_a_dense_layer_by_hand() -> None:
 @vectors
 @settings(max_examples=40)
 @given(
-    DTYPES, SEEDS, st.integers(1, 20), st.sampled_from((1, 3, 8, 9, 16, 40, 77, 300)), st.integers(1, FEW),
+    DTYPES, SEEDS, st.integers(1, 20), st.sampled_from((1, 3, 8, 9, 16, 40, 77, 300)), st.integers(1, MOST),
     st.booleans(),
 )  # fmt: skip
 def test_intervals_of_dense_layers(
@@ -298,7 +298,7 @@ def test_dense_layers_left_to_pytorch() -> None:
     assert dense(lower.half(), lower.half(), weight.half(), None) is None
     for bias in (torch.ones(1), torch.ones(3, 1), torch.ones(1).expand(3), torch.ones(3).double()):
         assert dense(lower, lower, weight, bias) is None
-    for shape in ((0, 5), (FEW + 1, 5), (2, 2, 5)):
+    for shape in ((0, 5), (MOST + 1, 5), (2, 2, 5)):
         assert dense(torch.zeros(shape), torch.zeros(shape), weight, None) is None
     assert dense(lower, lower, weight[:0], None) is None
     assert dense(lower[:, :0], lower[:, :0], weight[:, :0], None) is None
@@ -315,6 +315,139 @@ def test_gradients_of_dense_layers(part: str) -> None:
     found = rule(node, Interval(given["lower"], given["upper"]))
     assert found.lower.requires_grad
     assert found.upper.requires_grad
+
+
+@vectors
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [6, 7, 12, 16, 33, 64])
+def test_dense_layers_by_vectors_of_any_length(dtype: torch.dtype, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding is that of sums in some order, whatever the processor's vectors."""
+    lower, upper = drawn(batch, 531, seed=1, dtype=dtype, odd=False), torch.full((batch, 531), 9.0, dtype=dtype)
+    weight, bias = drawn(29, 531, seed=2, dtype=dtype, odd=False), drawn(29, seed=3, dtype=dtype, odd=False)
+    center, radius = (lower + upper) / 2, (upper - lower) / 2
+    middle, reach = center @ weight.T + bias, radius @ weight.abs().T
+    for chip in range(1, CHIP + 1):
+        monkeypatch.setattr(intervals, "CHIP", chip)
+        found = dense(lower, upper, weight, bias)
+        assert found is not None
+        slack = 531 * torch.finfo(dtype).eps * float(reach.max())
+        torch.testing.assert_close(found, (middle - reach, middle + reach), rtol=0, atol=slack)
+
+
+def test_bounds_around_centres_by_hand() -> None:
+    center, radius = torch.tensor([1.0, -2.0, math.nan, 0.0]), torch.tensor([0.5, 3.0, 1.0, math.inf])
+    assert around(center, radius)
+    same(radius, torch.tensor([0.5, -5.0, math.nan, -math.inf]))
+    same(center, torch.tensor([1.5, 1.0, math.nan, math.inf]))
+    assert around(torch.zeros(0), torch.zeros(0))
+
+
+def test_bounds_around_centres_left_to_pytorch() -> None:
+    center = torch.ones(2, 3)
+    for radius in (torch.ones(3, 2).mT, torch.ones(2, 3).double(), torch.ones(6)):
+        assert not around(center, radius)
+    assert not around(center.half(), center.half())
+    assert not around(torch.ones(1).expand(4), torch.ones(1).expand(4))
+    assert center.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+def spec_rule(op: Spec, lower: Tensor, upper: Tensor, rows: Tensor, offset: Tensor) -> tuple[Tensor, ...]:
+    types = [TensorType(tuple(part.shape[1:]), part.dtype) for part in (lower, rows, offset)]
+    rule, node = IBP.find(Spec), Node("m", op, ("y", "C", "d"), op.infer(*types))
+    assert rule is not None
+    return tuple(rule(node, Interval(lower, upper), Interval(rows, rows), Interval(offset, offset)))
+
+
+@vectors
+def test_specification_by_hand() -> None:
+    """y = (2 x_0 + 1, x_1 - x_0) for x_0 in [0, 1] and x_1 in [2, 2]: y_0 - y_1 = 3 x_0 - x_1 + 1, and -y_1."""
+    lower, upper = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 2.0]])
+    rows = torch.tensor([[[1.0, -1.0], [0.0, -1.0]]])
+    weight, bias = torch.tensor([[2.0, 0.0], [-1.0, 1.0]]), torch.tensor([1.0, 0.0])
+    found = spec(lower, upper, rows, torch.zeros(1, 2), weight, bias)
+    assert found is not None
+    assert [side.tolist() for side in found] == [[[-1, -2]], [[2, -1]]]
+
+
+@vectors
+@settings(max_examples=40)
+@given(
+    DTYPES, SEEDS, st.integers(1, 12), st.integers(1, 5), st.sampled_from((1, 3, 8, 9, 40, 300)), st.integers(1, 9),
+    st.booleans(), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_specifications(
+    dtype: torch.dtype, seed: int, out: int, count: int, size: int, batch: int, weighted: bool, biased: bool, one: bool
+) -> None:
+    """Whole numbers, whose sums are exact; rows of each example, and of one for all."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def whole(*shape: int) -> Tensor:
+        return torch.randint(-3, 4, shape, generator=generator).to(dtype)
+
+    weight, bias = (whole(out, size), whole(out) if biased else None) if weighted else (None, None)
+    lower = whole(batch, size)
+    upper = lower + torch.randint(0, 4, lower.shape, generator=generator)
+    examples = 1 if one else batch
+    rows = whole(examples, count, out if weighted else size).expand(batch, -1, -1)
+    offset = whole(examples, count).expand(batch, -1)
+    found = spec(lower, upper, rows, offset, weight, bias)
+    assert found is not None
+    same(found, spec_rule(Spec(weight, bias), lower, upper, rows, offset))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "native", None)
+        same(found, spec_rule(Spec(weight, bias), lower, upper, rows, offset))
+
+
+@vectors
+def test_specifications_of_what_is_infinite_or_no_number() -> None:
+    rows, offset = torch.ones(2, 1, 9), torch.zeros(2, 1)
+    for odd in (math.nan, math.inf, -math.inf):
+        lower = torch.zeros(2, 9)
+        lower[1, 8] = odd
+        for weight in (None, torch.ones(9, 9)):
+            found = spec(lower, lower.clone(), rows, offset, weight, None)
+            assert found is not None
+            assert all(bool(side[1].isnan()) and float(side[0]) == 0 for side in found)
+        box, some = torch.zeros(2, 9), torch.where(lower == 0, 1.0, odd).unsqueeze(1)
+        for weight in (None, torch.ones(9, 9)):
+            found = spec(box, box, some, offset, weight, None)
+            assert found is not None
+            assert all(bool(side[1].isnan()) and float(side[0]) == 0 for side in found)
+
+
+@vectors
+def test_specifications_left_to_pytorch() -> None:
+    lower, rows, offset, weight = torch.zeros(2, 5), torch.ones(2, 4, 3), torch.zeros(2, 4), torch.ones(3, 5)
+    assert spec(lower, lower, rows, offset, weight, None) is not None
+    assert spec(lower, lower[:1], rows, offset, weight, None) is None
+    assert spec(lower, lower, rows[:1], offset, weight, None) is None
+    assert spec(lower, lower, rows, offset[:, :3], weight, None) is None
+    assert spec(lower, lower, rows, offset, None, None) is None
+    assert spec(lower, lower, rows, offset, weight, torch.ones(1)) is None
+    assert spec(lower, lower, rows, offset, weight, torch.ones(1).expand(3)) is None
+    assert spec(lower, lower, rows, offset, torch.ones(5, 3).mT, None) is None
+    assert spec(lower, lower, torch.ones(2, 3, 4).mT, offset, weight, None) is None
+    assert spec(lower, lower, torch.ones(4, 4, 3)[::2], offset, weight, None) is None
+    assert spec(lower.double(), lower.double(), rows, offset, weight, None) is None
+    assert spec(lower[:0], lower[:0], rows[:0], offset[:0], weight, None) is None
+    assert spec(lower[:, :0], lower[:, :0], rows, offset, weight[:, :0], None) is None
+    assert spec(lower, lower, rows[:, :0], offset[:, :0], weight, None) is None
+    with torch.autocast("cpu"):
+        found = spec_rule(Spec(weight), lower, lower, rows, offset)
+    assert found[0].tolist() == [[0] * 4] * 2
+
+
+@vectors
+@pytest.mark.parametrize("part", ["lower", "rows", "offset", "weight", "bias"])
+def test_gradients_of_specifications(part: str) -> None:
+    given = {
+        "lower": torch.zeros(2, 5), "rows": torch.ones(2, 4, 3), "offset": torch.zeros(2, 4),
+        "weight": torch.randn(3, 5), "bias": torch.ones(3),
+    }  # fmt: skip
+    given[part].requires_grad_()
+    op = Spec(given["weight"], given["bias"])
+    found = spec_rule(op, given["lower"], torch.ones(2, 5), given["rows"], given["offset"])
+    assert all(side.requires_grad for side in found)
 
 
 def test_order_by_hand() -> None:

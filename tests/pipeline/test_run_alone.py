@@ -13,8 +13,8 @@ from irverify.errors import UnsupportedError
 from irverify.ir.graph import Node
 from irverify.ir.ops import Relu, Sigmoid
 from irverify.ir.text import parse_graph
-from irverify.passes import propagate
-from irverify.passes.propagate import Interval, IntervalRule
+from irverify.passes import frugal
+from irverify.passes.propagate import Interval, IntervalRule, applied
 from irverify.pipeline import margins, run
 from irverify.pipeline.manager import run_alone
 from irverify.regions import Box
@@ -76,6 +76,81 @@ graph "test" {
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize("method", ["ibp", "interval"])
+@given(data=st.data())
+def test_some_examples_at_a_time(method: str, data: st.DataObject) -> None:
+    """Wide values for one, two or three examples at a time, and nothing that others may see is written over."""
+    graph = data.draw(graphs(kinds=KINDS))
+    regions = data.draw(boxes(graph))
+    ends = [side for region in regions for side in region.box()]
+    before, whole = [side.clone() for side in ends], run(graph, method, regions).bounds
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frugal, "HELD", data.draw(st.sampled_from((1, 64, 512))))
+        first, second = (run_alone(graph, method, regions, {}).bounds for _ in range(2))
+    for side, unchanged in zip(ends, before, strict=True):
+        assert torch.equal(side, unchanged)
+    for name in graph.outputs:
+        for found in (first[name], second[name]):
+            torch.testing.assert_close(found.lower, whole[name].lower, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(found.upper, whole[name].upper, rtol=1e-9, atol=1e-9)
+
+
+POOLED = """
+graph "pooled" {
+  %x: f64[1, 6, 6] = input()
+  %c = conv(%x) {weight=tensor([[[[1, -1], [2, 1]]], [[[1, 1], [-1, 3]]]]), bias=tensor([1, -1]), stride=(1, 1), \
+padding=((0, 1), (0, 1)), dilation=(1, 1), groups=1}
+  %r = relu(%c)
+  %m = max_pool(%r) {kernel=(3, 3), stride=(3, 3), padding=((0, 0), (0, 0)), dilation=(1, 1)}
+  %f = reshape(%m) {shape=(8,)}
+  return %f
+}
+""".replace("\\\n", "")
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 5, 7])
+def test_wide_planes(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolution, ReLU and pooling are computed for two examples at a time, whatever is left at the end."""
+    graph = parse_graph(POOLED)
+    generator = torch.Generator().manual_seed(batch)
+    lower = torch.randn(batch, 1, 6, 6, dtype=torch.float64, generator=generator)
+    region = Box(lower, lower + torch.rand(lower.shape, dtype=torch.float64, generator=generator))
+    sizes = []
+    def counted(node: Node, rule: IntervalRule, operands: list[Interval]) -> Interval:
+        sizes.append(operands[0].lower.shape[0])
+        return applied(node, rule, operands)
+
+    monkeypatch.setattr(frugal, "applied", counted)
+    monkeypatch.setattr(frugal, "HELD", 2 * 2 * 36 * 8 * frugal.TENSORS)
+    found = run_alone(graph, "ibp", region, {}).bounds["f"]
+    whole = run(graph, "ibp", region).bounds["f"]
+    assert torch.equal(found.lower, whole.lower)
+    assert torch.equal(found.upper, whole.upper)
+    assert all(size <= 2 for size in sizes[:-1])
+    assert sizes[-1] == batch  # what is narrow all at once
+
+
+@pytest.mark.parametrize("part", ["lower", "weight"])
+def test_gradients_are_kept(part: str) -> None:
+    graph = parse_graph("""
+graph "test" {
+  %x: f64[2] = input()
+  %z = linear(%x) {weight=tensor([[1, 1], [1, -1]]), bias=tensor([0, 0])}
+  %r = relu(%z)
+  %y = linear(%r) {weight=tensor([[1, -1]]), bias=tensor([1])}
+  return %y
+}
+""")
+    lower = torch.zeros(3, 2).double()
+    given = lower if part == "lower" else graph.leaves[0]
+    given.requires_grad_()
+    region = Box(lower, lower + 1)
+    gradients: list[torch.Tensor] = []
+    for state in (run(graph, "ibp", region), run_alone(graph, "ibp", region, {})):
+        gradients += torch.autograd.grad(state.bounds["y"].lower.sum(), given)
+    assert torch.equal(*gradients)
+
+
 def test_margins_need_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than two values are held: what is read, and what is made."""
     layers = "\n".join(
@@ -85,14 +160,12 @@ def test_margins_need_little(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = parse_graph(f'graph "deep" {{\n  %x: f64[2] = input()\n  %r0 = relu(%x)\n{layers}\n  return %r6\n}}')
     made: list[weakref.ref[torch.Tensor]] = []
     alive = []
-    applied = propagate._applied
-
     def counted(node: Node, rule: IntervalRule, operands: list[Interval]) -> Interval:
         found = applied(node, rule, operands)
         made.extend(weakref.ref(side) for side in found)
         alive.append(sum(side() is not None for side in made))
         return found
 
-    monkeypatch.setattr(propagate, "_applied", counted)
+    monkeypatch.setattr(frugal, "applied", counted)
     margins(graph, Box(-torch.ones(1, 2).double(), torch.ones(1, 2).double()), 0)
     assert max(alive) <= 6  # with those that were read last
