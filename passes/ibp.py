@@ -65,20 +65,14 @@ def affine(node: Node, *operands: Interval) -> Interval:
 def _little(op: Conv | Linear, operand: Interval) -> Interval | None:
     """The same for a convolution with little to do, or a dense layer of few examples, in compiled code."""
     weight, bias = value(op.weight), None if op.bias is None else value(op.bias)
+    if recorded(*operand, weight, bias) or torch.is_autocast_enabled("cpu"):
+        return None
     if isinstance(op, Linear):
-        return _dense(operand, weight, bias)
-    if weight.ndim != 4 or max(*op.dilation, op.groups) > 1:
+        found = dense(*operand, weight, bias)
+    elif weight.ndim != 4 or max(*op.dilation, op.groups) > 1:
         return None
-    if recorded(*operand, weight, bias) or torch.is_autocast_enabled("cpu"):
-        return None
-    found = interval(*operand, weight, bias, op.stride, op.padding)
-    return None if found is None else Interval(*found)
-
-
-def _dense(operand: Interval, weight: Tensor, bias: Tensor | None) -> Interval | None:
-    if recorded(*operand, weight, bias) or torch.is_autocast_enabled("cpu"):
-        return None
-    found = dense(*operand, weight, bias)
+    else:
+        found = interval(*operand, weight, bias, op.stride, op.padding)
     return None if found is None else Interval(*found)
 
 
@@ -114,8 +108,6 @@ def _spec(node: Node, operand: Interval, rows: Interval, offset: Interval) -> In
     if (found := _at_once(node, operand, rows, offset)) is not None:
         return found
     matrix, constant = spec_rows(node, rows, offset)
-    if matrix.shape[0] == 1 and (alone := _dense(operand, matrix[0], constant[0])) is not None:
-        return alone
     center = middle(operand)
     radius = product(matrix.abs(), operand.upper - center)
     center = product(matrix, center) + constant

@@ -19,6 +19,10 @@ MORE = (1, 4, 8)[CHIP]
 MOST = 64
 """Up to so many examples; for more, two products of matrices are as fast."""
 
+LISTED, SPARSE = 2**12, 8
+"""Where rows of an example have more coefficients, and so many times as many of them as there are rows are not zero, a
+product of matrices is faster."""
+
 
 def interval(
     lower: Tensor,
@@ -90,6 +94,8 @@ def spec(
     apart = all(step == 0 or step == part[0].numel() for step, part in zip(steps, (rows, offset), strict=True))
     found = addresses(lower, upper, rows, offset, weight, bias)
     if found is None or native is None or not apart or not all(part.is_contiguous() for part in parts):
+        return None
+    if weight is not None and count * out > LISTED and int(rows.count_nonzero()) > SPARSE * batch * count:
         return None
     below, above = lower.new_empty(batch, count), lower.new_empty(batch, count)
     given = *found[:3], steps[0], found[3], steps[1], *found[4:]

@@ -432,8 +432,11 @@ def test_specifications_left_to_pytorch() -> None:
     assert spec(lower[:0], lower[:0], rows[:0], offset[:0], weight, None) is None
     assert spec(lower[:, :0], lower[:, :0], rows, offset, weight[:, :0], None) is None
     assert spec(lower, lower, rows[:, :0], offset[:, :0], weight, None) is None
+    many, weight = torch.eye(100).expand(2, -1, -1), torch.ones(100, 5)
+    assert spec(lower, lower, many, torch.zeros(2, 100), weight, None) is not None
+    assert spec(lower, lower, torch.ones(2, 100, 100), torch.zeros(2, 100), weight, None) is None
     with torch.autocast("cpu"):
-        found = spec_rule(Spec(weight), lower, lower, rows, offset)
+        found = spec_rule(Spec(torch.ones(3, 5)), lower, lower, rows, offset)
     assert found[0].tolist() == [[0] * 4] * 2
 
 
