@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from irverify.ir.params import value
 from irverify.kernels.flips import turned, upward
 from irverify.kernels.forward import forward
 from irverify.passes.bent import Lines
-from irverify.passes.forms import Dense, Form, Wide, as_compiled
+from irverify.passes.forms import Dense, Form, Wide
 from irverify.passes.lines import sums
 from irverify.passes.needs import exact_ranges
 from irverify.passes.onward import Onward, Turning
@@ -48,20 +49,27 @@ def worthwhile(graph: Graph) -> bool:
     return plain and any(node.inputs[0] not in exact_ranges(graph) for node in relus)
 
 
+class _Places(NamedTuple):
+    """Where rows are noted, inputs and results of ReLUs; those ReLUs, and which of them read what others read too; the
+    values that have to be known for those of pre-activations; how many elements the results of all ReLUs have."""
+
+    ends: frozenset[str]
+    relus: frozenset[str]
+    shared: frozenset[str]
+    ahead: frozenset[str]
+    width: int
+
+
 @once_a_graph
-def _ahead(graph: Graph) -> frozenset[str]:
-    """The values that have to be known for those of pre-activations."""
-    wanted: set[str] = set()
+def _places(graph: Graph) -> _Places:
+    relus = {node.name: node.type.size for node in graph if isinstance(node.op, Relu)}
+    ahead: set[str] = set()
     for node in reversed(graph.nodes):
-        if isinstance(node.op, Relu) or node.name in wanted:
-            wanted.update(node.inputs)
-    return frozenset(wanted)
-
-
-@once_a_graph
-def _width(graph: Graph) -> int:
-    """How many elements the results of all ReLUs have."""
-    return sum(node.type.size for node in graph if isinstance(node.op, Relu))
+        if node.name in relus or node.name in ahead:
+            ahead.update(node.inputs)
+    ends = frozenset(relus).union(node.name for node in graph.inputs)
+    shared = frozenset(name for name in relus if len(graph.users(graph[name].inputs[0])) > 1)
+    return _Places(ends, frozenset(relus), shared, frozenset(ahead), sum(relus.values()))
 
 
 @torch.no_grad()
@@ -74,7 +82,7 @@ def flipped(view: View, target: Node, bounds: Interval, limit: int) -> Tensor:
         view, bounds, owner, elements = view.single(0), Interval(*(side[0] for side in bounds)), None, pairs
     else:
         owner, elements = torch.div(pairs, count, rounding_mode="floor"), pairs % count
-    step = max(1, limit // max(1, _width(view.context.graph) * bounds.lower.element_size()))
+    step = max(1, limit // max(1, _places(view.context.graph).width * bounds.lower.element_size()))
     best = []
     for start in range(0, batch * count, step):
         some = slice(start, start + step)
@@ -95,10 +103,11 @@ class Trail(Sweep):
         """The coefficients there, `[rows, *shape]`."""
         self._begun: tuple[Mapping[str, Form], Tensor] = {}, self.constant
         """All rows and their constants where they meet the first of them."""
+        self._noted = _places(self.view.context.graph).ends - self.view.context.known.keys()
         return super().lower_bounds()
 
     def _step(self, node: Node) -> None:
-        if isinstance(node.op, Relu | Input) and node.name not in self.view.context.known:
+        if node.name in self._noted:
             if not self._met:
                 self._begun = dict(self.pending), self.constant
             self._met[node.name] = self.pending[node.name].dense()
@@ -108,6 +117,8 @@ class Trail(Sweep):
         """Lower bounds of the rows, which have come to their end, `[rows]`, with the slopes turned over that promise
         most."""
         up = _Up(self.view, self.owner, self._met, torch.zeros_like(self.constant))
+        if not bool((up.greatest > 0).any()):
+            return self.constant
         second = Sweep(_Turned(self.view, up.gains, up.greatest * SHARE), *self._given)
         second.pending, second.constant = dict(self._begun[0]), self._begun[1]
         return second.lower_bounds()
@@ -126,11 +137,11 @@ class _Up:
         self.greatest = greatest
         """The greatest of these, `[rows]`."""
         graph, values = view.context.graph, dict[str, Tensor]()
-        ahead = _ahead(graph)
+        self._places = _places(graph)
         for node in graph:
-            if node.name in met and isinstance(node.op, Relu):
+            if node.name in self._places.relus and node.name in met:
                 values[node.name] = self._bend(node.name, values[node.inputs[0]])
-            elif node.name in ahead:
+            elif node.name in self._places.ahead:
                 values[node.name] = self._value(node, values)
 
     def _value(self, node: Node, values: Mapping[str, Tensor]) -> Tensor:
@@ -159,12 +170,12 @@ class _Up:
             return torch.zeros_like(rows)
         if lines.rise is None or lines.top is None or lines.base is not None:  # there is no choice
             return value * self._gathered(lines.slope)
-        if as_compiled(Dense(rows, self._owner), (lines.slope, lines.rise, lines.top)) is not None:
-            value = stored_as(rows, value)
-            gains = upward(rows, value, self._owner, lines.slope, lines.rise, lines.top, self.greatest)
-            if gains is not None:
-                self.gains[name] = gains
-                return value
+        found = value.clone() if name in self._places.shared else value
+        found = stored_as(rows, found)
+        gains = upward(rows, found, self._owner, lines.slope, lines.rise, lines.top, self.greatest)
+        if gains is not None:
+            self.gains[name] = gains
+            return found
         slope, rise, top = (self._gathered(part) for part in (lines.slope, lines.rise, lines.top))
         gains = (rows.clamp(min=0) * value * ((value > 0).to(rows.dtype) - slope)).masked_fill_(rise == 0, 0)
         self.gains[name] = gains
@@ -220,10 +231,9 @@ class TurnedLines(Lines):
         assert self.rise is not None
         assert self.top is not None
         lines, (gains, least) = (self.slope, self.rise, self.top), self.turning
-        if rows.stride() == gains.stride() and as_compiled(Dense(rows, form.owner), lines) is not None:
-            found = turned(rows, gains, least, form.owner, *lines)
-            if found is not None:
-                return Dense(found[0], form.owner), found[1]
+        found = turned(rows, gains, least, form.owner, *lines)
+        if found is not None:
+            return Dense(found[0], form.owner), found[1]
         slope, rise, top = Dense(rows, form.owner).at(lines)
         least = least.reshape(-1, *(1,) * (rows.ndim - 1))
         below = torch.where(gains > least, 1 - slope, slope)

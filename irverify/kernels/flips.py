@@ -1,8 +1,8 @@
 """Values of rows up through the lines around ReLUs, and rows down along these with some slopes turned over.
 
-Rows are `[rows, ...]`, each of the example that `owner` says, or all of the first; the lines of all examples,
-`[examples, ...]`, are `slope x` below and `(slope + rise) x + top` above. All stand in memory in the order of the rows,
-one element after the other, which is the caller's to see to."""
+Rows are `[rows, *shape]`, each of the example that `owner` says; the lines of all examples, `[examples, *shape]`, or
+without an owner of the one that there is, `[*shape]`, are `slope x` below and `(slope + rise) x + top` above. Whatever
+stands in memory in another order than the rows is None's to answer."""
 
 from __future__ import annotations
 
@@ -46,16 +46,20 @@ def turned(
 def _size(
     rows: Tensor, owner: Tensor | None, others: tuple[Tensor, ...], lines: tuple[Tensor, ...], each: Tensor
 ) -> int | None:
-    """How many elements a row has, of which there are any; None where sizes do not fit one another."""
-    count = rows.shape[0]
+    """How many elements a row has, of which there are any; None where sizes or orders in memory do not fit."""
+    count, shape, stride = rows.shape[0], rows.shape[1:], rows.stride()
     size = rows.numel() // max(1, count)
-    if size == 0 or any(part.shape != rows.shape or part.stride() != rows.stride() for part in others):
+    if not rows.is_contiguous() and not (rows.ndim == 4 and rows.is_contiguous(memory_format=torch.channels_last)):
+        return None
+    if size == 0 or stride[0] != size or any(part.shape != rows.shape or part.stride() != stride for part in others):
         return None
     if each.shape != (count,) or not each.is_contiguous():
         return None
-    examples, rest = divmod(lines[0].numel(), size)
-    if rest or examples == 0 or any(part.numel() != lines[0].numel() for part in lines):
+    if owner is None:
+        own = stride[1:]
+        return size if all(part.shape == shape and part.stride() == own for part in lines) else None
+    examples = lines[0].shape[0]
+    whole = examples, *shape
+    if examples == 0 or any(part.shape != whole or part.stride() != stride for part in lines):
         return None
-    if owner is not None and (owner.shape != (count,) or not within(owner, examples)):
-        return None
-    return size
+    return size if owner.shape == (count,) and within(owner, examples) else None

@@ -8,8 +8,9 @@ from typing import overload
 
 import torch  # before the compiled code, so that both share one library of threads
 from torch import Tensor
+from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.compiler import is_compiling
 
 VERSION = 28
 """That of the functions of kernels.c which are called here."""
@@ -81,9 +82,9 @@ def watched() -> bool:
     """Whether somebody follows PyTorch's operations, to whom what compiled code does would be lost: compilers, tracers
     (a program of theirs would return memory that nobody has written), and forward derivatives."""
     return (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or _get_current_dispatch_mode() is not None
+        is_compiling()
+        or _get_tracing_state() is not None
+        or _len_torch_dispatch_stack() > 0
         or forward_ad._current_level >= 0
     )
 

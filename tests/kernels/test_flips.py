@@ -40,9 +40,9 @@ def test_upward_by_hand() -> None:
     """Slope 1 or 0 below, in between a half x + 1 above; the last is stable."""
     rows = torch.tensor([[2.0, 3.0, -1.0, 5.0]])
     values = torch.tensor([[-1.5, 0.5, 4.0, -7.0]])
-    slope, rise = torch.tensor([[1.0, 0.0, 1.0, 1.0]]), torch.tensor([[-0.5, 0.5, -0.5, 0.0]])
+    slope, rise = torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.tensor([-0.5, 0.5, -0.5, 0.0])
     greatest = torch.tensor([0.25])
-    gains = upward(rows, values, None, slope, rise, torch.tensor([[1.0, 1.0, 1.0, 0.0]]), greatest)
+    gains = upward(rows, values, None, slope, rise, torch.tensor([1.0, 1.0, 1.0, 0.0]), greatest)
     assert gains is not None
     assert gains.tolist() == [[3.0, 1.5, 0.0, 0.0]]
     assert values.tolist() == [[-1.5, 0.0, 3.0, -7.0]]
@@ -52,8 +52,8 @@ def test_upward_by_hand() -> None:
 def test_turned_by_hand() -> None:
     """The first slope is turned over, the second does not gain enough, and above nothing is."""
     rows, gains = torch.tensor([[2.0, 3.0, -1.0]]), torch.tensor([[3.0, 1.5, 9.0]])
-    slope, rise = torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[-0.5, 0.5, -0.5]])
-    found = turned(rows, gains, torch.tensor([1.5]), None, slope, rise, torch.tensor([[1.0, 1.0, 1.0]]))
+    slope, rise = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([-0.5, 0.5, -0.5])
+    found = turned(rows, gains, torch.tensor([1.5]), None, slope, rise, torch.tensor([1.0, 1.0, 1.0]))
     assert found is not None
     assert found[0].tolist() == [[0.0, 0.0, -0.5]]
     assert found[1].tolist() == [-1.0]
@@ -101,7 +101,14 @@ def test_nothing_for_what_does_not_fit() -> None:
     assert turned(rows, rows, least, owner, slope.double(), rise, top) is None
     assert turned(rows, torch.randn(6, 4).T, least, owner, slope, rise, top) is None
     assert turned(rows[:0], rows[:0], least[:0], None, slope, rise, top) is None
-    assert turned(rows, rows, least, None, slope[:0], rise[:0], top[:0]) is None
+    assert turned(rows, rows, least, None, slope, rise, top) is None
+    assert turned(rows, rows, least, None, slope[0], rise[0], top[0]) is not None
+    assert turned(rows, rows, least, owner, slope[:0], rise[:0], top[:0]) is None
+    strange = torch.randn(2, 18)[:, ::3]
+    assert turned(rows[:1], rows[:1], least[:1], owner[:1], strange, strange, strange) is None
+    strange = torch.as_strided(torch.randn(40), (1, 6), (9, 1))
+    lines_ = torch.as_strided(torch.randn(40), (2, 6), (9, 1))
+    assert turned(strange, strange, least[:1], owner[:1], lines_, lines_, lines_) is None
     assert upward(rows, rows.clone(), owner + 1, slope, rise, top, least) is None
 
 
@@ -110,7 +117,7 @@ def test_what_is_not_a_number_stays_none() -> None:
     for place in (0, 17, 39):
         rows = torch.randn(3, 40)
         rows[1, place] = math.nan
-        found = turned(rows, torch.zeros(3, 40), torch.ones(3), None, slope, rise, top)
+        found = turned(rows, torch.zeros(3, 40), torch.ones(3), None, slope[0], rise[0], top[0])
         assert found is not None
         assert found[0].isnan().nonzero().tolist() == [[1, place]]
         assert found[1].isnan().tolist() == [False, True, False]
