@@ -38,6 +38,8 @@ WORTH = 0.06
 """The share of them that must be decided for it, and of all that sweeps of the same examples have looked at;"""
 WORTH_FLAT = 0.2
 """over a value of one axis, whose layers are products and take little time for a row."""
+LITTLE = 2**17
+"""Rows that take less bytes over any value are not looked at: the steps ahead take as long for some of them."""
 NARROW = 512
 """Bytes of a row up to which one call over rows of all examples costs less than one for each example."""
 FEW = 24
@@ -110,7 +112,7 @@ class Sweep:
 
     def _unseen(self, name: str) -> bool:
         """Whether nobody looks at the rows over a value any more on their way through dense layers to an input."""
-        if self._need is None or not self.view.looks.pay(PROBE, WORTH_FLAT):
+        if self._need is None or not self._pays(PROBE, WORTH_FLAT):
             return True
         onward = way(self.view.context.graph, name)
         assert onward is not None
@@ -202,13 +204,18 @@ class Sweep:
         self._sign()
         return self.constant
 
+    def _pays(self, least: int, share: float) -> bool:
+        """Whether it is worth while to look which elements are decided; see `Looks.pay`."""
+        size = self._count * self.view.widest * self.constant.element_size()
+        return size >= LITTLE and self.view.looks.pay(least, share)
+
     def _screen(self, need: Need) -> bool:
         """Drops the elements that bounds of the values reached so far decide, as long as that pays; whether any are
         left."""
         count, looks = self.elements.shape[0], self.view.looks
         flat = len(self.view.context.graph[self._screened].type.shape) == 1
         share = WORTH_FLAT if flat else WORTH
-        if not looks.pay(PROBE if flat else 2 * PROBE, share):
+        if not self._pays(PROBE if flat else 2 * PROBE, share):
             return True
         if count >= 8 * PROBE:
             probe = torch.arange(0, count, count // PROBE, device=self.elements.device)
@@ -347,7 +354,7 @@ class Sweep:
             if self._count * size > self.limit:
                 return False
         look = self._need is not None and onward.node in self._stations and self._passed > 0
-        return not (look and self.view.looks.pay(2 * PROBE, WORTH))
+        return not (look and self._pays(2 * PROBE, WORTH))
 
     def _through(
         self, node: Node, relaxed: Relaxed, lines: Lines | None, form: Form

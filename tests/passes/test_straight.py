@@ -82,6 +82,7 @@ def test_rows_that_somebody_looks_at(
     graph = network(nn.ReLU)
     region = iv.Linf(torch.rand(batch, 2, 5, 7), 0.2, clip=(0, 1))
     monkeypatch.setattr(Looks, "pay", lambda *given: pay)
+    monkeypatch.setattr(sweep, "LITTLE", 0)
     calls = counted(monkeypatch)
     found = iv.run(graph, "crown", region)
     assert set(calls) == set(passed)
