@@ -56,7 +56,7 @@ class LinearBounds(Analysis):
     intermediate: ClassVar[bool] = True
     """Intermediate bounds come from backward propagation too; else from intervals alone."""
     polish: ClassVar[bool] = False
-    """Specifications around S-shaped functions are bounded along better lines too; see `polish`."""
+    """Specifications are bounded along better lines too; see `polish` and `flips`."""
     memory: int = 4096
     """Megabytes that rows may take at once, about: more rows than fit are propagated one part after the other."""
 
@@ -80,8 +80,9 @@ class Crown(LinearBounds):
     """Backward linear bounds, adaptive lower slope: 1 where u > -l, else 0 (Zhang et al. 2018).
 
     Which slope is taken is decided by the bounds that rows give by themselves, as there; lines are drawn between
-    tighter ones where intervals are (see `relaxed`). Where there are S-shaped functions, the lines of the last rows are
-    chosen for each row.
+    tighter ones where intervals are (see `relaxed`). A specification's rows are bounded by other lines too, and the
+    better bound counts: around S-shaped functions some steps of ascent choose them (see `polish`), below ReLUs slopes
+    are turned over once (see `flips`). Where derivatives are asked for, slopes are those of the first way.
     """
 
     name = "crown"

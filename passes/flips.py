@@ -96,7 +96,7 @@ class Trail(Sweep):
 
     def __init__(self, view: View, target: str, elements: Tensor, bounds: Interval, owner: Tensor | None) -> None:
         self._given = target, elements, bounds, bounds.lower.new_ones(elements.shape[0]), owner
-        super().__init__(view, *self._given)
+        super().__init__(_Turned(view, {}, bounds.lower), *self._given)
 
     def lower_bounds(self) -> Tensor:
         self._met: dict[str, Tensor] = {}
@@ -218,6 +218,9 @@ class _Turned(View):
 
     def box(self, name: str) -> tuple[Tensor, Tensor]:
         return self._before.box(name)
+
+    def support(self, name: str) -> None:
+        """A specification has few rows: a part of a weight takes longer to copy than all of it to multiply."""
 
 
 @dataclass(frozen=True)

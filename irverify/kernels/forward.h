@@ -1,5 +1,4 @@
-/* Little convolutions of planes with the channels last, whose time is what steps of their own take to begin, for
-   elements of type REAL. */
+/* Convolutions of planes with the channels last, on one thread, for elements of type REAL. */
 
 /* One window of up to ABREAST rows for up to SIDE_BY_SIDE channels of the result. `begin` is where the taps that are
    inside the plane begin, `count` how many there are along both axes. */

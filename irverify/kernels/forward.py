@@ -1,30 +1,34 @@
-"""Little convolutions of planes with the channels last, whose time is what a call of PyTorch's takes to begin."""
+"""Convolutions of planes with the channels last: little ones, and those of many rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from irverify.kernels.native import addresses, head, native
 
-LITTLE = 2**20
-"""Up to so many products; for more, PyTorch is faster."""
+LITTLE, FEW = 2**22, 16
+"""For more products than this, and fewer rows or several threads, PyTorch is faster."""
 
 
 def forward(
     rows: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[tuple[int, int]]
 ) -> Tensor | None:
     """Rows `[rows, height, width, in]` convolved with `weight` `[out, in, taps, taps]`, and `bias` `[out]` added,
-    padded by zeros: `[rows, *windows, out]`. Rows stand in memory one after the other. None where there is more to do
-    than a little, or no compiled code for it."""
+    padded by zeros: `[rows, *windows, out]`. Rows stand in memory one after the other. None where PyTorch is faster, or
+    there is no compiled code for these."""
     if rows.ndim != 4 or weight.ndim != 4 or not rows.is_contiguous() or not weight.is_contiguous():
         return None
     (count, *extents, channels), (out, operands, *taps) = rows.shape, weight.shape
     around = zip(extents, taps, stride, padding, strict=True)
     windows = [(n + sum(more) - k) // step + 1 for n, k, step, more in around]
-    if min(windows) < 1 or count * math.prod(windows) * weight.numel() > LITTLE or operands != channels:
+    if min(windows) < 1 or operands != channels:
+        return None
+    much = count * math.prod(windows) * weight.numel() > LITTLE
+    if much and (count < FEW or torch.get_num_threads() > 1):
         return None
     if bias is not None and (bias.shape != (out,) or not bias.is_contiguous()):
         return None

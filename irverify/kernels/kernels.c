@@ -54,7 +54,7 @@
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
 enum { SIDE_BY_SIDE = 16, IN_A_LINE = 2 }; /* channels and windows of a convolution */
-enum { ABREAST = 4 };                      /* rows that meet a weight of a little convolution together */
+enum { ABREAST = 4 };       /* rows that meet a weight of a convolution together */
 enum { LARGEST, SMALLEST, TOTAL };
 
 /* Where the coefficients of rows lie in a value of planes `[owner, outer, plane[0], plane[1], unit]`: at windows

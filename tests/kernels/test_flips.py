@@ -14,7 +14,7 @@ from torch.nn import functional
 from irverify.kernels import available
 from irverify.kernels.adjoint import BentAdjoint, Met
 from irverify.kernels.flips import turned, upward
-from irverify.kernels.forward import LITTLE, forward
+from irverify.kernels.forward import FEW, LITTLE, forward
 
 pytestmark = [
     pytest.mark.skipif(not available(), reason="kernels are not compiled here"),
@@ -154,7 +154,8 @@ def test_no_little_convolution() -> None:
     assert forward(rows, weight.permute(1, 0, 2, 3), None, (1, 1), ((0, 0), (0, 0))) is None
     assert forward(rows, weight, torch.randn(8)[::2], (1, 1), ((0, 0), (0, 0))) is None
     assert forward(rows, weight, torch.randn(3), (1, 1), ((0, 0), (0, 0))) is None
-    assert forward(torch.randn(LITTLE // 48, 6, 5, 3), weight, None, (1, 1), ((0, 0), (0, 0))) is None
+    much = torch.randn(FEW - 1, 60, 60, 3), torch.randn(LITTLE // 100000, 3, 2, 2)
+    assert forward(*much, None, (1, 1), ((0, 0), (0, 0))) is None
 
 
 @settings(max_examples=40, deadline=None)
