@@ -17,9 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from irverify.errors import RegionError
 from irverify.ir.graph import Graph, Node
 from irverify.ir.kept import once_a_graph
-from irverify.ir.ops import Conv, Input, LinearOp, Operand, Relu, Spec
+from irverify.ir.ops import Add, Conv, Input, Linear, LinearOp, Operand, Relu, Spec
 from irverify.ir.ops.memory import stands_last, stored_as, taken
 from irverify.ir.params import value
 from irverify.kernels.flips import turned, upward
@@ -50,8 +51,9 @@ def worthwhile(graph: Graph) -> bool:
 
 
 class _Places(NamedTuple):
-    """Where rows are noted, inputs and results of ReLUs; those ReLUs, and which of them read what others read too; the
-    values that have to be known for those of pre-activations; how many elements the results of all ReLUs have."""
+    """Where rows are noted, inputs and results of ReLUs; those ReLUs, and which of them read memory that others read
+    too; the values that have to be known for those of pre-activations; how many elements the results of all ReLUs
+    have."""
 
     ends: frozenset[str]
     relus: frozenset[str]
@@ -61,15 +63,25 @@ class _Places(NamedTuple):
 
 
 @once_a_graph
-def _places(graph: Graph) -> _Places:
-    relus = {node.name: node.type.size for node in graph if isinstance(node.op, Relu)}
-    ahead: set[str] = set()
+def _places(graph: Graph, target: str, known: frozenset[str]) -> _Places:
+    """Those of rows over a target, which end at what is `known` exactly: they do not reach all that stands before."""
+    reached, ahead = {target}, set[str]()
     for node in reversed(graph.nodes):
-        if node.name in relus or node.name in ahead:
+        if node.name in reached and node.name not in known:
+            reached.update(node.inputs)
+    reached -= known
+    relus = {node.name: node.type.size for node in graph if isinstance(node.op, Relu) and node.name in reached}
+    for node in reversed(graph.nodes):
+        if node.name in relus or (node.name in ahead and node.name not in known):
             ahead.update(node.inputs)
-    ends = frozenset(relus).union(node.name for node in graph.inputs)
-    shared = frozenset(name for name in relus if len(graph.users(graph[name].inputs[0])) > 1)
+    ends = frozenset(relus).union(node.name for node in graph.inputs if node.name in reached)
+    shared = frozenset(name for name in relus if not _own(graph, graph[name].inputs[0]))
     return _Places(ends, frozenset(relus), shared, frozenset(ahead), sum(relus.values()))
+
+
+def _own(graph: Graph, name: str) -> bool:
+    """Whether a value has memory of its own, which its only reader may write over."""
+    return isinstance(graph[name].op, Add | Conv | Linear) and len(graph.users(name)) == 1
 
 
 @torch.no_grad()
@@ -82,11 +94,12 @@ def flipped(view: View, target: Node, bounds: Interval, limit: int) -> Tensor:
         view, bounds, owner, elements = view.single(0), Interval(*(side[0] for side in bounds)), None, pairs
     else:
         owner, elements = torch.div(pairs, count, rounding_mode="floor"), pairs % count
-    step = max(1, limit // max(1, _places(view.context.graph).width * bounds.lower.element_size()))
+    places = _places(view.context.graph, target.name, frozenset(view.context.known))
+    step = max(1, limit // max(1, places.width * bounds.lower.element_size()))
     best = []
     for start in range(0, batch * count, step):
         some = slice(start, start + step)
-        trail = Trail(view, target.name, elements[some], bounds, None if owner is None else owner[some])
+        trail = Trail(view, target.name, places, elements[some], bounds, None if owner is None else owner[some])
         best.append(torch.fmax(trail.lower_bounds(), trail.again()))
     return (best[0] if len(best) == 1 else torch.cat(best)).reshape(batch, count)
 
@@ -94,7 +107,10 @@ def flipped(view: View, target: Node, bounds: Interval, limit: int) -> Tensor:
 class Trail(Sweep):
     """The rows of a specification `target`, one each, which note what they are at ReLUs and inputs on their way."""
 
-    def __init__(self, view: View, target: str, elements: Tensor, bounds: Interval, owner: Tensor | None) -> None:
+    def __init__(
+        self, view: View, target: str, places: _Places, elements: Tensor, bounds: Interval, owner: Tensor | None
+    ) -> None:
+        self._places = places
         self._given = target, elements, bounds, bounds.lower.new_ones(elements.shape[0]), owner
         super().__init__(_Turned(view, {}, bounds.lower), *self._given)
 
@@ -103,11 +119,10 @@ class Trail(Sweep):
         """The coefficients there, `[rows, *shape]`."""
         self._begun: tuple[Mapping[str, Form], Tensor] = {}, self.constant
         """All rows and their constants where they meet the first of them."""
-        self._noted = _places(self.view.context.graph).ends - self.view.context.known.keys()
         return super().lower_bounds()
 
     def _step(self, node: Node) -> None:
-        if node.name in self._noted:
+        if node.name in self._places.ends:
             if not self._met:
                 self._begun = dict(self.pending), self.constant
             self._met[node.name] = self.pending[node.name].dense()
@@ -116,7 +131,7 @@ class Trail(Sweep):
     def again(self) -> Tensor:
         """Lower bounds of the rows, which have come to their end, `[rows]`, with the slopes turned over that promise
         most."""
-        up = _Up(self.view, self.owner, self._met, torch.zeros_like(self.constant))
+        up = _Up(self.view, self._places, self.owner, self._met, torch.zeros_like(self.constant))
         if not bool((up.greatest > 0).any()):
             return self.constant
         second = Sweep(_Turned(self.view, up.gains, up.greatest * SHARE), *self._given)
@@ -128,8 +143,11 @@ class _Up:
     """The way up of the worst input of each row, `[rows, *shape]`, along the lines that the row took; `met` are its
     coefficients at inputs and results of ReLUs."""
 
-    def __init__(self, view: View, owner: Tensor | None, met: Mapping[str, Tensor], greatest: Tensor) -> None:
+    def __init__(
+        self, view: View, places: _Places, owner: Tensor | None, met: Mapping[str, Tensor], greatest: Tensor
+    ) -> None:
         self._view = view
+        self._places = places
         self._owner = owner
         self._met = met
         self.gains: dict[str, Tensor] = {}
@@ -137,11 +155,10 @@ class _Up:
         self.greatest = greatest
         """The greatest of these, `[rows]`."""
         graph, values = view.context.graph, dict[str, Tensor]()
-        self._places = _places(graph)
         for node in graph:
-            if node.name in self._places.relus and node.name in met:
+            if node.name in places.relus:
                 values[node.name] = self._bend(node.name, values[node.inputs[0]])
-            elif node.name in self._places.ahead:
+            elif node.name in places.ahead:
                 values[node.name] = self._value(node, values)
 
     def _value(self, node: Node, values: Mapping[str, Tensor]) -> Tensor:
@@ -161,7 +178,11 @@ class _Up:
             center, radius = (self._gathered(side) for side in self._view.box(name))
             return torch.addcmul(center, rows.sign(), radius, value=-1)
         owner = torch.zeros(len(rows), dtype=torch.int64, device=rows.device) if self._owner is None else self._owner
-        return region.select(owner).minimizer(rows)
+        chosen = region.select(owner)
+        try:
+            return chosen.minimizer(rows)
+        except RegionError:  # rows that are not finite have no such point; of some balls no float is known to be inside
+            return chosen.center
 
     def _bend(self, name: str, value: Tensor) -> Tensor:
         """What a ReLU is along the lines, for the value of its operand."""

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import irverify as iv
+from irverify.errors import RegionError
 from irverify.ir.graph import Graph, GraphBuilder, convert
-from irverify.ir.ops import Add, Linear, Relu
+from irverify.ir.ops import Add, Linear, Relu, Reshape, Sub
 from irverify.ir.types import TensorType
 from irverify.passes import crown, flips
 from irverify.regions import Box
@@ -131,6 +132,61 @@ def test_parts_and_batches(limit: int, planes: bool, monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(whole[example], alone[0], rtol=1e-9, atol=1e-9)
     monkeypatch.setattr(crown, "CHUNK", limit)
     torch.testing.assert_close(whole, iv.margins(graph, region, labels, "crown"), rtol=1e-9, atol=1e-9)
+
+
+def layer(seed: int, outputs: int, inputs: int) -> Linear:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(outputs, inputs, generator=generator, dtype=torch.float64)
+    return Linear(weight, torch.randn(outputs, generator=generator, dtype=torch.float64))
+
+
+def test_what_rows_do_not_reach() -> None:
+    """Values known exactly end them: an input that is one point, and what cancels out."""
+    builder, type_ = GraphBuilder(), TensorType((3,), torch.float64)
+    x, y = builder.input(type_), builder.input(type_)
+    whole = builder.add(Add(), builder.add(layer(0, 4, 3), x), builder.add(layer(1, 4, 3), y))
+    for seed in (2, 3):
+        whole = builder.add(layer(seed, 4, 4), builder.add(Relu(), whole))
+    bent = builder.add(Relu(), builder.add(layer(4, 4, 4), builder.add(Relu(), builder.add(layer(5, 4, 3), y))))
+    graph = builder.graph([builder.add(Add(), whole, builder.add(layer(6, 4, 4), builder.add(Sub(), bent, bent)))])
+    point, ball = torch.rand(2, 3, dtype=torch.float64), iv.Linf(torch.rand(2, 3, dtype=torch.float64), 0.3)
+    for first, second in ((Box(point, point), ball), (ball, Box(point, point))):
+        found = iv.margins(graph, (first, second), [0, 1], "crown")
+        for seed in range(20):
+            inputs = [part.sample(1, torch.Generator().manual_seed(seed))[0] for part in (first, second)]
+            outputs = graph.evaluate(*inputs)
+            assert isinstance(outputs, Tensor)
+            assert bool((outputs.gather(1, torch.tensor([[0], [1]])) - outputs >= found - 1e-9).all())
+        # the same as with two tensors, whose equality nobody asks for
+        apart = [Box(part.lower, part.upper.clone()) if isinstance(part, Box) else part for part in (first, second)]
+        torch.testing.assert_close(found, iv.margins(graph, tuple(apart), [0, 1], "crown"), rtol=1e-9, atol=1e-9)
+
+
+def test_no_worst_input_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Balls of which no float is known to be inside, and rows that are not finite, have bounds still."""
+    graph, center = network(7, torch.float32, planes=False), images(7, 2, torch.float32)
+
+    def fails(self: iv.L1, coefficients: Tensor) -> Tensor:
+        raise RegionError("no point is known inside the region")
+
+    monkeypatch.setattr(iv.L1, "minimizer", fails)
+    found = iv.margins(graph, iv.L1(center, 0.5), 0, "crown")
+    monkeypatch.setattr(flips, "worthwhile", lambda graph: False)
+    assert bool((found >= iv.margins(graph, iv.L1(center, 0.5), 0, "crown") - 1e-4).all())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_memory_that_others_read(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ReLU over a view of a value does not write over what others read of it."""
+    builder = GraphBuilder()
+    x = builder.add(layer(seed, 12, 6), builder.input(TensorType((6,), torch.float64)))
+    bent = builder.add(Reshape((12,)), builder.add(Relu(), builder.add(Reshape((3, 4)), x)))
+    y = builder.add(layer(seed + 1, 8, 12), builder.add(Sub(), bent, x))
+    graph = builder.graph([builder.add(layer(seed + 2, 3, 8), builder.add(Relu(), y))])
+    region = iv.Linf(torch.zeros(2, 6, dtype=torch.float64), 0.3)
+    found = iv.margins(graph, region, 0, "crown")
+    monkeypatch.setattr(flips, "upward", lambda *given: None)
+    torch.testing.assert_close(found, iv.margins(graph, region, 0, "crown"), rtol=1e-9, atol=1e-9)
 
 
 def test_bounds_are_differentiable_still() -> None:
