@@ -102,7 +102,7 @@ def _overwriting(
             found = _looked_at(node, interval, source)
         else:
             operands = [_operand(results[name], name in spent) for name in node.inputs]
-            if size < batch:
+            if end - begin > 1 or size < batch:
                 found = _in_parts(plan[begin:end], operands[0], size, spent, source)
             else:
                 found = _looked_at(node, applied(node, rule, operands), source)
@@ -188,7 +188,7 @@ def _stretches(graph: Graph, keep: frozenset[str], batch: int) -> tuple[tuple[in
         """Bytes of one example where parts of the batch are worth their while, else 0."""
         parts = isinstance(node.op, PLANES) and len(node.inputs) == 1
         found = max(held[node.name], held[node.inputs[0]]) if parts else 0
-        return found if batch * found > HELD else 0
+        return found if batch > 1 and batch * found > HELD else 0
 
     found: list[tuple[int, int, int]] = []
     begin = widest = 0

@@ -130,6 +130,31 @@ def test_wide_planes(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes[-1] == batch  # what is narrow all at once
 
 
+@pytest.mark.parametrize("method", ["ibp", "interval"])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_wide_planes_of_an_example(method: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one example is wider than what stays in a cache, every node on the way counts, all of one shape too."""
+    layer = "conv(%{}) {{weight=tensor([[[[2]]]]), bias=tensor([-1]), stride=(1, 1), padding=((0, 0), (0, 0)), \
+dilation=(1, 1), groups=1}}".replace("\\\n", "")
+    graph = parse_graph(f"""
+graph "narrow" {{
+  %x: f64[1, 4, 4] = input()
+  %a = {layer.format("x")}
+  %b = relu(%a)
+  %c = {layer.format("b")}
+  %d = relu(%c)
+  %e = {layer.format("d")}
+  return %e
+}}
+""")
+    monkeypatch.setattr(frugal, "HELD", 1)
+    lower = torch.rand(batch, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(batch))
+    region = Box(lower, lower + 0.5)
+    found, whole = run_alone(graph, method, region, {}).bounds["e"], run(graph, method, region).bounds["e"]
+    torch.testing.assert_close(found.lower, whole.lower, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.upper, whole.upper, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("part", ["lower", "weight"])
 def test_gradients_are_kept(part: str) -> None:
     graph = parse_graph("""
