@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given
@@ -28,6 +30,16 @@ from irverify.regions import L2, Box, Region
 from tests.random_graphs import AFFINE, Kind, boxes, conv, elementwise, graphs, max_pool
 
 DOUBLE = torch.float64
+
+
+@pytest.fixture(autouse=True, scope="module")
+def looks() -> Iterator[None]:
+    """Networks here are little; rows over them are looked at all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "LITTLE", 0)
+        yield
+
+
 KINDS: tuple[Kind, ...] = (
     *AFFINE,
     *(conv,) * 6,
