@@ -44,7 +44,7 @@ def coefficients(
     `C y + d`, a pair of `[batch, rows, out]` and `[batch, rows]`.
 
     The intermediate bounds are those of `method`; the lines are its own for the methods that take fixed ones (crown,
-    crown-zero, fast-lin, crown-ibp), those of crown for every other.
+    crown-zero, fast-lin, crown-ibp), those of crown for every other. Margins by crown may be better: it tries more.
     """
     regions = fitted(graph, region)
     if isinstance(rows, tuple):
