@@ -33,3 +33,17 @@ def test_derivatives() -> None:
     assert gradient.shape == x.shape
     both = torch.func.vmap(op.evaluate)(torch.stack([x, 2 * x]).detach())
     torch.testing.assert_close(both[0], op.evaluate(x).detach())
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("last", [True, False])
+def test_one_channel_with_the_strides_of_channels_last(batch: int, step: int, last: bool) -> None:
+    """Where the result has one column, oneDNN would give another."""
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(batch, 1, 28, 4, generator=generator).as_strided((batch, 1, 28, 4), (112, 1, 4, 1))
+    weight = torch.randn(4, 1, 3, 4, generator=generator)
+    weight = weight.as_strided((4, 1, 3, 4), (12, 1, 4, 1)) if last else weight
+    found = convolving.convolved(x, weight, None, (1, step), (0, 0), (1, 1), 1)
+    wanted = torch.nn.functional.conv2d(x.double().reshape(batch, 1, 28, 4), weight.double(), None, (1, step))
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
