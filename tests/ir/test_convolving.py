@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from irverify.ir.ops import Conv, convolving
+from irverify.ir.ops import AveragePool, Conv, convolving
 
 
 def layer() -> tuple[Conv, Tensor]:
@@ -47,3 +47,9 @@ def test_one_channel_with_the_strides_of_channels_last(batch: int, step: int, la
     found = convolving.convolved(x, weight, None, (1, step), (0, 0), (1, 1), 1)
     wanted = torch.nn.functional.conv2d(x.double().reshape(batch, 1, 28, 4), weight.double(), None, (1, step))
     torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_sums_of_one_channel_with_the_strides_of_channels_last() -> None:
+    x = torch.randn(3, 1, 28, 4).as_strided((3, 1, 28, 4), (112, 1, 4, 1))
+    op = AveragePool((3, 4), (1, 2), ((0, 0), (0, 0)), ((0, 0), (0, 0)), (1, 1))
+    torch.testing.assert_close(op.evaluate(x), op.evaluate(x.double()).float())

@@ -6,8 +6,9 @@ channel for each place of a block finds all of them; then these channels take th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
@@ -15,7 +16,16 @@ from torch.nn import functional
 from irverify.ir.ops.memory import channels_last, stands_last, zeros_as
 from irverify.ir.ops.padding import Pairs, pad_spatial
 
-CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+def _conv2d(x: Tensor, weight: Tensor, *options: Any) -> Tensor:
+    """PyTorch's. One channel has plain strides: with those of channels that stand last oneDNN gives wrong results of
+    one column for steps above 1 (PyTorch 2.13)."""
+    if x.shape[1] == 1:
+        x, weight = x.squeeze(1).unsqueeze(1), weight.squeeze(1).unsqueeze(1)
+    return functional.conv2d(x, weight, *options)
+
+
+CONV: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: _conv2d, 3: functional.conv3d}
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,6 @@ def convolved(
     One image with little to do goes the plain way on a CPU: torch leaves it to oneDNN where kernels are larger than
     three elements, which takes up to four times as long to begin.
     """
-    if x.ndim == 4 and x.shape[1] == 1:
-        # With the strides of channels that stand last, oneDNN gives wrong results of one column for steps above 1.
-        x, weight = x.squeeze(1).unsqueeze(1), weight.squeeze(1).unsqueeze(1)
     little = _little(x, weight, stride, padding) and groups == 1 and max(dilation) == 1
     little = little and not torch.is_autocast_enabled("cpu")
     if little and not recorded(x, weight, bias):

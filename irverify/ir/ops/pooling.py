@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from irverify.ir.ops.base import LinearOp, Operator, expect_shape
+from irverify.ir.ops.blocks import CONV
 from irverify.ir.ops.conv import Pairs, check_windows, pad_spatial
 from irverify.ir.ops.memory import zeros_as
 from irverify.ir.ops.scatter import Steps
@@ -61,8 +62,7 @@ class Windows:
         spatial, channels = len(self.kernel), operand.shape[1]
         ones = operand.new_ones((channels, 1, *self.kernel))
         padded = pad_spatial(operand, self.padding)
-        convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[spatial]
-        return convolve(padded, ones, None, self.stride, 0, self.dilation, channels)
+        return CONV[spatial](padded, ones, None, self.stride, 0, self.dilation, channels)
 
     def spread(self, sums: Tensor, extents: tuple[int, ...]) -> Tensor:
         """The transpose of `sums`: what each window has `[batch, channels, *windows]` goes to each of its elements."""
