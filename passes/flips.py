@@ -5,7 +5,7 @@ Its lower bound is its value at the worst input x* along the lines that it took:
 and the value z of the pre-activation at x* its derivative by the slope is `a z` (the envelope theorem), so that the
 other slope gains `a |z|` to first order where z is on its side of 0. The rows go down once with crown's slopes and up
 again with x*, turn over the slopes that promise most, and go down with these. Every slope in [0, 1] is sound (Zhang et
-al. 2018, sec. 3.2), and the better bound counts.
+al. 2018), and the better bound counts.
 """
 
 from __future__ import annotations
