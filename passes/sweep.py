@@ -294,7 +294,7 @@ class Sweep:
         if sides is None:
             self.constant = torch.cat([self.constant, -self.constant])
             self.pending = {name: form.both_signs() for name, form in self.pending.items()}
-        elif float(sides.amin()) < 0:
+        elif bool((sides < 0).any()):
             self.constant = self.constant * sides
             self.pending = {name: form.times(sides) for name, form in self.pending.items()}
 
