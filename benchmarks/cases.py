@@ -94,7 +94,7 @@ def _digits(data: Path) -> DataSet:
 CASES = (
     Case("wk17a", "networks/wk17a.onnx", _mnist, 0.1),
     Case("mnistfc 256x2", "vnncomp/mnistfc/onnx/mnist-net_256x2.onnx.gz", _mnist, 0.03),
-    Case("mnistfc 256x4", "vnncomp/mnistfc/onnx/mnist-net_256x4.onnx.gz", _mnist, 0.03, steps=(45, 10)),
+    Case("mnistfc 256x4", "vnncomp/mnistfc/onnx/mnist-net_256x4.onnx.gz", _mnist, 0.03, steps=(45, 8)),
     Case("mnistfc 256x6", "vnncomp/mnistfc/onnx/mnist-net_256x6.onnx.gz", _mnist, 0.03),
     Case("resnet_2b", "vnncomp/cifar10_resnet/onnx/resnet_2b.onnx.gz", _cifar, 2 / 255, normalised=True),
     Case("resnet_4b", "vnncomp/cifar10_resnet/onnx/resnet_4b.onnx.gz", _cifar, 1 / 255, normalised=True),
