@@ -16,7 +16,9 @@ CLONED static int NAME(pack)(const Adjoint *p, const REAL *RESTRICT weight, REAL
 }
 
 /* How many windows are looked at together: as many as stay in a near cache. */
-INLINE int64_t NAME(step_of)(const Adjoint *p) { return most(1, NEAR / p->out); }
+INLINE int64_t NAME(step_of)(const Adjoint *p) {
+    return least(most(1, NEAR / p->out), p->taps.windows[0] * p->taps.windows[1]);
+}
 
 /* A row over `n` elements through the lines around these, which begin `at` an element of all examples, to where they are
    `passed`; what that adds to its constant, the offset of the convolution times what is passed on among it. */
@@ -141,7 +143,7 @@ static int NAME(adjoint)(int threads, Adjoint *p, Pooled *q, Bent *b, int chip, 
     const int64_t packed = ROUND(taps * p->out * p->across * sizeof(REAL));
     const int64_t tables = ROUND(2 * (p->taps.plane[0] + p->taps.plane[1]) * sizeof(int32_t));
     const int64_t starts = ROUND((p->rows + 1) * sizeof(int64_t)), sums = constants ? TALL * sizeof(double) : 0;
-    const int64_t span = most(NEAR, p->out); /* so many elements are looked at together at most */
+    const int64_t span = NAME(step_of)(p) * p->out; /* so many elements are looked at together at most */
     const int64_t map = q ? ROUND(windows * sizeof(int32_t)) : b && b->offset ? ROUND(span * sizeof(REAL)) : 0;
     const int64_t lists = ROUND(q ? held * sizeof(Meeting) : most(span, p->place ? each : 0) * sizeof(int32_t));
     const int64_t room = lists + (q ? each : b && b->slope ? span : 0) * tall * sizeof(REAL);

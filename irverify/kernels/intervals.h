@@ -1,84 +1,94 @@
-/* Intervals of little convolutions, for elements of type REAL. */
+/* Intervals of convolutions, for elements of type REAL. */
 
-/* Centre and radius of a box `[unit, plane 2]`, in planes with `t->first` zeros before them and some after. */
-static void NAME(padded)(const Taps *t, const int64_t around[2], const REAL *lower, const REAL *upper, REAL *center,
+/* Centre and radius of a box `[unit, plane 2]`, combed; what pads it is left as it is. */
+static void NAME(combed)(const Taps *t, const Comb *comb, const REAL *lower, const REAL *upper, REAL *center,
                          REAL *radius) {
-    memset(center, 0, t->unit * around[0] * around[1] * sizeof(REAL));
-    memset(radius, 0, t->unit * around[0] * around[1] * sizeof(REAL));
-    for (int64_t k = 0; k < t->unit; k++) {
+    for (int64_t k = 0; k < t->unit; k++)
         for (int64_t y = 0; y < t->plane[0]; y++, lower += t->plane[1], upper += t->plane[1]) {
-            const int64_t at = (k * around[0] + y + t->first[0]) * around[1] + t->first[1];
-            for (int64_t x = 0; x < t->plane[1]; x++) {
-                center[at + x] = upper[x] - (upper[x] - lower[x]) * (REAL)0.5;
-                radius[at + x] = upper[x] - center[at + x];
+            const int64_t down = y + t->first[0], tooth = down % comb->teeth[0] * comb->teeth[1];
+            for (int64_t x = 0; x < least(comb->teeth[1], t->plane[1]); x++) {
+                const int64_t right = x + t->first[1], line = (tooth + right % comb->teeth[1]) * comb->high;
+                const int64_t at = (line + down / comb->teeth[0]) * comb->across + right / comb->teeth[1];
+                REAL *const middles = center + k * comb->size + at, *const radii = radius + k * comb->size + at;
+                for (int64_t from = x, i = 0; from < t->plane[1]; from += comb->teeth[1], i++) {
+                    const REAL high = upper[from], middle = high - (high - lower[from]) * (REAL)0.5;
+                    middles[i] = middle;
+                    radii[i] = high - middle;
+                }
             }
         }
-    }
 }
 
-/* Some channels of the result, `[windows 2]` each; weights `[unit, taps 2]` of them side by side. */
-CLONED static void NAME(some_channels)(const Taps *t, const int64_t around[2], const REAL *center, const REAL *radius,
-                                       const REAL weight[][SIDE_BY_SIDE], const REAL *bias, int64_t n, REAL *below,
-                                       REAL *above) {
-    const int64_t windows = t->windows[0] * t->windows[1], step = t->stride[1];
-    for (int64_t y = 0; y < t->windows[0]; y++)
-        for (int64_t x = 0; x < t->windows[1]; x += IN_A_LINE) {
-            REAL middle[IN_A_LINE][SIDE_BY_SIDE] = {{0}}, reach[IN_A_LINE][SIDE_BY_SIDE] = {{0}};
-            const int64_t some = least(IN_A_LINE, t->windows[1] - x); /* then some meet the last window again */
-            int64_t shift[IN_A_LINE];
-            for (int64_t g = 0; g < IN_A_LINE; g++) shift[g] = least(g, some - 1) * step;
-            const REAL(*tap)[SIDE_BY_SIDE] = weight;
-            for (int64_t k = 0; k < t->unit; k++) {
-                for (int64_t i = 0; i < t->taps[0]; i++) {
-                    const int64_t at = (k * around[0] + y * t->stride[0] + i) * around[1] + x * step;
-                    for (int64_t j = 0; j < t->taps[1]; j++, tap++) {
-                        DO_PRAGMA(GCC unroll 2)
-                        for (int64_t g = 0; g < IN_A_LINE; g++) {
-                            const REAL c = center[at + j + shift[g]], r = radius[at + j + shift[g]];
-                            DO_PRAGMA(omp simd)
-                            for (int64_t v = 0; v < SIDE_BY_SIDE; v++) {
-                                const REAL a = (*tap)[v];
-                                middle[g][v] += a * c;
-                                reach[g][v] += (a < 0 ? -a : a) * r;
-                            }
-                        }
-                    }
-                }
-            }
-            for (int64_t v = 0; v < n; v++)
-                for (int64_t g = 0; g < some; g++) {
-                    const int64_t to = v * windows + y * t->windows[1] + x + g;
-                    const REAL c = middle[g][v] + (bias ? bias[v] : 0);
-                    below[to] = c - reach[g][v];
-                    above[to] = c + reach[g][v];
-                }
+/* Some channels of the result, as they come out of vectors, `across` elements to a line, to `[windows 2]` each. */
+CLONED static void NAME(apart)(const Taps *t, int64_t across, int64_t pitch, int64_t channels, const REAL *found,
+                               REAL *to) {
+    enum { RUN = 32 / sizeof(REAL) };
+    const int64_t wide = t->windows[1];
+    const REAL *const end = to + channels * t->windows[0] * wide;
+    for (int64_t v = 0; v < channels; v++)
+        for (int64_t y = 0; y < t->windows[0]; y++, to += wide) {
+            const REAL *const from = found + v * pitch + y * across;
+            if (end - to < wide + RUN)
+                for (int64_t x = 0; x < wide; x++) to[x] = from[x];
+            else /* what is written beyond this line will be written over */
+                for (int64_t x = 0; x < wide; x += RUN) memcpy(to + x, from + x, RUN * sizeof(REAL));
         }
 }
 
 /* The interval `[out, windows 2]` of a convolution of each example, from boxes `[unit, plane 2]` of the operand, by
-   centre and radius. `weight` `[out, unit, taps 2]`, `bias` `[out]` or null. `around`: the extents of the operand with
-   what it is padded by. Whether there was memory enough. */
-static int NAME(interval)(int64_t examples, int64_t out, const Taps *t, const int64_t around[2], const REAL *lower,
-                          const REAL *upper, const REAL *weight, const REAL *bias, REAL *below, REAL *above) {
-    const int64_t size = t->unit * t->plane[0] * t->plane[1], whole = t->unit * around[0] * around[1];
-    const int64_t windows = t->windows[0] * t->windows[1], taps = t->unit * t->taps[0] * t->taps[1];
-    REAL *memory = malloc((taps * SIDE_BY_SIDE + 2 * whole) * sizeof(REAL));
-    if (!memory) return 0;
-    REAL(*some)[SIDE_BY_SIDE] = (REAL(*)[SIDE_BY_SIDE])memory;
-    REAL *center = memory + taps * SIDE_BY_SIDE, *radius = center + whole;
-    for (int64_t e = 0; e < examples; e++) {
-        NAME(padded)(t, around, lower + e * size, upper + e * size, center, radius);
-        for (int64_t o = 0; o < out; o += SIDE_BY_SIDE) {
-            const int64_t n = least(SIDE_BY_SIDE, out - o), at = (e * out + o) * windows;
-            if (e == 0 || out > SIDE_BY_SIDE)
-                for (int64_t k = 0; k < taps; k++)
-                    for (int64_t v = 0; v < SIDE_BY_SIDE; v++) some[k][v] = v < n ? weight[(o + v) * taps + k] : 0;
-            NAME(some_channels)(t, around, center, radius, (const REAL(*)[SIDE_BY_SIDE])some, bias ? bias + o : NULL, n,
-                                below + at, above + at);
+   centre and radius, with windows side by side in vectors. `weight` `[out, unit, taps 2]`, `bias` `[out]` or null.
+   `around`: the extents of the operand with what it is padded by; `chip`: 1 for vectors of 64 bytes, else 0. Whether
+   there was memory enough. */
+static int NAME(interval)(int threads, int chip, int64_t examples, int64_t out, const Taps *t, const int64_t around[2],
+                          const REAL *lower, const REAL *upper, const REAL *weight, const REAL *bias, REAL *below,
+                          REAL *above) {
+    const int64_t lanes = (chip ? 64 : 32) / sizeof(REAL), wide = chip ? BOXED_WIDE : BOXED_WIDE - 1;
+    const int64_t size = t->unit * t->plane[0] * t->plane[1], windows = t->windows[0] * t->windows[1];
+    const int64_t depth = t->unit * t->taps[0] * t->taps[1];
+    Comb comb = {.teeth = {t->stride[0], t->stride[1]}};
+    comb.high = (around[0] + comb.teeth[0] - 1) / comb.teeth[0];
+    comb.across = (around[1] + comb.teeth[1] - 1) / comb.teeth[1];
+    comb.size = comb.high * comb.across * comb.teeth[0] * comb.teeth[1];
+    const int64_t whole = t->unit * comb.size, length = (t->windows[0] - 1) * comb.across + t->windows[1];
+    const int64_t pitch = (length + lanes - 1) / lanes * lanes + lanes;
+    const int64_t own = 2 * whole + lanes + 2 * (out + BOXED_LINES) * pitch; /* vectors reach beyond the last element */
+    int64_t *const places = malloc(depth * sizeof(int64_t));
+    REAL *const memory = calloc(least(threads, examples) * own, sizeof(REAL));
+    const int done = places && memory;
+    if (done) {
+        for (int64_t c = 0, k = 0; c < t->unit; c++)
+            for (int64_t i = 0; i < t->taps[0]; i++)
+                for (int64_t j = 0; j < t->taps[1]; j++, k++) {
+                    const int64_t tooth = i % comb.teeth[0] * comb.teeth[1] + j % comb.teeth[1];
+                    places[k] = c * comb.size + (tooth * comb.high + i / comb.teeth[0]) * comb.across + j / comb.teeth[1];
+                }
+        IN_PARALLEL
+        for (int64_t e = 0; e < examples; e++) {
+            REAL *const center = memory + THREAD * own, *const radius = center + whole;
+            REAL *const low = radius + whole + lanes, *const high = low + (out + BOXED_LINES) * pitch;
+            NAME(combed)(t, &comb, lower + e * size, upper + e * size, center, radius);
+            Box box = {.depth = depth, .pitch = pitch, .places = places};
+            for (int64_t at = 0, n; at < length; at += n * lanes) {
+                const int64_t left = (length - at + lanes - 1) / lanes, tiles = (left + wide - 1) / wide;
+                n = (left + tiles - 1) / tiles; /* about as wide as the others */
+                box.center = center + at, box.radius = radius + at;
+                for (int64_t o = 0; o < out; o += BOXED_LINES) {
+                    for (int64_t i = 0; i < BOXED_LINES; i++) {
+                        const int64_t v = least(o + i, out - 1); /* the last one in place of those that are missing */
+                        box.line[i] = weight + v * depth;
+                        box.bias[i] = bias ? bias[v] : 0;
+                    }
+                    box.below = low + o * pitch + at, box.above = high + o * pitch + at;
+                    NAME(boxed)[chip][n - 1](&box);
+                }
+            }
+            NAME(apart)(t, comb.across, pitch, out, low, below + e * out * windows);
+            NAME(apart)(t, comb.across, pitch, out, high, above + e * out * windows);
         }
     }
+    free(places);
     free(memory);
-    return 1;
+    return done;
 }
 
 /* Writes `center - radius` to where the radius stands, and `center + radius` to where the centre does. */

@@ -14,8 +14,10 @@ from irverify.kernels.native import addresses, alike, head, native
 
 LITTLE, EACH = 2**19, 24
 """Up to so many products, with so many more for each element of the result; for more, two convolutions are faster."""
-MORE = (1, 4, 8)[CHIP]
-"""So many times as many on one thread, which is all that this uses, by how long the vectors of the processor are."""
+MORE = (1, 4, 16)[CHIP]
+"""So many times as many where no threads share the work, by how long the vectors of the processor are."""
+SHALLOW = 32
+"""Or any number, where an element of the result is the sum of so few products and the vectors are long."""
 MOST = 64
 """Up to so many examples; for more, two products of matrices are as fast."""
 
@@ -42,7 +44,9 @@ def interval(
     out, taps = weight.shape[0], weight.shape[2:]
     windows = [(n - k) // step + 1 for n, k, step in zip(around, taps, stride, strict=True)]
     products = batch * math.prod(windows) * (weight.numel() + EACH * out)
-    if products > LITTLE and products > LITTLE * MORE / torch.get_num_threads():
+    threads = torch.get_num_threads()
+    shallow = CHIP > 1 and weight[0].numel() <= SHALLOW and batch >= threads
+    if not CHIP or (products > LITTLE and products > LITTLE * MORE / threads and not shallow):
         return None
     if weight.shape[1] != channels or min(windows) < 1 or not (bias is None or bias.shape == (out,)):
         return None
@@ -53,7 +57,7 @@ def interval(
     below, above = lower.new_empty(batch, out, *windows), lower.new_empty(batch, out, *windows)
     first = [before for before, _ in padding]
     numbers = batch, out, *windows, *taps, channels, *stride, *first, *extents, *around
-    done = native.interval(*head(lower), *numbers, *found, below.data_ptr(), above.data_ptr())
+    done = native.interval(*head(below), CHIP, *numbers, *found, below.data_ptr(), above.data_ptr())
     return (below, above) if done else None
 
 

@@ -49,11 +49,11 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 28
+#define VERSION 29
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
-enum { SIDE_BY_SIDE = 16, IN_A_LINE = 2 }; /* channels and windows of a convolution */
+enum { SIDE_BY_SIDE = 16 }; /* channels of a convolution, or elements of a box */
 enum { ABREAST = 4 };       /* rows that meet a weight of a convolution together */
 enum { LARGEST, SMALLEST, TOTAL };
 
@@ -103,6 +103,10 @@ INLINE void begin_of(const Grid *g, int64_t row, int64_t begin[2]) {
 
 /* Windows of a convolution that begin `first` elements before a plane, the channels last in both. */
 typedef struct { int64_t windows[2], taps[2], unit, stride[2], first[2], plane[2]; } Taps;
+
+/* How lines of channels stand that are combed: elements that neighbouring windows meet at one tap stand side by side,
+   those of one line of windows `across` behind those of the line before. `size`: of a channel. */
+typedef struct { int64_t high, across, teeth[2], size; } Comb;
 
 /* Windows side by side in planes `[planes, plane 2, unit]`. */
 typedef struct { int64_t planes, plane[2], unit, windows[2], kernel[2]; } Pools;
@@ -420,14 +424,11 @@ METHOD(meet) {
 
 METHOD(interval) {
     int done;
-    BEGIN(2 + 2 + 13 + 6)
-    const int64_t *w = v + 4;
+    BEGIN(2 + 3 + 13 + 6)
+    const int64_t *w = v + 5;
     const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
-    (void)threads; /* there is little to do */
-    done = v[0] == 4 ? interval_single(v[2], v[3], &t, w + 11, AT(w[13]), AT(w[14]), AT(w[15]), AT(w[16]), AT(w[17]),
-                                       AT(w[18]))
-                     : interval_double(v[2], v[3], &t, w + 11, AT(w[13]), AT(w[14]), AT(w[15]), AT(w[16]), AT(w[17]),
-                                       AT(w[18]));
+    done = CALL(interval, (int)v[2] - 1, v[3], v[4], &t, w + 11, AT(w[13]), AT(w[14]), AT(w[15]), AT(w[16]), AT(w[17]),
+                AT(w[18]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);
 }

@@ -260,52 +260,41 @@ static void NAME(boxes_turned)(int64_t examples, int64_t in, int64_t pitch, cons
             }
 }
 
-/* Part of some lines of a weight and their magnitudes, `[HIGH_ROWS, PITCH]` each; zeros where there are fewer lines. */
-CLONED static void NAME(some_lines)(int64_t lines, int64_t depth, int64_t in, const REAL *weight, REAL *RESTRICT line,
-                                    REAL *RESTRICT size_of) {
-    for (int64_t i = 0; i < HIGH_ROWS; i++, line += PITCH, size_of += PITCH)
-        for (int64_t k = 0; k < depth; k++) {
-            const REAL v = i < lines ? weight[i * in + k] : 0;
-            line[k] = v;
-            size_of[k] = v < 0 ? -v : v;
-        }
-}
-
 /* What `dense` finds, for so many examples that each element of the weight meets whole vectors of them. */
 static int NAME(dense_of_many)(int threads, int chip, int64_t examples, int64_t out, int64_t in, const REAL *lower,
                                const REAL *upper, const REAL *weight, const REAL *bias, REAL *below, REAL *above) {
-    const int64_t pitch = NAME(whole)(examples), room = HIGH_ROWS * (PITCH + pitch);
-    REAL *const center = calloc(2 * in * pitch + threads * 2 * room, sizeof(REAL)), *const radius = center + in * pitch;
-    if (!center) return 0;
-    Product *const *const product = NAME(products)[chip];
-    int64_t places[DEEP];
-    for (int64_t k = 0; k < DEEP; k++) places[k] = k;
-    NAME(boxes_turned)(examples, in, pitch, lower, upper, center, radius);
-    IN_PARALLEL
-    for (int64_t o = 0; o < out; o += HIGH_ROWS) {
-        REAL *const line = radius + in * pitch + THREAD * 2 * room, *const size_of = line + HIGH_ROWS * PITCH;
-        REAL *const middle = size_of + HIGH_ROWS * PITCH, *const reach = middle + HIGH_ROWS * pitch;
-        const int64_t lines = least(HIGH_ROWS, out - o);
-        for (int64_t from = 0; from < in; from += DEEP) {
-            const int64_t depth = least(DEEP, in - from);
-            NAME(some_lines)(lines, depth, in, weight + o * in + from, line, size_of);
-            for (int64_t at = 0, width; at < pitch; at += width) {
-                int k = 0; /* the widest that fits */
-                width = 128 / sizeof(REAL);
-                while (!product[k] || at + width > pitch) k++, width /= 2;
-                product[k](depth, places, line, center + from * pitch + at, pitch, middle + at, pitch, from > 0);
-                product[k](depth, places, size_of, radius + from * pitch + at, pitch, reach + at, pitch, from > 0);
+    const int64_t lanes = (chip ? 64 : 32) / sizeof(REAL), pitch = (examples + lanes - 1) / lanes * lanes;
+    const int64_t own = 2 * BOXED_LINES * pitch, wide = chip ? BOXED_WIDE : BOXED_WIDE - 1;
+    int64_t *const places = malloc(in * sizeof(int64_t));
+    REAL *const center = calloc(2 * in * pitch + threads * own, sizeof(REAL)), *const radius = center + in * pitch;
+    const int done = places && center;
+    if (done) {
+        for (int64_t k = 0; k < in; k++) places[k] = k * pitch;
+        NAME(boxes_turned)(examples, in, pitch, lower, upper, center, radius);
+        IN_PARALLEL
+        for (int64_t o = 0; o < out; o += BOXED_LINES) {
+            REAL *const low = radius + in * pitch + THREAD * own, *const high = low + BOXED_LINES * pitch;
+            Box box = {.depth = in, .pitch = pitch, .places = places};
+            for (int64_t i = 0; i < BOXED_LINES; i++) {
+                const int64_t v = least(o + i, out - 1); /* the last one in place of those that are missing */
+                box.line[i] = weight + v * in;
+                box.bias[i] = bias ? bias[v] : 0;
             }
+            for (int64_t at = 0, n; at < pitch; at += n * lanes) {
+                n = least(wide, (pitch - at) / lanes);
+                box.center = center + at, box.radius = radius + at, box.below = low + at, box.above = high + at;
+                NAME(boxed)[chip][n - 1](&box);
+            }
+            for (int64_t e = 0; e < examples; e++)
+                for (int64_t i = 0; i < least(BOXED_LINES, out - o); i++) {
+                    below[e * out + o + i] = low[i * pitch + e];
+                    above[e * out + o + i] = high[i * pitch + e];
+                }
         }
-        for (int64_t i = 0; i < lines; i++)
-            for (int64_t e = 0; e < examples; e++) {
-                const REAL c = middle[i * pitch + e] + (bias ? bias[o + i] : 0), r = reach[i * pitch + e];
-                below[e * out + o + i] = c - r;
-                above[e * out + o + i] = c + r;
-            }
     }
+    free(places);
     free(center);
-    return 1;
+    return done;
 }
 
 /* The intervals `[examples, out]` of a dense layer, from boxes `[examples, in]`, by centre and radius, one line of the
