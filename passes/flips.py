@@ -10,7 +10,8 @@ al. 2018), and the better bound counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -131,25 +132,38 @@ class Trail(Sweep):
     def again(self) -> Tensor:
         """Lower bounds of the rows, which have come to their end, `[rows]`, with the slopes turned over that promise
         most."""
-        up = _Up(self.view, self._places, self.owner, self._met, torch.zeros_like(self.constant))
+        met, self._met = self._met, {}  # which gains take the place of
+        taken = [form.dense() for form in self._begun[0].values()]
+        up = _Up(self.view, self._places, self.owner, met, taken, torch.zeros_like(self.constant))
+        del met, taken
         if not bool((up.greatest > 0).any()):
             return self.constant
-        second = Sweep(_Turned(self.view, up.gains, up.greatest * SHARE), *self._given)
+        turned_ = _Turned(self.view, up.gains, up.greatest * SHARE)
+        del up
+        second = Sweep(turned_, *self._given)
         second.pending, second.constant = dict(self._begun[0]), self._begun[1]
         return second.lower_bounds()
 
 
 class _Up:
     """The way up of the worst input of each row, `[rows, *shape]`, along the lines that the row took; `met` are its
-    coefficients at inputs and results of ReLUs."""
+    coefficients at inputs and results of ReLUs, which are written over but for those in memory that is `taken`."""
 
     def __init__(
-        self, view: View, places: _Places, owner: Tensor | None, met: Mapping[str, Tensor], greatest: Tensor
+        self,
+        view: View,
+        places: _Places,
+        owner: Tensor | None,
+        met: dict[str, Tensor],
+        taken: Sequence[Tensor],
+        greatest: Tensor,
     ) -> None:
         self._view = view
         self._places = places
         self._owner = owner
         self._met = met
+        self._often = Counter(rows.untyped_storage().data_ptr() for rows in (*met.values(), *taken))
+        """How many read the memory of each."""
         self.gains: dict[str, Tensor] = {}
         """By the name of a ReLU, what each row gains to first order where it turns a slope over, `[rows, *shape]`."""
         self.greatest = greatest
@@ -186,14 +200,16 @@ class _Up:
 
     def _bend(self, name: str, value: Tensor) -> Tensor:
         """What a ReLU is along the lines, for the value of its operand."""
-        lines, rows = self._view.lines(name), self._met[name]
+        lines, rows = self._view.lines(name), self._met.pop(name)
         if lines is None:  # some are infinite; what is found above them is worth little
             return torch.zeros_like(rows)
         if lines.rise is None or lines.top is None or lines.base is not None:  # there is no choice
             return value * self._gathered(lines.slope)
         found = value.clone() if name in self._places.shared else value
         found = stored_as(rows, found)
-        gains = upward(rows, found, self._owner, lines.slope, lines.rise, lines.top, self.greatest)
+        spent = self._often[rows.untyped_storage().data_ptr()] == 1
+        around = lines.slope, lines.rise, lines.top
+        gains = upward(rows, found, self._owner, *around, self.greatest, spent=spent)
         if gains is not None:
             self.gains[name] = gains
             return found

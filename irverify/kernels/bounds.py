@@ -154,10 +154,14 @@ def met_lines(
     turns = None if found is None else _turns(last, *(part for part in (slope, high, base, top) if part is not None))
     if found is None or native is None or turns is None:
         return None
-    results = _turned(4, slope, turns)
-    has = native.met_lines(*head(slope), *turns, *found, *(part.data_ptr() for part in results))
-    rise, constants = results[1] if has & RISE else None, (results[2] if has & BASE else None)
-    return results[0], rise, constants, results[3] if has & TOP else None
+    given = [part is not None for part in (slope, high, base, top)]
+    made = iter(_turned(sum(given), slope, turns))
+    results = [next(made) if there else None for there in given]
+    places = (0 if part is None else part.data_ptr() for part in results)
+    has = native.met_lines(*head(slope), *turns, *found, *places)
+    below, rise, low, up = results
+    assert below is not None
+    return below, rise if has & RISE else None, low if has & BASE else None, up if has & TOP else None
 
 
 def _turns(last: bool, *tensors: Tensor) -> tuple[int, int, int] | None:

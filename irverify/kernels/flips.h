@@ -2,10 +2,9 @@
 
 /* One row: `values` become what the lines are there, `slope v` where a coefficient is at least 0 and else
    `(slope + rise) v + top`; `gains`, where there is a choice, what the slope 1 - slope gains to first order where it is
-   better. Returns the greatest. */
-CLONED static REAL NAME(upward_row)(int64_t n, const REAL *RESTRICT row, const REAL *RESTRICT slope,
-                                    const REAL *RESTRICT rise, const REAL *RESTRICT top, REAL *RESTRICT values,
-                                    REAL *RESTRICT gains) {
+   better; they may take the place of the coefficients. Returns the greatest. */
+CLONED static REAL NAME(upward_row)(int64_t n, const REAL *row, const REAL *RESTRICT slope, const REAL *RESTRICT rise,
+                                    const REAL *RESTRICT top, REAL *RESTRICT values, REAL *gains) {
     REAL greatest = 0;
     DO_PRAGMA(omp simd reduction(max : greatest))
     for (int64_t i = 0; i < n; i++) {

@@ -13,16 +13,24 @@ from irverify.kernels.native import addresses, head, indices, native, within
 
 
 def upward(
-    rows: Tensor, values: Tensor, owner: Tensor | None, slope: Tensor, rise: Tensor, top: Tensor, greatest: Tensor
+    rows: Tensor,
+    values: Tensor,
+    owner: Tensor | None,
+    slope: Tensor,
+    rise: Tensor,
+    top: Tensor,
+    greatest: Tensor,
+    *,
+    spent: bool = False,
 ) -> Tensor | None:
     """For coefficients `rows` over the results and `values` of the operands, which become those of the results: how
     much each row gains, to first order, by the slope `1 - slope` below, 0 where that is nothing. `greatest` `[rows]`
-    becomes the greatest of these where it is less."""
+    becomes the greatest of these where it is less. Of rows that are `spent` they take the memory."""
     size = _size(rows, owner, (values,), (slope, rise, top), greatest)
     found = None if size is None else addresses(rows, values, slope, rise, top, greatest)
     if size is None or found is None or native is None:
         return None
-    gains, held = torch.empty_like(rows), indices(owner)
+    gains, held = rows if spent else torch.empty_like(rows), indices(owner)
     told = rows.shape[0], size, 0 if held is None else held.data_ptr()
     native.upward(*head(rows), *told, found[0], *found[2:5], found[1], gains.data_ptr(), found[5])
     return gains

@@ -107,7 +107,7 @@ static void NAME(lines_back)(int threads, int64_t examples, int64_t size, const 
 }
 
 /* Lines given by the slopes below and above and both constants (null: zero), as rows meet them: the slope below, how much
-   steeper the line above is, and the constants. Which of these last three are not zero everywhere. */
+   steeper the line above is, and the constants that are given. Which of these last three are not zero everywhere. */
 INLINE int NAME(met_run)(int64_t channels, int64_t places, int64_t n, const REAL *const given[4], REAL *const found[4]) {
     int steep = 0, based = 0, topped = 0;
     for (int64_t c = 0; c < channels; c++) {
@@ -157,7 +157,7 @@ static int NAME(met_lines)(int threads, int64_t outer, int64_t channels, int64_t
         REAL *into[4];
         for (int i = 0; i < 4; i++) {
             from[i] = given[i] ? given[i] + at + first : NULL;
-            into[i] = found[i] + to;
+            into[i] = given[i] ? found[i] + to : NULL;
         }
         has |= NAME(met_block)(channels, places, least(step, places - first), from, into);
     }
