@@ -9,7 +9,8 @@ float32, one core, one thread; Linux. Each cell is a process of its own; what is
 are shown, with the same call of ours against itself for the noise. Building the network is not timed, on either side;
 everything that `iv.margins` does is. Peak memory is by how much one call raises the resident memory of its process, on
 both sides after a call of the same kind (but where one takes seconds), so that what libraries allocate once does not
-count; auto_LiRPA keeps its bounds until its next call, and they do count: they are made by an object of its own.
+count; auto_LiRPA keeps its bounds until its next call, and they do count: they are made by an object of its own. Of
+quick calls the median of five counts; what is left of it are whole pages, so that a tenth of a MiB says little.
 auto_LiRPA treats convolutions as patches or as matrices; the one that is faster at batch 1 is shown. Where its batch
 would take too long, the first images are compared one by one, and means are of these.
 """
@@ -83,11 +84,15 @@ def _text(cell: Cell) -> tuple[str, ...]:
     control, milliseconds, ratio = "" if cell.control is None else f"{cell.control:.2f}", "", ""
     if theirs is not None and theirs.seconds is not None and mine.seconds is not None:
         milliseconds, ratio = _number(theirs.seconds * 1e3), _number(theirs.seconds / mine.seconds)
-    memory = "" if theirs is None or theirs.memory is None else f"{theirs.memory:.1f}"
+    memory = "" if theirs is None or theirs.memory is None else _mebibytes(theirs.memory)
     return (
         cell.case, cell.method, str(cell.batch), _number((mine.seconds or 0.0) * 1e3), milliseconds, ratio, control,
-        f"{mine.memory or 0.0:.1f}", memory, *_margins(mine, theirs), cell.note,
+        _mebibytes(mine.memory or 0.0), memory, *_margins(mine, theirs), cell.note,
     )  # fmt: skip
+
+
+def _mebibytes(peak: float) -> str:
+    return f"{peak:.2f}" if peak < 1 else f"{peak:.1f}"
 
 
 def _margins(mine: Side, theirs: Side | None) -> tuple[str, ...]:
