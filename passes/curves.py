@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -45,7 +46,13 @@ def relu(node: Node, operands: Sequence[Interval], choice: Choice | Tensor) -> R
     if found is None or not found[3]:
         return kinked(0.0, 1.0, operands[0], choice)
     free, chord, top, _ = found
-    return Relaxation(free, free.new_zeros(()).expand_as(free), chord, top)
+    return Relaxation(free, _zero(free.dtype, free.device).expand_as(free), chord, top)
+
+
+@lru_cache(maxsize=8)
+def _zero(dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept may be met where there are gradients
+        return torch.zeros((), dtype=dtype, device=device)
 
 
 def leaky_relu(node: Node, operands: Sequence[Interval], choice: Choice | Tensor) -> Relaxation:

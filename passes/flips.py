@@ -53,13 +53,14 @@ def worthwhile(graph: Graph) -> bool:
 
 class _Places(NamedTuple):
     """Where rows are noted, inputs and results of ReLUs; those ReLUs, and which of them read memory that others read
-    too; the values that have to be known for those of pre-activations; how many elements the results of all ReLUs
-    have."""
+    too; the values that have to be known for those of pre-activations; by the name of a node, which of all these nobody
+    reads after it; how many elements the results of all ReLUs have."""
 
     ends: frozenset[str]
     relus: frozenset[str]
     shared: frozenset[str]
     ahead: frozenset[str]
+    last: Mapping[str, Sequence[str]]
     width: int
 
 
@@ -77,7 +78,11 @@ def _places(graph: Graph, target: str, known: frozenset[str]) -> _Places:
             ahead.update(node.inputs)
     ends = frozenset(relus).union(node.name for node in graph.inputs if node.name in reached)
     shared = frozenset(name for name in relus if not _own(graph, graph[name].inputs[0]))
-    return _Places(ends, frozenset(relus), shared, frozenset(ahead), sum(relus.values()))
+    reads = [node for node in graph if node.name in relus or (node.name in ahead and node.name not in known)]
+    last: dict[str, list[str]] = {}
+    for name, reader in {name: node.name for node in reads for name in node.inputs}.items():
+        last.setdefault(reader, []).append(name)
+    return _Places(ends, frozenset(relus), shared, frozenset(ahead), last, sum(relus.values()))
 
 
 def _own(graph: Graph, name: str) -> bool:
@@ -107,6 +112,8 @@ def flipped(view: View, target: Node, bounds: Interval, limit: int) -> Tensor:
 
 class Trail(Sweep):
     """The rows of a specification `target`, one each, which note what they are at ReLUs and inputs on their way."""
+
+    _noted = True
 
     def __init__(
         self, view: View, target: str, places: _Places, elements: Tensor, bounds: Interval, owner: Tensor | None
@@ -174,6 +181,8 @@ class _Up:
                 values[node.name] = self._bend(node.name, values[node.inputs[0]])
             elif node.name in places.ahead:
                 values[node.name] = self._value(node, values)
+            for name in places.last.get(node.name, ()):
+                del values[name]
 
     def _value(self, node: Node, values: Mapping[str, Tensor]) -> Tensor:
         """What another node is there."""

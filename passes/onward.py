@@ -73,13 +73,14 @@ class Onward:
     through: BentAdjoint
     turning: Turning | None = None
 
-    def before(self, form: Dense) -> tuple[Dense, Tensor] | None:
-        """The rows there, and their constants; None where other ways are faster, or there is none."""
+    def before(self, form: Dense, *, spent: bool) -> tuple[Dense, Tensor] | None:
+        """The rows there, and their constants; None where other ways are faster, or there is none. Those of a form that
+        is `spent` may be written over."""
         rows = form.coefficients
         if recorded(rows):
             return None
         turning = () if self.turning is None else (self.turning.gains.permute(0, 2, 3, 1), self.turning.least)
-        found = self.through(rows.permute(0, 2, 3, 1), form.owner, *turning)
+        found = self.through(rows.permute(0, 2, 3, 1), form.owner, *turning, spent=spent)
         return None if found is None else (Dense(found[0].permute(0, 3, 1, 2), form.owner), found[1])
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Sequence
 from copy import copy
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -59,6 +60,9 @@ class Sweep:
     coefficients over one value are taken further one part after the other.
     """
 
+    _noted: ClassVar[bool] = False
+    """Whether somebody notes rows on their way, and reads them later."""
+
     def __init__(
         self,
         view: View,
@@ -81,6 +85,8 @@ class Sweep:
         self.pending: dict[str, Form] = {target: Units(elements, shape, bounds.lower, owner)}
         self.constant = bounds.lower.new_zeros(elements.shape[0])
         self.signed = False
+        self._spare: dict[str, Form] = {}
+        """Rows over some values that nobody but `pending` has: who takes them further may write over them."""
         self._apart = owner is None
         self._passed = 0
         self._screened = ""
@@ -193,7 +199,7 @@ class Sweep:
         self.bounds = Interval(*(side[example] for side in self.bounds))
         self.lean = None if self.lean is None else self.lean[example]
         self.owner = None
-        self.pending = {name: alone(form, example) for name, form in self.pending.items()}
+        self.pending, self._spare = {name: alone(form, example) for name, form in self.pending.items()}, {}
         return self
 
     def lower_bounds(self) -> Tensor:
@@ -236,7 +242,7 @@ class Sweep:
         self.sides = None if self.sides is None else self.sides[pairs]
         self.owner = None if self.owner is None else self.owner[pairs]
         self.constant = self.constant.index_select(0, rows)
-        self.pending = {name: form.select(rows) for name, form in self.pending.items()}
+        self.pending, self._spare = {name: form.select(rows) for name, form in self.pending.items()}, {}
 
     def _rows(self, pairs: Tensor) -> Tensor:
         """The rows of the elements at these places."""
@@ -289,7 +295,7 @@ class Sweep:
         """From here on the rows and their negatives go different ways."""
         if self.signed:
             return
-        self.signed = True
+        self.signed, self._spare = True, {}
         sides = self.sides
         if sides is None:
             self.constant = torch.cat([self.constant, -self.constant])
@@ -313,6 +319,7 @@ class Sweep:
         if pooled is not None or not (rows_of_matrix or isinstance(relaxed, Affine)):
             self._sign()
         form = self.pending.pop(node.name)
+        spent = self._spare.pop(node.name, None) is form
         if relaxed is None:
             self.constant = self.constant + self._over_inputs(node.name, form)
             return
@@ -320,7 +327,7 @@ class Sweep:
             self.constant = self.constant + found[1]
             self._add(pooled.to, found[0], own=True)
             return
-        if type(form) is Dense and self._at_once(node.name, form):
+        if type(form) is Dense and self._at_once(node.name, form, spent=spent):
             return
         lines = self.view.lines(node.name, form)
         own = lines is not None or isinstance(node.op, Conv | Linear)  # rows that nobody else holds
@@ -329,14 +336,16 @@ class Sweep:
             self.constant = self.constant + constant
         for operand, part in zip(node.inputs, parts, strict=False):  # some operands are passed nothing
             self._add(operand, part, own=own)
+        if lines is not None and not self._noted:
+            self._spare[node.inputs[0]] = self.pending[node.inputs[0]]
 
-    def _at_once(self, name: str, form: Dense) -> bool:
+    def _at_once(self, name: str, form: Dense, *, spent: bool) -> bool:
         """Takes rows over a value, where that is possible, through the convolution that makes it or that an activation
-        reads; whether it was."""
+        reads; whether it was. Those that are `spent` may be written over."""
         onward = self.view.onward(name)
         if onward is None or (onward.around and not self._may_pass(onward)):
             return False
-        found = onward.before(form)
+        found = onward.before(form, spent=spent)
         if found is None:
             return False
         if onward.around and onward.node in self._stations:
@@ -344,7 +353,10 @@ class Sweep:
         part, constant = found
         self.constant = self.constant + constant
         waiting = self.pending.get(onward.to)
-        self.pending[onward.to] = part if waiting is None else plus(waiting, part, own=True)  # as rows should stand
+        made = part if waiting is None else plus(waiting, part, own=True)
+        self.pending[onward.to] = made  # as rows should stand
+        if not self._noted:
+            self._spare[onward.to] = made
         return True
 
     def _may_pass(self, onward: Onward) -> bool:
@@ -382,6 +394,7 @@ class Sweep:
         if isinstance(part, Dense) and self.view.pooled(operand, self._count) is None:  # which takes either order
             coefficients = settled(part.coefficients)
             part = part if coefficients is part.coefficients else part.with_coefficients(coefficients)
+        self._spare.pop(operand, None)
         self.pending[operand] = plus(self.pending[operand], part, own=own) if operand in self.pending else part
 
     def _cut_short(self, node: Node) -> None:

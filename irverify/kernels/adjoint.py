@@ -74,7 +74,7 @@ class BentAdjoint:
     and weights is asked here, once for all rows."""
 
     def __init__(self, parts: Sequence[Tensor | None], weight: Tensor, examples: int, numbers: tuple[int, ...]) -> None:
-        self._held = parts  # compiled code has their addresses
+        self._held = [None if part is None else part.untyped_storage() for part in parts]  # compiled code reads them
         self._weight = weight
         self._examples = examples
         self._numbers = numbers
@@ -109,11 +109,18 @@ class BentAdjoint:
         return None if numbers is None else cls((*lines, offset), weight.contiguous(), examples, numbers)
 
     def __call__(
-        self, rows: Tensor, owner: Tensor | None, gains: Tensor | None = None, least: Tensor | None = None
+        self,
+        rows: Tensor,
+        owner: Tensor | None,
+        gains: Tensor | None = None,
+        least: Tensor | None = None,
+        *,
+        spent: bool = False,
     ) -> tuple[Tensor, Tensor] | None:
         """Rows `[rows, *windows, out]` of the examples `owner` `[rows]`, in ascending order, or all of the first, and
         their constants `[rows]`; None where they are so few that other ways are faster, or stand in another order. With
-        `gains`, like the rows, and `least` `[rows]` slopes below are turned over as in `flips.turned`."""
+        `gains`, like the rows, and `least` `[rows]` slopes below are turned over as in `flips.turned`. Rows that are
+        `spent` are written over where what comes of them has their size: some are read whole before they are."""
         found = addresses(rows, self._weight, gains, least)
         if found is None or native is None or not rows.is_contiguous() or rows.shape[1:] != self._row:
             return None
@@ -127,7 +134,8 @@ class BentAdjoint:
             if owner.shape != rows.shape[:1] or not within(owner, self._examples):
                 return None
             place = owner.data_ptr()
-        passed, constants = rows.new_empty(count, *self._found), rows.new_empty(count)
+        over = spent and self._found == self._row
+        passed, constants = rows if over else rows.new_empty(count, *self._found), rows.new_empty(count)
         at = 0, 0, 0, place, CHIP, *found[:2], passed.data_ptr(), *self._given, *found[2:], constants.data_ptr()
         done = native.adjoint_of_bent(*head(passed), count, *self._numbers, *at)
         return (passed, constants) if done else None

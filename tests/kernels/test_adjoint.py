@@ -209,6 +209,12 @@ def test_through_lines(data: st.DataObject, dtype: torch.dtype, seed: int, owned
     assert expected is not None
     same(found[0], expected)
     same(found[1], constants)
+    through, fits = BentAdjoint.of(met, weight, adds, *moves, windows), found[0].shape == rows.shape
+    over = None if through is None else through(rows, owner, spent=True)
+    assert over is not None
+    assert torch.equal(over[0], found[0])
+    assert torch.equal(over[1], found[1])
+    assert (over[0] is rows) == fits
 
 
 def test_lines_that_do_not_fit_are_left_to_others() -> None:

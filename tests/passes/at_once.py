@@ -24,8 +24,8 @@ def counted(way: type) -> Iterator[list[Any]]:
     found: list[Any] = []
     before = way.before  # type: ignore[attr-defined]
 
-    def noted(self: Any, form: Any) -> Any:
-        done = before(self, form)
+    def noted(self: Any, form: Any, **told: Any) -> Any:
+        done = before(self, form, **told)
         if done is not None:
             found.append(self)
         return done

@@ -185,7 +185,7 @@ def test_memory_that_others_read(seed: int, monkeypatch: pytest.MonkeyPatch) -> 
     graph = builder.graph([builder.add(layer(seed + 2, 3, 8), builder.add(Relu(), y))])
     region = iv.Linf(torch.zeros(2, 6, dtype=torch.float64), 0.3)
     found = iv.margins(graph, region, 0, "crown")
-    monkeypatch.setattr(flips, "upward", lambda *given: None)
+    monkeypatch.setattr(flips, "upward", lambda *given, **told: None)
     torch.testing.assert_close(found, iv.margins(graph, region, 0, "crown"), rtol=1e-9, atol=1e-9)
 
 

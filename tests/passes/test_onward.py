@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import irverify as iv
-from irverify.kernels.adjoint import CHIP
+from irverify.kernels.adjoint import CHIP, BentAdjoint
 from irverify.passes.onward import Onward
 from irverify.passes.view import View
 from tests.passes.at_once import counted, drawn
@@ -74,6 +74,51 @@ def test_the_same_bounds(
     points = region.sample(20, torch.Generator().manual_seed(seed)).flatten(0, 1)
     values = torch.einsum("bsj,nbj->nbs", rows, module(points).reshape(20, batch, 3))
     assert bool((values >= state.bounds[state.graph.outputs[0]].lower - tolerance).all())
+
+
+class Blocks(nn.Module):
+    """Residual blocks whose convolutions keep the size of what they read; some values are read three times."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, channels, 3, padding=1)
+        self.layers = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(6))
+        self.head = nn.Linear(channels * 36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = x = torch.relu(self.first(x))
+        for one, other in zip(self.layers[::2], self.layers[1::2], strict=True):
+            inner = one(x)
+            before, x = x, torch.relu(other(torch.relu(inner)) + x + before + inner)
+        found: Tensor = self.head(x.flatten(1))
+        return found
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.integers(1, 3), st.sampled_from((2, 5)), st.sampled_from(("crown", "crown-ibp", "fast-lin")))
+def test_rows_that_nobody_else_has_are_written_over(seed: int, batch: int, channels: int, method: str) -> None:
+    """Which changes no bit of any bound."""
+    module = Blocks(channels)
+    drawn(module, seed)
+    graph = iv.compile(module.requires_grad_(False), torch.zeros(1, 2, 6, 6))
+    x = torch.rand(batch, 2, 6, 6, generator=torch.Generator().manual_seed(seed))
+    region, rows = iv.Box(x, x + 0.05), torch.randn(batch, 9, 3, generator=torch.Generator().manual_seed(seed))
+    spec, kept = (rows, torch.zeros(batch, 9)), rows.clone()
+    state = iv.run(graph, method, region, spec=spec)
+    before, over = BentAdjoint.__call__, []
+
+    def elsewhere(self: BentAdjoint, *given: Tensor, spent: bool) -> tuple[Tensor, Tensor] | None:
+        over.append(spent)
+        return before(self, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BentAdjoint, "__call__", elsewhere)
+        other = iv.run(graph, method, region, spec=spec)
+    assert any(over) or method != "crown-ibp" or not CHIP
+    assert torch.equal(rows, kept)
+    for name in state.bounds:
+        assert torch.equal(state.bounds[name].lower, other.bounds[name].lower)
+        assert torch.equal(state.bounds[name].upper, other.bounds[name].upper)
 
 
 @pytest.mark.skipif(not CHIP, reason="no compiled code for this processor")
