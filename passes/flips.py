@@ -147,9 +147,19 @@ class Trail(Sweep):
             return self.constant
         turned_ = _Turned(self.view, up.gains, up.greatest * SHARE)
         del up
-        second = Sweep(turned_, *self._given)
+        second = _Second(turned_, *self._given)
         second.pending, second.constant = dict(self._begun[0]), self._begun[1]
         return second.lower_bounds()
+
+
+class _Second(Sweep):
+    """Rows with slopes turned over, which forget where once they have passed."""
+
+    view: _Turned
+
+    def _step(self, node: Node) -> None:
+        super()._step(node)
+        self.view.forget(node.name)
 
 
 class _Up:
@@ -261,6 +271,10 @@ class _Turned(View):
     def onward(self, name: str) -> Onward | None:
         found, lines = self._before.onward(name), self._turning.get(name)
         return found if found is None or lines is None else replace(found, turning=lines.turning)
+
+    def forget(self, name: str) -> None:
+        """No row meets a node any more."""
+        self._turning.pop(name, None)
 
     def box(self, name: str) -> tuple[Tensor, Tensor]:
         return self._before.box(name)
