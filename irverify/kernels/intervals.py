@@ -18,6 +18,8 @@ MORE = (1, 4, 16)[CHIP]
 """So many times as many where no threads share the work, by how long the vectors of the processor are."""
 SHALLOW = 32
 """Or any number, where an element of the result is the sum of so few products and the vectors are long."""
+PADDED = 2**24
+"""Up to so many elements of an example with what it is padded by."""
 MOST = 64
 """Up to so many examples; for more, two products of matrices are as fast."""
 
@@ -45,11 +47,14 @@ def interval(
     windows = [(n - k) // step + 1 for n, k, step in zip(around, taps, stride, strict=True)]
     products = batch * math.prod(windows) * (weight.numel() + EACH * out)
     threads = torch.get_num_threads()
-    shallow = CHIP > 1 and weight[0].numel() <= SHALLOW and batch >= threads
+    shallow = CHIP > 1 and math.prod(weight.shape[1:]) <= SHALLOW and batch >= threads
     if not CHIP or (products > LITTLE and products > LITTLE * MORE / threads and not shallow):
         return None
     if weight.shape[1] != channels or min(windows) < 1 or not (bias is None or bias.shape == (out,)):
         return None
+    if channels * math.prod(around) > PADDED:
+        return None
+    stride = [min(step, n) for step, n in zip(stride, around, strict=True)]  # beyond the operand there is no window
     found = addresses(lower, upper, weight, bias)
     parts = (lower, upper, weight) if bias is None else (lower, upper, weight, bias)
     if found is None or native is None or not all(part.is_contiguous() for part in parts):

@@ -73,6 +73,12 @@ def test_up_and_down(seed: int, dtype: torch.dtype, size: tuple[int, ...], count
     up = values.clone()
     gains = upward(rows, up, owner, slope, rise, top, greatest)
     assert gains is not None
+    spent, again, most = rows.clone(), values.clone(), torch.zeros(count, dtype=dtype)
+    over = upward(spent, again, owner, slope, rise, top, most, spent=True)
+    assert over is spent
+    assert torch.equal(over, gains)
+    assert torch.equal(again, up)
+    assert torch.equal(most, greatest)
     close = 1e-5 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(up, expected, rtol=close, atol=close)
     torch.testing.assert_close(gains, gain, rtol=close, atol=close)

@@ -6,12 +6,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
 from irverify.ir.graph import Node
 from irverify.ir.ops import Conv, Linear, Spec
+from irverify.ir.params import value
 from irverify.ir.types import TensorType
 from irverify.kernels import available, bounds, intervals, native
 from irverify.kernels.adjoint import CHIP
@@ -176,6 +178,11 @@ def test_units_of_convolutions(
     same(found.coefficients, op.adjoint(form.dense(), (operand,))[0])
 
 
+vectors = pytest.mark.skipif(not CHIP, reason="no kernels for this processor")
+CHIPS = st.integers(1, max(1, CHIP))
+
+
+@vectors
 def test_intervals_by_hand() -> None:
     """x in [0, 2] and y in [1, 1] through kernel (1, -2) padded by one after, and bias 1."""
     lower, upper = torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[2.0, 1.0]]]])
@@ -185,24 +192,12 @@ def test_intervals_by_hand() -> None:
     assert [side.tolist() for side in found] == [[[[[-1, 2]], [[1, 0]]]], [[[[1, 2]], [[1, 0]]]]]
 
 
-@settings(max_examples=40)
-@given(
-    DTYPES, SEEDS, st.integers(1, 35), st.integers(1, 3), st.tuples(*[st.integers(1, 3)] * 2),
-    st.tuples(*[st.integers(0, 2)] * 4), st.tuples(*[st.integers(1, 3)] * 2), st.integers(0, 3), st.booleans(),
-)  # fmt: skip
-def test_intervals_of_convolutions(
-    dtype: torch.dtype, seed: int, out: int, channels: int, stride: tuple[int, ...], around: tuple[int, ...],
-    taps: tuple[int, ...], batch: int, biased: bool,
-) -> None:  # fmt: skip
-    """Whole numbers, whose sums are exact."""
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randint(-3, 4, (out, channels, *taps), generator=generator).to(dtype)
-    bias = torch.randint(-3, 4, (out,), generator=generator).to(dtype) if biased else None
-    lower = torch.randint(-3, 4, (batch, channels, 5, 4), generator=generator).to(dtype)
-    upper = lower + torch.randint(0, 4, lower.shape, generator=generator)
-    op = Conv(weight, bias, stride, ((around[0], around[1]), (around[2], around[3])))
-    node = Node("y", op, ("x",), op.infer(TensorType((channels, 5, 4), dtype)))
-    found = interval(lower, upper, weight, bias, op.stride, op.padding)
+def intervals_agree(op: Conv, lower: Tensor, upper: Tensor) -> None:
+    """Of whole numbers, whose sums are exact: by compiled code, by the rule that asks it, and by PyTorch."""
+    shape = tuple(lower.shape[1:])
+    node = Node("y", op, ("x",), op.infer(TensorType(shape, lower.dtype)))
+    bias = None if op.bias is None else value(op.bias)
+    found = interval(lower, upper, value(op.weight), bias, op.stride, op.padding)
     assert found is not None
     rule = IBP.find(Conv)
     assert rule is not None
@@ -212,6 +207,77 @@ def test_intervals_of_convolutions(
         same(found, tuple(rule(node, Interval(lower, upper))))
 
 
+def whole(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
+    return torch.randint(-3, 4, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@vectors
+@settings(max_examples=80)
+@given(
+    DTYPES, SEEDS, CHIPS, st.integers(1, 35), st.integers(1, 3), st.tuples(*[st.integers(1, 6)] * 2),
+    st.tuples(*[st.sampled_from((0, 0, 1, 2, 9))] * 4), st.tuples(*[st.integers(1, 4)] * 2),
+    st.tuples(*[st.sampled_from((1, 2, 5, 17, 40))] * 2), st.integers(0, 3), st.booleans(),
+)  # fmt: skip
+def test_intervals_of_convolutions(
+    dtype: torch.dtype, seed: int, chip: int, out: int, channels: int, stride: tuple[int, ...],
+    around: tuple[int, ...], taps: tuple[int, ...], extents: tuple[int, ...], batch: int, biased: bool,
+) -> None:  # fmt: skip
+    """Strides beyond the taps, padding beyond the plane, windows of which one fits, and several tiles side by side."""
+    padding = (around[0], around[1]), (around[2], around[3])
+    assume(all(n + sum(pair) >= k for n, pair, k in zip(extents, padding, taps, strict=True)))
+    weight = whole(out, channels, *taps, seed=seed, dtype=dtype)
+    bias = whole(out, seed=seed + 1, dtype=dtype) if biased else None
+    lower = whole(batch, channels, *extents, seed=seed + 2, dtype=dtype)
+    upper = lower + whole(*lower.shape, seed=seed + 3, dtype=dtype).abs()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intervals, "CHIP", chip)
+        patch.setattr(intervals, "LITTLE", 2**30)
+        intervals_agree(Conv(weight, bias, stride, padding), lower, upper)
+
+
+@vectors
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_intervals_on_threads(batch: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples are shared among threads, of which there may be more than examples."""
+    monkeypatch.setattr(native, "THREADED", 0)
+    monkeypatch.setattr(intervals, "LITTLE", 2**30)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        lower = whole(batch, 3, 13, 19, seed=1, dtype=dtype)
+        upper = lower + whole(batch, 3, 13, 19, seed=2, dtype=dtype).abs()
+        for stride in ((1, 1), (2, 3), (5, 1)):
+            weight, bias = whole(7, 3, 3, 2, seed=3, dtype=dtype), whole(7, seed=4, dtype=dtype)
+            intervals_agree(Conv(weight, bias, stride, ((1, 2), (0, 3))), lower, upper)
+    finally:
+        torch.set_num_threads(before)
+
+
+@vectors
+@pytest.mark.parametrize(("batch", "channels", "out"), [(0, 2, 3), (2, 0, 3), (2, 2, 0), (0, 0, 0)])
+def test_intervals_of_nothing(batch: int, channels: int, out: int) -> None:
+    lower, weight = torch.zeros(batch, channels, 4, 5), torch.ones(out, channels, 2, 3)
+    bias = torch.ones(out)
+    found = interval(lower, lower, weight, bias, (1, 1), ((0, 0), (0, 0)))
+    assert found is not None
+    for side in found:
+        assert side.shape == (batch, out, 3, 3)
+        assert bool((side == 1).all())
+
+
+@vectors
+@pytest.mark.parametrize("step", [2**16, 2**32, 2**40, 2**62])
+def test_strides_beyond_any_plane(step: int) -> None:
+    """One window is left along that axis, and memory is that of the plane."""
+    lower = whole(2, 2, 5, 6, seed=1, dtype=torch.float32)
+    upper = lower + whole(2, 2, 5, 6, seed=2, dtype=torch.float32).abs()
+    weight = whole(3, 2, 3, 2, seed=3, dtype=torch.float32)
+    for stride in ((step, step), (step, 2), (1, step)):
+        intervals_agree(Conv(weight, None, stride, ((1, 0), (0, 2))), lower, upper)
+
+
+@vectors
 def test_what_is_infinite_or_no_number_has_no_interval() -> None:
     for odd in (math.nan, math.inf, -math.inf):
         lower = torch.zeros(1, 1, 3, 3)
@@ -221,7 +287,30 @@ def test_what_is_infinite_or_no_number_has_no_interval() -> None:
         assert all(bool(side[0, 0, 1, 1].isnan()) and float(side.nansum()) == 0 for side in found)
 
 
-def test_intervals_left_to_pytorch() -> None:
+@vectors
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_only_windows_over_what_is_no_number_have_no_interval(odd: float, stride: tuple[int, int]) -> None:
+    """Not the elements that stand beside it in a vector."""
+    lower = whole(2, 2, 9, 21, seed=1, dtype=torch.float32)
+    upper, weight = lower + 1, whole(5, 2, 2, 3, seed=2, dtype=torch.float32)
+    padding = ((1, 0), (0, 2))
+    plain = interval(lower, upper, weight, None, stride, padding)
+    lower[1, 1, 4, 9], upper[1, 1, 4, 9] = min(odd, 0.0), max(odd, 0.0)
+    met = functional.conv2d(
+        functional.pad((lower.isfinite() & upper.isfinite()).logical_not().float(), (0, 2, 1, 0)),
+        torch.ones_like(weight), stride=stride,
+    ) > 0  # fmt: skip
+    found = interval(lower, upper, weight, None, stride, padding)
+    assert plain is not None
+    assert found is not None
+    for side, other in zip(found, plain, strict=True):
+        assert not bool(side[met].isfinite().any())
+        same(side[~met], other[~met])
+
+
+@vectors
+def test_intervals_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     lower, weight = torch.zeros(1, 2, 9, 9), torch.ones(2, 2, 3, 3)
     assert interval(lower, lower, weight, None, (1, 1), ((0, 0), (0, 0))) is not None
     assert interval(lower, lower, weight, None, (1, 1), ((-1, 0), (0, 0))) is None
@@ -232,9 +321,9 @@ def test_intervals_left_to_pytorch() -> None:
     for bias in (torch.ones(1), torch.ones(2, 1), torch.ones(3)):
         assert interval(lower, lower, weight, bias, (1, 1), ((0, 0), (0, 0))) is None
     assert interval(lower.expand(500, -1, -1, -1).contiguous(), lower, weight, None, (1, 1), ((0, 0), (0, 0))) is None
-
-
-vectors = pytest.mark.skipif(not CHIP, reason="no kernels for this processor")
+    assert interval(lower, lower, weight, None, (2**15, 1), ((0, 2**21), (0, 0))) is None
+    monkeypatch.setattr(intervals, "CHIP", 0)
+    assert interval(lower, lower, weight, None, (1, 1), ((0, 0), (0, 0))) is None
 
 
 @vectors
