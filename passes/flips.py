@@ -198,7 +198,7 @@ class _Up:
         """What another node is there."""
         context = self._view.context
         if node.name in context.known:
-            return self._gathered(self._view.known(node.name))
+            return self._gathered(self._view.known(node.name)).expand(len(self.greatest), *node.type.shape)
         if isinstance(node.op, Input):
             return self._worst(node.name)
         affine, operands = context.relaxed[node.name], [values[operand] for operand in node.inputs]

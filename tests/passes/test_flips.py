@@ -11,8 +11,10 @@ from torch import Tensor, nn
 import irverify as iv
 from irverify.errors import RegionError
 from irverify.ir.graph import Graph, GraphBuilder, convert
-from irverify.ir.ops import Add, Linear, Relu, Reshape, Sub
+from irverify.ir.ops import Add, Concat, Linear, Neg, Relu, Reshape, Sub
 from irverify.ir.types import TensorType
+from irverify.kernels import available
+from irverify.kernels.flips import upward
 from irverify.passes import crown, flips
 from irverify.regions import Box
 from tests.passes.at_once import drawn
@@ -209,3 +211,65 @@ def test_overflow_proves_nothing(value: float) -> None:
     except iv.IRVerifyError:
         return
     assert not bool((found[:, 1:] > 0).any())
+
+
+def test_what_is_known_beside_what_is_not() -> None:
+    """A value that no input changes, next to others of one example."""
+    builder = GraphBuilder()
+    x = builder.input(TensorType((4,), torch.float64))
+    none = builder.add(Relu(), builder.add(layer(1, 2, 4), builder.add(Sub(), x, x)))
+    both = builder.add(Relu(), builder.add(Concat(0), none, builder.add(layer(2, 3, 4), x)))
+    graph = builder.graph([builder.add(layer(4, 3, 5), builder.add(Relu(), builder.add(layer(3, 5, 5), both)))])
+    assert flips.worthwhile(iv.compile(graph))
+    center = torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(2, 4)
+    whole = iv.margins(graph, iv.Linf(center, 0.3), 0, "crown")
+    for example in range(2):
+        alone = iv.margins(graph, iv.Linf(center[example : example + 1], 0.3), 0, "crown")
+        torch.testing.assert_close(alone[0], whole[example], rtol=1e-9, atol=1e-9)
+
+
+def branches() -> Graph:
+    """ReLUs of one value, of which others read more, sums of a value with itself, and ReLUs at the end."""
+    builder = GraphBuilder()
+    x = builder.add(layer(1, 12, 6), builder.input(TensorType((6,), torch.float64)))
+    first, second = builder.add(Relu(), x), builder.add(Relu(), x)
+    z = builder.add(Sub(), builder.add(Add(), first, second), x)
+    third, fourth = builder.add(Relu(), z), builder.add(Relu(), builder.add(Add(), z, z))
+    y = builder.add(layer(2, 12, 12), builder.add(Add(), third, fourth, first))
+    last = builder.add(Add(), builder.add(Relu(), y), builder.add(Neg(), builder.add(Relu(), builder.add(Neg(), y))))
+    return builder.graph([builder.add(Add(), last, third)])
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("eps", [0.03, 0.3])
+def test_values_that_others_read(batch: int, eps: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    center = torch.linspace(-1, 1, 6 * batch, dtype=torch.float64).reshape(batch, 6)
+    found = iv.margins(branches(), iv.Linf(center, eps), 0, "crown")
+    monkeypatch.setattr(flips, "upward", lambda *given, **told: None)
+    torch.testing.assert_close(found, iv.margins(branches(), iv.Linf(center, eps), 0, "crown"), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.skipif(not available(), reason="kernels are not compiled here")
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("kind", ["branches", "planes", "flat"])
+def test_gains_take_no_memory_that_is_read(kind: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds are the same where they take none, and again."""
+    taken = []
+
+    def elsewhere(*given: Tensor, spent: bool) -> Tensor | None:
+        taken.append(spent)
+        return upward(*given)
+
+    graph = branches() if kind == "branches" else network(11, torch.float64, planes=kind == "planes")
+    (operand,) = graph.inputs
+    size = batch * operand.type.size
+    center = torch.linspace(0, 1, size, dtype=torch.float64).reshape(batch, *operand.type.shape)
+    region, labels = iv.Linf(center, 0.1), torch.arange(batch)
+    given = region.center.clone(), labels.clone()
+    found = iv.margins(graph, region, labels, "crown")
+    assert torch.equal(found, iv.margins(graph, region, labels, "crown"))
+    assert torch.equal(region.center, given[0])
+    assert torch.equal(labels, given[1])
+    monkeypatch.setattr(flips, "upward", elsewhere)
+    assert torch.equal(found, iv.margins(graph, region, labels, "crown"))
+    assert any(taken)
