@@ -87,6 +87,7 @@ class Sweep:
         self.signed = False
         self._spare: dict[str, Form] = {}
         """Rows over some values that nobody but `pending` has: who takes them further may write over them."""
+        self._frees = not (self._noted or recorded(*bounds))  # a derivative reads what was looked at on the way, too
         self._apart = owner is None
         self._passed = 0
         self._screened = ""
@@ -336,7 +337,7 @@ class Sweep:
             self.constant = self.constant + constant
         for operand, part in zip(node.inputs, parts, strict=False):  # some operands are passed nothing
             self._add(operand, part, own=own)
-        if lines is not None and not self._noted:
+        if lines is not None and self._frees:
             self._spare[node.inputs[0]] = self.pending[node.inputs[0]]
 
     def _at_once(self, name: str, form: Dense, *, spent: bool) -> bool:
@@ -355,7 +356,7 @@ class Sweep:
         waiting = self.pending.get(onward.to)
         made = part if waiting is None else plus(waiting, part, own=True)
         self.pending[onward.to] = made  # as rows should stand
-        if not self._noted:
+        if self._frees:
             self._spare[onward.to] = made
         return True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import irverify as iv
+from irverify.ir.graph import GraphBuilder
+from irverify.ir.ops import Add, Conv, Relu
+from irverify.ir.types import TensorType
 from irverify.kernels.adjoint import CHIP, BentAdjoint
+from irverify.passes import sweep
 from irverify.passes.onward import Onward
 from irverify.passes.view import View
 from tests.passes.at_once import counted, drawn
@@ -152,7 +156,7 @@ def test_rows_keep_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.around for one in parts] == [False, True, False, True]
 
 
-@pytest.mark.parametrize("of", ["rows", "parameters"])
+@pytest.mark.parametrize("of", ["rows", "parameters", "box"])
 def test_gradients(of: str) -> None:
     """As one after the other, which is how they are found."""
     module = Net(nn.ReLU, 3, 1, skip=True)
@@ -161,10 +165,12 @@ def test_gradients(of: str) -> None:
     x = torch.rand(2, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     graph = iv.compile(module, x[:1])
     rows = torch.ones(2, 9, 3, dtype=torch.float64).requires_grad_(of == "rows")
-    sources = [rows] if of == "rows" else list(module.parameters())
+    radius = torch.full_like(x, 0.1).requires_grad_(of == "box")
+    given: dict[str, Sequence[Tensor]] = {"rows": [rows], "parameters": [*module.parameters()], "box": [radius]}
+    sources = given[of]
 
     def gradients() -> tuple[Tensor | None, ...]:
-        state = iv.run(graph, "crown", iv.Box(x, x + 0.1), spec=(rows, torch.zeros(2, 9, dtype=torch.float64)))
+        state = iv.run(graph, "crown", iv.Box(x, x + radius), spec=(rows, torch.zeros(2, 9, dtype=torch.float64)))
         result = state.bounds[state.graph.outputs[0]].lower.sum()
         return torch.autograd.grad(result, sources, allow_unused=True)
 
@@ -172,4 +178,35 @@ def test_gradients(of: str) -> None:
     with apart():
         expected = gradients()
     assert any(gradient is not None and bool(gradient.any()) for gradient in expected)
+    torch.testing.assert_close(found, expected)
+
+
+def test_gradients_in_one_of_two_inputs() -> None:
+    """Where rows pass convolutions that keep their size, with nothing around them, and are looked at on their way."""
+    builder = GraphBuilder()
+    kind = TensorType((4, 4, 4), torch.float64)
+    one, other = (builder.input(kind, name) for name in ("one", "other"))
+    generator = torch.Generator().manual_seed(0)
+
+    def conv(value: str) -> str:
+        weight = torch.randn(4, 4, 3, 3, generator=generator, dtype=torch.float64) / 6
+        return builder.add(Conv(weight, padding=((1, 1), (1, 1))), value)
+
+    inner = conv(conv(one))
+    bent = builder.add(Relu(), builder.add(Add(), conv(builder.add(Relu(), conv(other))), conv(inner)))
+    graph = builder.graph([builder.add(Relu(), conv(builder.add(Add(), bent, builder.add(Relu(), inner))))])
+    x = torch.rand(1, 4, 4, 4, generator=generator, dtype=torch.float64)
+
+    def gradient() -> Tensor:
+        radius = torch.full_like(x, 0.2).requires_grad_()
+        state = iv.run(graph, "crown", (iv.Box(x - radius, x + radius), iv.Box(x - 0.2, x + 0.2)))
+        total = sum(bounds.lower.sum() - bounds.upper.sum() for bounds in state.bounds.values())
+        assert isinstance(total, Tensor)
+        return torch.autograd.grad(total, radius)[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "LITTLE", 0)
+        found = gradient()
+        with apart():
+            expected = gradient()
     torch.testing.assert_close(found, expected)
