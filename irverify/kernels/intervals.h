@@ -51,7 +51,9 @@ static int NAME(interval)(int threads, int chip, int64_t examples, int64_t out, 
     comb.size = comb.high * comb.across * comb.teeth[0] * comb.teeth[1];
     const int64_t whole = t->unit * comb.size, length = (t->windows[0] - 1) * comb.across + t->windows[1];
     const int64_t pitch = (length + lanes - 1) / lanes * lanes + lanes;
-    const int64_t own = 2 * whole + lanes + 2 * (out + BOXED_LINES) * pitch; /* vectors reach beyond the last element */
+    const int64_t near = 2 * whole * (int64_t)sizeof(REAL) < NEAREST; /* else channels meet a part of the boxes at a time */
+    const int64_t block = near ? BOXED_LINES : (out + BOXED_LINES - 1) / BOXED_LINES * BOXED_LINES;
+    const int64_t own = 2 * whole + lanes + 2 * block * pitch; /* vectors reach beyond the last element */
     int64_t *const places = malloc(depth * sizeof(int64_t));
     REAL *const memory = calloc(least(threads, examples) * own, sizeof(REAL));
     const int done = places && memory;
@@ -65,25 +67,28 @@ static int NAME(interval)(int threads, int chip, int64_t examples, int64_t out, 
         IN_PARALLEL
         for (int64_t e = 0; e < examples; e++) {
             REAL *const center = memory + THREAD * own, *const radius = center + whole;
-            REAL *const low = radius + whole + lanes, *const high = low + (out + BOXED_LINES) * pitch;
+            REAL *const low = radius + whole + lanes, *const high = low + block * pitch;
             NAME(combed)(t, &comb, lower + e * size, upper + e * size, center, radius);
             Box box = {.depth = depth, .pitch = pitch, .places = places};
-            for (int64_t at = 0, n; at < length; at += n * lanes) {
-                const int64_t left = (length - at + lanes - 1) / lanes, tiles = (left + wide - 1) / wide;
-                n = (left + tiles - 1) / tiles; /* about as wide as the others */
-                box.center = center + at, box.radius = radius + at;
-                for (int64_t o = 0; o < out; o += BOXED_LINES) {
-                    for (int64_t i = 0; i < BOXED_LINES; i++) {
-                        const int64_t v = least(o + i, out - 1); /* the last one in place of those that are missing */
-                        box.line[i] = weight + v * depth;
-                        box.bias[i] = bias ? bias[v] : 0;
+            for (int64_t first = 0; first < out; first += block) {
+                const int64_t end = least(first + block, out), to = (e * out + first) * windows;
+                for (int64_t at = 0, n; at < length; at += n * lanes) {
+                    const int64_t left = (length - at + lanes - 1) / lanes, tiles = (left + wide - 1) / wide;
+                    n = (left + tiles - 1) / tiles; /* about as wide as the others */
+                    box.center = center + at, box.radius = radius + at;
+                    for (int64_t o = first; o < end; o += BOXED_LINES) {
+                        for (int64_t i = 0; i < BOXED_LINES; i++) {
+                            const int64_t v = least(o + i, out - 1); /* the last one in place of those that are missing */
+                            box.line[i] = weight + v * depth;
+                            box.bias[i] = bias ? bias[v] : 0;
+                        }
+                        box.below = low + (o - first) * pitch + at, box.above = high + (o - first) * pitch + at;
+                        NAME(boxed)[chip][n - 1](&box);
                     }
-                    box.below = low + o * pitch + at, box.above = high + o * pitch + at;
-                    NAME(boxed)[chip][n - 1](&box);
                 }
+                NAME(apart)(t, comb.across, pitch, end - first, low, below + to);
+                NAME(apart)(t, comb.across, pitch, end - first, high, above + to);
             }
-            NAME(apart)(t, comb.across, pitch, out, low, below + e * out * windows);
-            NAME(apart)(t, comb.across, pitch, out, high, above + e * out * windows);
         }
     }
     free(places);

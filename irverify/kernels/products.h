@@ -6,6 +6,7 @@ enum { DEEP = 256, PITCH = DEEP + 16, HIGH_ROWS = 12, TOGETHER = 48, STRIPE = 12
 enum { ONE_BY_ONE = 6 }; /* up to so many examples each element of a weight meets one at a time */
 enum { THROUGH = 1, CONSTANT = 2 }; /* what lines let through */
 enum { BOXED_LINES = 4, BOXED_WIDE = 3 }; /* lines of a weight, and vectors, that a tile of `Boxed` has at most */
+enum { NEAREST = 1 << 15 };               /* bytes of boxes that stay in the nearest cache with all else */
 
 /* A dense layer backwards, with the lines around its results: `weight` `[from, to]`, `bias` `[from]`, and `slope`, `rise`,
    `base` and `top` `[examples, from]`. No lines where the slope is null; what else of them is null is zero. */
