@@ -52,7 +52,7 @@ static int NAME(interval)(int threads, int chip, int64_t examples, int64_t out, 
     const int64_t whole = t->unit * comb.size, length = (t->windows[0] - 1) * comb.across + t->windows[1];
     const int64_t pitch = (length + lanes - 1) / lanes * lanes + lanes;
     const int64_t near = 2 * whole * (int64_t)sizeof(REAL) < NEAREST; /* else channels meet a part of the boxes at a time */
-    const int64_t block = near ? BOXED_LINES : (out + BOXED_LINES - 1) / BOXED_LINES * BOXED_LINES;
+    const int64_t block = near ? BOXED_LINES : 4 * BOXED_LINES;
     const int64_t own = 2 * whole + lanes + 2 * block * pitch; /* vectors reach beyond the last element */
     int64_t *const places = malloc(depth * sizeof(int64_t));
     REAL *const memory = calloc(least(threads, examples) * own, sizeof(REAL));
