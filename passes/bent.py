@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from irverify.ir.ops.memory import planes_last, planes_prefer_last
+from irverify.ir.ops.memory import planes_last
 from irverify.ir.recording import recorded
 from irverify.kernels import rows as compiled
-from irverify.kernels.bounds import met_lines
 from irverify.passes.forms import Columns, Dense, Wide, as_compiled, pieces, products
 from irverify.passes.lines import Relaxation, nonzero
 
@@ -36,15 +35,10 @@ class Lines:
     @classmethod
     def met(cls, relaxation: Relaxation, examples: int | slice) -> Lines:
         """The same, as rows over all elements or windows of the value stand in memory."""
-        slope, high = relaxation.lower_slope[examples], relaxation.upper_slope[examples]
-        base, top = relaxation.lower_intercept[examples], relaxation.upper_intercept[examples]
-        rank = relaxation.lower_slope.ndim - 1
-        if not recorded(slope, high, base, top):
-            below = None if not any(base.stride()) and not nonzero(base) else base  # zeros without memory
-            found = met_lines(slope, high, below, top, last=rank == 3 and planes_prefer_last(slope))
-            if found is not None:
-                return cls(*found)
-        return cls.of(relaxation, examples).stored(rank)
+        found = relaxation.met(examples)
+        if found is not None:
+            return cls(*found)
+        return cls.of(relaxation, examples).stored(relaxation.lower_slope.ndim - 1)
 
     def stored(self, rank: int) -> Lines:
         """The same around a value of this rank, as rows over all elements or windows of it stand in memory."""

@@ -14,10 +14,11 @@ from torch import Tensor
 from irverify.ir.graph import Node
 from irverify.ir.ops import Abs, Clip, LeakyRelu, Pow
 from irverify.ir.recording import recorded
-from irverify.kernels.bounds import relu_lines
+from irverify.kernels.bounds import finite, relu_lines, relu_met
 from irverify.kernels.curves import CurveName, curve_lines
 from irverify.passes.lines import (
     Choice,
+    Met,
     Relaxation,
     chord_slope,
     constant_line,
@@ -25,6 +26,7 @@ from irverify.passes.lines import (
     guarded,
     select,
     shifted,
+    turned,
 )
 from irverify.passes.powers import absolute, power
 from irverify.passes.propagate import Interval
@@ -39,14 +41,45 @@ Function: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def relu(node: Node, operands: Sequence[Interval], choice: Choice | Tensor) -> Relaxation:
-    lower, upper = operands[0]
-    if recorded(*operands[0]):
+    if recorded(*operands[0]) or not finite(*operands[0]):
         return kinked(0.0, 1.0, operands[0], choice)
-    found = relu_lines(lower, upper, choice)
-    if found is None or not found[3]:
-        return kinked(0.0, 1.0, operands[0], choice)
-    free, chord, top, _ = found
-    return Relaxation(free, _zero(free.dtype, free.device).expand_as(free), chord, top)
+    return ReluLines(operands[0], choice)
+
+
+class ReluLines(Relaxation):
+    """Lines around ReLUs whose operands lie in intervals of finite width, where nothing has derivatives. Rows meet them
+    as compiled code makes them from these; the four tensors themselves are made where somebody asks for one."""
+
+    _given: tuple[Interval, Choice | Tensor]
+
+    def __init__(self, operand: Interval, choice: Choice | Tensor) -> None:
+        self.__dict__["_given"] = operand, choice  # frozen: there is no other way
+
+    def met(self, examples: int | slice) -> Met | None:
+        (lower, upper), choice = self._given
+        chosen = choice[examples] if isinstance(choice, Tensor) else choice
+        found = relu_met(lower[examples], upper[examples], chosen, last=turned(lower))
+        if found is None:
+            return super().met(examples)
+        slope, rise, top = found
+        return slope, rise, None, top
+
+    def __getattr__(self, name: str) -> Tensor:
+        """What has not been made yet."""
+        if name not in self.__dataclass_fields__:
+            raise AttributeError(name)
+        lines = vars(self._made())
+        self.__dict__.update(lines)
+        found: Tensor = lines[name]
+        return found
+
+    def _made(self) -> Relaxation:
+        (lower, upper), choice = self._given
+        found = relu_lines(lower, upper, choice)
+        if found is None:
+            return kinked(0.0, 1.0, self._given[0], choice)
+        free, chord, top, _ = found
+        return Relaxation(free, _zero(free.dtype, free.device).expand_as(free), chord, top)
 
 
 @lru_cache(maxsize=8)

@@ -72,7 +72,7 @@ def free_at(node: Node, operands: Sequence[Interval], relaxed: Relaxed) -> Free 
     if isinstance(relaxed, Selected):
         return Shares.of(relaxed, operands[0])
     freedom = FREEDOM.find(type(node.op))
-    if freedom is None or type(relaxed) is not Relaxation:
+    if freedom is None or not (isinstance(relaxed, Relaxation) and relaxed.finite):
         return None
     free = freedom(node, operands[0], relaxed)
     return free if any(free) else None

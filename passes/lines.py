@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
+from irverify.ir.ops.memory import planes_prefer_last
+from irverify.ir.recording import recorded
+from irverify.kernels.bounds import met_lines
 from irverify.passes.propagate import Interval
 from irverify.regions.base import rowwise
 
 Choice: TypeAlias = Literal["adaptive", "zero", "same"]
 """Which line is taken where one is free to choose."""
+Met: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+"""The slope of the line below, how much more the one above has, and the constants below and above; None is zero."""
 Gathered: TypeAlias = Callable[[Tensor], Tensor]
 """Takes a tensor `[batch, ...]` to the rows `[rows, ...]` (or `[1, ...]`), the entry of each row's own example."""
 
@@ -44,6 +49,11 @@ class Relaxed(Protocol):
         ...
 
 
+def turned(around: Tensor) -> bool:
+    """Whether rows over values `[batch, *shape]` like these stand in memory with the channels last."""
+    return around.ndim == 4 and planes_prefer_last(around)
+
+
 @dataclass(frozen=True)
 class Relaxation:
     """A line below and a line above, four tensors of the shape of the value `[batch, *shape]`:
@@ -53,6 +63,18 @@ class Relaxation:
     lower_intercept: Tensor
     upper_slope: Tensor
     upper_intercept: Tensor
+    finite: ClassVar[bool] = True
+    """Whether all numbers are."""
+
+    def met(self, examples: int | slice) -> Met | None:
+        """The lines of some examples as rows over all elements or windows of the value meet them; None without compiled
+        code for these."""
+        slope, high = self.lower_slope[examples], self.upper_slope[examples]
+        base, top = self.lower_intercept[examples], self.upper_intercept[examples]
+        if recorded(slope, high, base, top):
+            return None
+        below = None if not any(base.stride()) and not nonzero(base) else base  # zeros without memory
+        return met_lines(slope, high, below, top, last=turned(self.lower_slope))
 
     def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
         """The line below where a coefficient is positive, the line above where it is negative."""
@@ -111,6 +133,8 @@ class Enclosed:
 @dataclass(frozen=True)
 class Unbounded(Relaxation):
     """Lines of which some are infinite: no line where a coefficient is zero."""
+
+    finite: ClassVar[bool] = False
 
     def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
         chosen = coefficients > 0

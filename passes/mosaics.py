@@ -50,7 +50,7 @@ class Mosaic:
         found = []
         for part in self.parts:
             lines = relaxed.get(part.activation)
-            if type(lines) is not Relaxation:
+            if not (isinstance(lines, Relaxation) and lines.finite):
                 return None
             found.append(lines)
         none = operand.lower.new_zeros(operand.lower.shape[0], operand.lower[0].numel())

@@ -60,7 +60,7 @@ def pooled(context: Context, node: Node, examples: slice) -> Pooled | None:
     elif isinstance(pool, MaxPool):
         return None
     lines = context.relaxed.get(before.name)
-    if type(lines) is Relaxation:
+    if isinstance(lines, Relaxation) and lines.finite:
         if len(graph.users(before.name)) > 1 or before.name in context.shortcuts or before.name in graph.outputs:
             return None  # rows of its other readers meet the lines together with these
         around, before = _around(lines, examples), graph[before.inputs[0]]

@@ -25,6 +25,8 @@ from irverify.passes.pooled import Pooled, pooled
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Relaxation
 
+PLANES = 3
+"""The axes of a value `[channels, height, width]`, which stands in memory in another order where rows meet it."""
 LARGE = 2**19
 """From so many coefficients over the operand of a pooling on rows have some of them only."""
 
@@ -94,13 +96,19 @@ class View:
                 kept = lines.at(form)
                 self._columns[name] = form.index, kept
             return kept
+        return self._met(name)
+
+    def _met(self, name: str) -> Lines | None:
+        """The lines as rows over all elements or windows meet them."""
         if name not in self._stored:
             relaxed = self._relaxation(name)
             self._stored[name] = None if relaxed is None else Lines.met(relaxed, self._chosen)
         return self._stored[name]
 
     def _plain(self, name: str) -> Lines | None:
-        """The lines as their relaxation has them."""
+        """The lines in the order of the value's axes."""
+        if len(self.context.graph[name].type.shape) != PLANES:
+            return self._met(name)
         if name not in self._lines:
             relaxed = self._relaxation(name)
             self._lines[name] = None if relaxed is None else Lines.of(relaxed, self._chosen)
@@ -110,7 +118,7 @@ class View:
         """The lines of all examples around a node, or around what a shortcut leads over, where they are plain."""
         shortcut = self.context.shortcuts.get(name)
         relaxed = self.context.relaxed.get(name) if shortcut is None else shortcut.lines
-        return relaxed if type(relaxed) is Relaxation else None
+        return relaxed if isinstance(relaxed, Relaxation) and relaxed.finite else None
 
     def pooled(self, name: str, rows: int) -> Pooled | None:
         """How so many rows pass a pooling together with what it reads; None where they do not."""
@@ -157,7 +165,7 @@ class View:
             lower, upper = (side[self._chosen] for side in next(behind, self._intervals[name]))
             rank, found = len(self.context.graph[name].type.shape), None
             if not recorded(lower, upper):
-                found = middle(lower, upper, last=rank == 3 and planes_prefer_last(lower))
+                found = middle(lower, upper, last=rank == PLANES and planes_prefer_last(lower))
             self._boxes[name] = found or (stored((lower + upper) / 2, rank), stored((upper - lower) / 2, rank))
         return self._boxes[name]
 

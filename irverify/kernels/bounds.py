@@ -35,6 +35,23 @@ def relu_lines(
     return *results, finite
 
 
+def relu_met(
+    lower: Tensor, upper: Tensor, choice: Literal["adaptive", "zero", "same"] | Tensor, *, last: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+    """`met_lines` of `relu_lines`: the slope of the line below, what the one above has more, and its constant, of
+    intervals of finite width."""
+    lean = choice if isinstance(choice, Tensor) else None
+    found = addresses(lower, upper, lean)
+    turns = None if found is None else _turns(last, *((lower, upper) if lean is None else (lower, upper, lean)))
+    if found is None or native is None or turns is None:
+        return None
+    slope, rise, top = made = _turned(3, lower, turns)
+    places = (tensor.data_ptr() for tensor in made)
+    number = 0 if isinstance(choice, Tensor) else CHOICES.index(choice)
+    has = native.relu_met(*head(lower), number, *turns, *found, *places)
+    return slope, rise if has & RISE else None, top if has & TOP else None
+
+
 def lines(
     lower: Tensor, upper: Tensor, offset: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor] | None:
@@ -119,6 +136,15 @@ def ordered(lower: Tensor, upper: Tensor) -> bool | None:
     if found is None or native is None:
         return None
     good: bool = native.ordered(*head(lower), lower.numel(), *found)
+    return good
+
+
+def finite(lower: Tensor, upper: Tensor) -> bool | None:
+    """Whether all of these intervals have a finite width."""
+    found = alike(lower, upper)
+    if found is None or native is None:
+        return None
+    good: bool = native.all_finite(*head(lower), lower.numel(), *found)
     return good
 
 

@@ -49,7 +49,7 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 29
+#define VERSION 30
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -333,6 +333,15 @@ METHOD(relu_lines) {
     return PyBool_FromLong(finite);
 }
 
+METHOD(relu_met) {
+    int has;
+    BEGIN(2 + 4 + 6)
+    const int64_t *w = v + 6;
+    has = CALL(relu_met, v[2], v[3], v[4], v[5], AT(w[0]), AT(w[1]), AT(w[2]), AT(w[3]), AT(w[4]), AT(w[5]));
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLong(has);
+}
+
 METHOD(curve_lines) {
     int finite;
     BEGIN(2 + 2 + 6)
@@ -477,6 +486,14 @@ METHOD(ordered) {
     return PyBool_FromLong(good);
 }
 
+METHOD(all_finite) {
+    int good;
+    BEGIN(2 + 1 + 2)
+    good = CALL(all_finite, v[2], AT(v[3]), AT(v[4]));
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(good);
+}
+
 METHOD(inside) {
     BEGIN(2 + 1 + 2 + 2 + 1)
     const int64_t *w = v + 3;
@@ -576,8 +593,9 @@ static PyMethodDef methods[] = {
     ENTRY(adjoint), ENTRY(layers), ENTRY(touch), ENTRY(tangents), ENTRY(tangents_back), ENTRY(used),
     ENTRY(filled), ENTRY(fetch), ENTRY(lines), ENTRY(relu_lines), ENTRY(curve_lines), ENTRY(curve_tangents),
     ENTRY(lines_back), ENTRY(columns), ENTRY(columns_back), ENTRY(middle_back), ENTRY(meet), ENTRY(climb),
-    ENTRY(adjoint_of_pooled), ENTRY(met_lines), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows),
-    ENTRY(interval), ENTRY(dense), ENTRY(spec), ENTRY(around), ENTRY(ordered), ENTRY(inside), ENTRY(largest),
+    ENTRY(adjoint_of_pooled), ENTRY(met_lines), ENTRY(relu_met), ENTRY(tighten), ENTRY(middle), ENTRY(unit_rows),
+    ENTRY(interval), ENTRY(dense), ENTRY(spec), ENTRY(around), ENTRY(ordered), ENTRY(all_finite), ENTRY(inside),
+    ENTRY(largest),
     ENTRY(means), ENTRY(means_back), ENTRY(candidates), ENTRY(upward), ENTRY(turned), ENTRY(forward),
     ENTRY(select_places), ENTRY(half_zero), ENTRY(half_zero_back), ENTRY(half_parallel),
     ENTRY(half_parallel_back), ENTRY(adjoint_of_bent),

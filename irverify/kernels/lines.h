@@ -30,22 +30,26 @@ static void NAME(lines)(int threads, int64_t examples, int64_t size, const REAL 
     }
 }
 
-/* Lines around ReLUs: `free` below (0: adaptive, 1: slope 0, 2: parallel to the one above), the chord above, and its
-   constant. Adaptive is 1 where `lean`, or the sum of the bounds where it is null, is above 0. Whether all numbers are
-   finite. */
+/* A ReLU whose operand lies between l and u: the slope below, `low` (0: adaptive, 1 where `lean` is above 0; 1: slope 0;
+   2: parallel to the line above), that of the chord above, `high`, and the constant of that. */
+#define RELU_AT(choice, lean)                                                                                          \
+    const REAL width = u - l;                                                                                          \
+    const int open = l < 0 && u > 0;                                                                                   \
+    const REAL sided = l >= 0 ? 1 : 0, span = open ? width : 1;                                                        \
+    const REAL high = open ? u / span : sided, constant = open ? u * (-l / span) : 0;                                  \
+    const REAL low = (choice) == 2 ? high : !open ? sided : (choice) == 1 ? 0 : (lean) > 0 ? 1 : 0
+
+/* Lines around ReLUs: the slopes below and above, and the constant above. Adaptive is by `lean`, or the sum of the bounds
+   where it is null. Whether all numbers are finite. */
 INLINE int NAME(relu_run)(int choice, int64_t n, const REAL *lower, const REAL *upper, const REAL *lean, REAL *free,
                           REAL *chord, REAL *top) {
     REAL total = 0; /* 0 times each number: not a number if one of them is infinite or none */
     DO_PRAGMA(omp simd reduction(+ : total))
     for (int64_t i = 0; i < n; i++) {
-        const REAL l = lower[i], u = upper[i], width = u - l;
-        const int open = l < 0 && u > 0;
-        const REAL sided = l >= 0 ? 1 : 0, span = open ? width : 1;
-        const REAL slope = open ? u / span : sided, constant = open ? u * (-l / span) : 0;
-        const REAL to_right = lean ? lean[i] : u + l;
-        const REAL low = choice == 2 ? slope : !open ? sided : choice == 1 ? 0 : to_right > 0 ? 1 : 0;
+        const REAL l = lower[i], u = upper[i];
+        RELU_AT(choice, lean ? lean[i] : u + l);
         free[i] = low;
-        chord[i] = slope;
+        chord[i] = high;
         top[i] = constant;
         total += (width + constant) * 0;
     }
@@ -163,3 +167,47 @@ static int NAME(met_lines)(int threads, int64_t outer, int64_t channels, int64_t
     }
     return has;
 }
+
+/* Lines around ReLUs as rows meet them: the slope below, how much steeper the line above is, and its constant, stored
+   `[places, channels]`. Which of the last two are not zero everywhere. */
+INLINE int NAME(relu_met_run)(int choice, int64_t channels, int64_t places, int64_t n, const REAL *lower,
+                              const REAL *upper, const REAL *lean, REAL *slope, REAL *rise, REAL *top) {
+    int steep = 0, topped = 0;
+    for (int64_t c = 0; c < channels; c++, lower += places, upper += places, slope++, rise++, top++) {
+        DO_PRAGMA(omp simd reduction(| : steep, topped))
+        for (int64_t i = 0; i < n; i++) {
+            const REAL l = lower[i], u = upper[i];
+            RELU_AT(choice, lean ? lean[c * places + i] : u + l);
+            slope[i * channels] = low;
+            rise[i * channels] = high - low;
+            top[i * channels] = constant;
+            steep |= high - low != 0;
+            topped |= constant != 0;
+        }
+    }
+    return (steep ? RISE : 0) | (topped ? TOP : 0);
+}
+
+CLONED static int NAME(relu_met_block)(int choice, int64_t channels, int64_t places, int64_t n, const REAL *lower,
+                                       const REAL *upper, const REAL *lean, REAL *slope, REAL *rise, REAL *top) {
+    if (choice) return NAME(relu_met_run)(choice, channels, places, n, lower, upper, NULL, slope, rise, top);
+    if (lean && channels == 1) return NAME(relu_met_run)(0, 1, places, n, lower, upper, lean, slope, rise, top);
+    if (lean) return NAME(relu_met_run)(0, channels, places, n, lower, upper, lean, slope, rise, top);
+    return NAME(relu_met_run)(0, channels, places, n, lower, upper, NULL, slope, rise, top);
+}
+
+/* Of bounds `[outer, channels, places]`. */
+static int NAME(relu_met)(int threads, int64_t choice, int64_t outer, int64_t channels, int64_t places,
+                          const REAL *lower, const REAL *upper, const REAL *lean, REAL *slope, REAL *rise, REAL *top) {
+    const int64_t step = side_of_block(channels), blocks = (places + step - 1) / step;
+    int has = 0;
+    (void)threads;
+    DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(| : has))
+    for (int64_t b = 0; b < outer * blocks; b++) {
+        const int64_t at = b / blocks * channels * places, first = b % blocks * step, to = at + first * channels;
+        has |= NAME(relu_met_block)((int)choice, channels, places, least(step, places - first), lower + at + first,
+                                    upper + at + first, lean ? lean + at + first : NULL, slope + to, rise + to, top + to);
+    }
+    return has;
+}
+#undef RELU_AT

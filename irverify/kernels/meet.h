@@ -65,6 +65,22 @@ static int NAME(ordered)(int threads, int64_t n, const REAL *lower, const REAL *
     return good;
 }
 
+/* Whether all intervals have a finite width. */
+CLONED static int NAME(finite_block)(int64_t n, const REAL *lower, const REAL *upper) {
+    REAL total = 0; /* 0 times each width: not a number if one of them is infinite or none */
+    DO_PRAGMA(omp simd reduction(+ : total))
+    for (int64_t i = 0; i < n; i++) total += (upper[i] - lower[i]) * 0;
+    return total == 0;
+}
+
+static int NAME(all_finite)(int threads, int64_t n, const REAL *lower, const REAL *upper) {
+    int good = 1;
+    (void)threads;
+    DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(& : good))
+    for (int64_t i = 0; i < n; i += MANY) good &= NAME(finite_block)(least(MANY, n - i), lower + i, upper + i);
+    return good;
+}
+
 /* Whether one of the points is strictly inside each interval. */
 CLONED static void NAME(inside_block)(int64_t n, const REAL *lower, const REAL *upper, int64_t count,
                                       const double *points, unsigned char *found) {

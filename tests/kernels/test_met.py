@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from irverify.ir.graph import Node
-from irverify.ir.ops import Conv, Linear, Spec
+from irverify.ir.ops import Conv, Linear, Relu, Spec
 from irverify.ir.params import value
 from irverify.ir.types import TensorType
 from irverify.kernels import available, bounds, intervals, native
@@ -21,9 +22,10 @@ from irverify.kernels.intervals import MOST, around, dense, interval, spec
 from irverify.kernels.units import unit_rows
 from irverify.passes.adjoints import before_convolution
 from irverify.passes.bent import Lines
+from irverify.passes.curves import ReluLines, kinked, relu
 from irverify.passes.forms import Dense, Units
 from irverify.passes.ibp import IBP
-from irverify.passes.lines import Relaxation
+from irverify.passes.lines import Choice, Relaxation
 from irverify.passes.propagate import Interval, tightened
 from irverify.pipeline.facts import Bounds
 
@@ -142,6 +144,63 @@ def test_lines_of_relaxations(dtype: torch.dtype, seed: int, odd: bool, examples
         one, other = getattr(lines, name), getattr(expected, name)
         same(one, other)
         assert one is None or one.stride() == other.stride()
+
+
+@settings(max_examples=40)
+@given(DTYPES, SEEDS, SHAPES, st.booleans(), st.sampled_from(("adaptive", "zero", "same", None)), st.booleans())
+def test_lines_around_relus(
+    dtype: torch.dtype, seed: int, shape: tuple[int, ...], last: bool, choice: Choice | None, open_: bool
+) -> None:
+    """What rows meet is made of the same lines, to the last bit; nothing rises where no ReLU is unstable."""
+    lower, apart, lean = (drawn(*shape, seed=seed + k, dtype=dtype, odd=False) for k in range(3))
+    lower = lower if open_ else lower.abs()
+    upper, chosen = lower + apart.abs(), lean if choice is None else choice
+    found = bounds.relu_met(lower, upper, chosen, last=last)
+    lines = bounds.relu_lines(lower, upper, chosen)
+    assert found is not None
+    assert lines is not None
+    expected = bounds.met_lines(*lines[:2], None, lines[2], last=last)
+    assert expected is not None
+    same(found, (*expected[:2], expected[3]))
+    for part in found:
+        assert part is None or (part.movedim(-3, -1) if last else part).is_contiguous()
+    assert bounds.relu_met(lower, upper, lean[None], last=last) is None
+    assert bounds.relu_met(lower, upper.to(torch.float16), chosen, last=last) is None
+
+
+@given(DTYPES, SEEDS, st.sampled_from((1, 7, 40_000)), st.sampled_from((0.0, math.inf, -math.inf, math.nan)))
+def test_widths_that_are_finite(dtype: torch.dtype, seed: int, size: int, odd: float) -> None:
+    lower, upper = (drawn(size, seed=seed + k, dtype=dtype, odd=False) for k in range(2))
+    assert bounds.finite(lower, upper)
+    upper[seed % size] = odd
+    assert bounds.finite(lower, upper) is (odd == 0)
+    assert bounds.finite(upper, lower) is (odd == 0)
+    huge = torch.full_like(lower, torch.finfo(dtype).max)
+    assert not bounds.finite(-huge, huge)
+    assert bounds.finite(lower, upper[:-1]) is None
+
+
+@settings(max_examples=20)
+@given(DTYPES, SEEDS, st.sampled_from(("adaptive", "zero", "same")), st.sampled_from(((2, 3, 4, 5), (2, 7), (2,))))
+def test_relaxations_of_relus(dtype: torch.dtype, seed: int, choice: Choice, shape: tuple[int, ...]) -> None:
+    """Made where they are asked for, they are the lines of all functions with a kink; rows of one example and of all
+    meet these."""
+    lower, apart = (drawn(*shape, seed=seed + k, dtype=dtype, odd=False) for k in range(2))
+    operand = Interval(lower, lower + apart.abs())
+    node = Node("y", Relu(), ("x",), TensorType(shape[1:], dtype))
+    expected = kinked(0.0, 1.0, operand, choice)
+    for examples in (1, slice(None)):
+        found = relu(node, [operand], choice)
+        assert isinstance(found, ReluLines)
+        lines = Lines.met(found, examples)
+        for one, other in zip(vars(lines).values(), vars(Lines.met(expected, examples)).values(), strict=True):
+            same(one, other)
+            assert one is None or one.stride() == other.stride()
+        same([getattr(found, field.name) for field in fields(found)], list(vars(expected).values()))
+    with pytest.raises(AttributeError):
+        _ = found.slope  # type: ignore[attr-defined]
+    wide = Interval(operand.lower, torch.full_like(lower, math.inf))
+    assert not relu(node, [wide], choice).finite
 
 
 def test_lines_in_another_order_are_left_to_pytorch() -> None:
