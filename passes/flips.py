@@ -27,7 +27,7 @@ from irverify.ir.params import value
 from irverify.kernels.flips import turned, upward
 from irverify.kernels.forward import forward
 from irverify.passes.bent import Lines
-from irverify.passes.forms import Dense, Form, Wide
+from irverify.passes.forms import Dense, Form, Rows, Wide
 from irverify.passes.lines import sums
 from irverify.passes.needs import exact_ranges
 from irverify.passes.onward import Onward, Turning
@@ -125,7 +125,7 @@ class Trail(Sweep):
     def lower_bounds(self) -> Tensor:
         self._met: dict[str, Tensor] = {}
         """The coefficients there, `[rows, *shape]`."""
-        self._begun: tuple[Mapping[str, Form], Tensor] = {}, self.constant
+        self._begun: tuple[Mapping[str, Rows], Tensor] = {}, self.constant
         """All rows and their constants where they meet the first of them."""
         return super().lower_bounds()
 

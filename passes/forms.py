@@ -39,7 +39,7 @@ class Units:
     def select(self, rows: Tensor) -> Units:
         return replace(self, elements=self.elements[rows], owner=_selected(self.owner, rows))
 
-    def both_signs(self) -> Form:
+    def both_signs(self) -> Wide:
         """The rows, and then their negatives."""
         return spread(self).both_signs()
 
@@ -226,6 +226,27 @@ Wide: TypeAlias = Columns | Dense | Patches
 Form: TypeAlias = Units | Wide
 
 
+@dataclass(frozen=True)
+class Twice:
+    """The rows of a form, and then their negatives, which are not there yet: linear operators take one to the other."""
+
+    half: Form
+
+    def select(self, rows: Tensor) -> Twice:
+        """Some of the rows, and then their negatives, in the same order."""
+        return Twice(self.half.select(rows[: rows.shape[0] // 2]))
+
+    def whole(self) -> Wide:
+        """All rows."""
+        return self.half.both_signs()
+
+    def dense(self) -> Tensor:
+        return self.whole().dense()
+
+
+Rows: TypeAlias = Form | Twice
+
+
 def _selected(owner: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if owner is None else owner[rows]
 
@@ -313,8 +334,10 @@ def minimum(form: Wide, center: Tensor, radius: Tensor) -> Tensor:
     return found[0] if len(found) == 1 else torch.cat(found)
 
 
-def spread(form: Form) -> Wide:
+def spread(form: Rows) -> Wide:
     """The form with coefficients: as small as it goes."""
+    if isinstance(form, Twice):
+        return form.whole()
     if not isinstance(form, Units):
         return form
     return Patches(form.windows()) if len(form.shape) > 1 else Dense(form.dense(), form.owner)
@@ -329,9 +352,30 @@ def unowned(form: Form) -> Form:
     return replace(form, owner=None)
 
 
-def alone(form: Form, example: int) -> Form:
+def alone(form: Rows, example: int) -> Rows:
     """The same, where all rows are of this example."""
+    if isinstance(form, Twice):
+        return Twice(form.half.of(example) if isinstance(form.half, Columns) else unowned(form.half))
     return form.of(example) if isinstance(form, Columns) else unowned(form)
+
+
+def joined(first: Rows, second: Rows, *, own: bool = False) -> Rows:
+    """`plus`, where negatives may not be there yet."""
+    if isinstance(second, Twice):
+        if isinstance(first, Twice):
+            return Twice(plus(first.half, second.half, own=own))
+        return plus(first, second.whole(), own=True)
+    if not isinstance(first, Twice):
+        return plus(first, second, own=own)
+    if not (own and isinstance(second, Dense)):
+        return plus(first.whole(), second, own=own)
+    rows, more = first.half.dense(), second.coefficients
+    if _recorded(rows, more) or rows.dtype != more.dtype:
+        return plus(first.whole(), second, own=own)
+    ahead, behind = more.chunk(2)
+    ahead.add_(rows)
+    behind.sub_(rows)
+    return second
 
 
 def plus(first: Form, second: Form, *, own: bool = False) -> Form:
@@ -343,7 +387,11 @@ def plus(first: Form, second: Form, *, own: bool = False) -> Form:
             return Patches(total)
     rows, more = one.dense(), two.dense()
     own = own or two is not second or not isinstance(two, Dense)
-    differentiable = recorded(rows, more) or torch._C._are_functorch_transforms_active()  # whose tensors do not tell
-    if not own or differentiable or rows.dtype != more.dtype:
+    if not own or _recorded(rows, more) or rows.dtype != more.dtype:
         return Dense(rows + more, one.owner)
     return Dense(more.add_(rows), one.owner)
+
+
+def _recorded(*rows: Tensor) -> bool:
+    """Whether something may follow what is done to rows."""
+    return recorded(*rows) or torch._C._are_functorch_transforms_active()  # whose tensors do not tell

@@ -73,15 +73,16 @@ class Onward:
     through: BentAdjoint
     turning: Turning | None = None
 
-    def before(self, form: Dense, *, spent: bool) -> tuple[Dense, Tensor] | None:
+    def before(self, form: Dense, *, spent: bool = False, twice: bool = False) -> tuple[Dense, Tensor] | None:
         """The rows there, and their constants; None where other ways are faster, or there is none. Those of a form that
-        is `spent` may be written over."""
+        is `spent` may be written over; with `twice` the negatives of all come behind them."""
         rows = form.coefficients
         if recorded(rows):
             return None
         turning = () if self.turning is None else (self.turning.gains.permute(0, 2, 3, 1), self.turning.least)
-        found = self.through(rows.permute(0, 2, 3, 1), form.owner, *turning, spent=spent)
-        return None if found is None else (Dense(found[0].permute(0, 3, 1, 2), form.owner), found[1])
+        owner = form.owner if form.owner is None or not twice else form.owner.repeat(2)
+        found = self.through(rows.permute(0, 2, 3, 1), owner, *turning, spent=spent, twice=twice)
+        return None if found is None else (Dense(found[0].permute(0, 3, 1, 2), owner), found[1])
 
 
 def onward(context: Context, name: str, lines: Lines | None) -> Onward | None:

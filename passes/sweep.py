@@ -24,7 +24,7 @@ from irverify.ir.recording import recorded
 from irverify.kernels.bounds import meet
 from irverify.passes.adjoints import before, before_reshape, constants, row_size
 from irverify.passes.bent import Lines
-from irverify.passes.forms import Dense, Form, Patches, Units, alone, minimum, plus, spread
+from irverify.passes.forms import Dense, Form, Patches, Rows, Twice, Units, alone, joined, minimum, spread
 from irverify.passes.needs import Need
 from irverify.passes.onward import Onward
 from irverify.passes.propagate import Interval
@@ -82,10 +82,10 @@ class Sweep:
         self.limit = limit
         self.lean = lean
         shape = view.context.graph[target].type.shape
-        self.pending: dict[str, Form] = {target: Units(elements, shape, bounds.lower, owner)}
+        self.pending: dict[str, Rows] = {target: Units(elements, shape, bounds.lower, owner)}
         self.constant = bounds.lower.new_zeros(elements.shape[0])
         self.signed = False
-        self._spare: dict[str, Form] = {}
+        self._spare: dict[str, Rows] = {}
         """Rows over some values that nobody but `pending` has: who takes them further may write over them."""
         self._frees = not (self._noted or recorded(*bounds))  # a derivative reads what was looked at on the way, too
         self._apart = owner is None
@@ -128,12 +128,11 @@ class Sweep:
 
     def _straight(self, name: str) -> bool:
         """Takes the rows over a value to the inputs in one go; whether that could be done."""
-        form = self.pending[name]
-        if self.sides is not None and not isinstance(form, Units):
+        if self.sides is not None and not isinstance(self.pending[name], Units):
             self._sign()
         elif self.sides is not None and not self.signed:
             return False
-        found = straight(self.view, name, self.pending[name], self.constant, twice=not self.signed)
+        found = straight(self.view, name, self._whole(name), self.constant, twice=not self.signed)
         if found is None:
             return False
         self.constant, self.signed = found, True
@@ -142,6 +141,7 @@ class Sweep:
     def _parts(self, node: Node) -> Iterator[Sweep] | None:
         """Sweeps that take the rows over a node further instead of this one; None where it can by itself."""
         form, context = self.pending[node.name], self.view.context
+        form = form.half if isinstance(form, Twice) else form
         most = self._count * self.view.widest * self.constant.element_size()
         if self._apart and (self.limit is None or most <= self.limit) and not isinstance(form, Patches):
             return None  # windows may take more than whole planes
@@ -298,18 +298,27 @@ class Sweep:
             return
         self.signed, self._spare = True, {}
         sides = self.sides
+        pending = [(name, form) for name, form in self.pending.items() if not isinstance(form, Twice)]  # all of them
         if sides is None:
             self.constant = torch.cat([self.constant, -self.constant])
-            self.pending = {name: form.both_signs() for name, form in self.pending.items()}
+            self.pending.update((name, Twice(form)) for name, form in pending)
         elif bool((sides < 0).any()):
             self.constant = self.constant * sides
-            self.pending = {name: form.times(sides) for name, form in self.pending.items()}
+            self.pending.update((name, form.times(sides)) for name, form in pending)
+
+    def _whole(self, name: str) -> Form:
+        """All rows over a value."""
+        form = self.pending[name]
+        if isinstance(form, Twice):
+            form = self.pending[name] = form.whole()
+        return form
 
     def _step(self, node: Node) -> None:
         """Takes the rows over a node to its operands."""
         context = self.view.context
         if node.name in context.known:
-            self.constant = self.constant + self.pending.pop(node.name).dot(self.view.known(node.name))
+            self.constant = self.constant + self._whole(node.name).dot(self.view.known(node.name))
+            del self.pending[node.name]
             return
         if node.name in context.shortcuts:
             self._cut_short(node)
@@ -319,8 +328,11 @@ class Sweep:
         pooled = self.view.pooled(node.name, self._count)
         if pooled is not None or not (rows_of_matrix or isinstance(relaxed, Affine)):
             self._sign()
-        form = self.pending.pop(node.name)
-        spent = self._spare.pop(node.name, None) is form
+        spare = self._spare.pop(node.name, None)
+        if pooled is None and self._twice(node, relaxed):
+            return
+        form = self._whole(node.name)
+        del self.pending[node.name]
         if relaxed is None:
             self.constant = self.constant + self._over_inputs(node.name, form)
             return
@@ -328,7 +340,7 @@ class Sweep:
             self.constant = self.constant + found[1]
             self._add(pooled.to, found[0], own=True)
             return
-        if type(form) is Dense and self._at_once(node.name, form, spent=spent):
+        if type(form) is Dense and self._at_once(node.name, form, spent=spare is form):
             return
         lines = self.view.lines(node.name, form)
         own = lines is not None or isinstance(node.op, Conv | Linear)  # rows that nobody else holds
@@ -340,21 +352,43 @@ class Sweep:
         if lines is not None and self._frees:
             self._spare[node.inputs[0]] = self.pending[node.inputs[0]]
 
-    def _at_once(self, name: str, form: Dense, *, spent: bool) -> bool:
+    def _twice(self, node: Node, relaxed: Relaxed | None) -> bool:
+        """Takes rows, and with them their negatives, which are not there yet, over a node; whether it was done."""
+        rows = self.pending[node.name]
+        if not isinstance(rows, Twice):
+            return False
+        half = rows.half
+        if type(half) is Dense and relaxed is not None and self._at_once(node.name, half, twice=True):
+            del self.pending[node.name]
+            return True
+        if not isinstance(relaxed, Affine):
+            return False
+        del self.pending[node.name]
+        parts, constant = self._through(node, relaxed, None, half)
+        if constant is not None:
+            self.constant = self.constant + torch.cat([constant, -constant])
+        for operand, part in zip(node.inputs, parts, strict=False):
+            self._add(operand, Twice(part), own=isinstance(node.op, Conv | Linear))
+        return True
+
+    def _at_once(self, name: str, form: Dense, *, spent: bool = False, twice: bool = False) -> bool:
         """Takes rows over a value, where that is possible, through the convolution that makes it or that an activation
-        reads; whether it was. Those that are `spent` may be written over."""
+        reads; whether it was. Those that are `spent` may be written over; with `twice` their negatives go with them."""
         onward = self.view.onward(name)
         if onward is None or (onward.around and not self._may_pass(onward)):
             return False
-        found = onward.before(form, spent=spent)
+        found = onward.before(form, spent=spent, twice=twice and onward.around)
         if found is None:
             return False
         if onward.around and onward.node in self._stations:
             self._passed += 1
+        part: Rows
         part, constant = found
+        if twice and not onward.around:
+            part, constant = Twice(found[0]), torch.cat([constant, -constant])
         self.constant = self.constant + constant
         waiting = self.pending.get(onward.to)
-        made = part if waiting is None else plus(waiting, part, own=True)
+        made = part if waiting is None else joined(waiting, part, own=True)
         self.pending[onward.to] = made  # as rows should stand
         if self._frees:
             self._spare[onward.to] = made
@@ -391,12 +425,20 @@ class Sweep:
         dense, constant = relaxed.through(form.dense(), lambda tensor: self.view.gathered(tensor, form.owner))
         return tuple(Dense(part, form.owner) for part in dense), constant
 
-    def _add(self, operand: str, part: Form, *, own: bool = False) -> None:
+    def _add(self, operand: str, part: Rows, *, own: bool = False) -> None:
+        if isinstance(part, Twice):
+            part = Twice(self._settled(operand, part.half))
+        else:
+            part = self._settled(operand, part)
+        self._spare.pop(operand, None)
+        self.pending[operand] = joined(self.pending[operand], part, own=own) if operand in self.pending else part
+
+    def _settled(self, operand: str, part: Form) -> Form:
+        """Rows in an order in memory that those over a value may have."""
         if isinstance(part, Dense) and self.view.pooled(operand, self._count) is None:  # which takes either order
             coefficients = settled(part.coefficients)
             part = part if coefficients is part.coefficients else part.with_coefficients(coefficients)
-        self._spare.pop(operand, None)
-        self.pending[operand] = plus(self.pending[operand], part, own=own) if operand in self.pending else part
+        return part
 
     def _cut_short(self, node: Node) -> None:
         """Takes the rows over a node to where its shortcut leads."""

@@ -115,7 +115,7 @@ class _Landing(Sweep):
 
     def _step(self, node: Node) -> None:
         alone = self.signed and len(self.pending) == 1
-        found = landed(self.view, node, self.pending[node.name]) if alone else None
+        found = landed(self.view, node, self._whole(node.name)) if alone else None
         if found is None:
             super()._step(node)
         else:

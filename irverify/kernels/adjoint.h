@@ -20,20 +20,20 @@ INLINE int64_t NAME(step_of)(const Adjoint *p) {
     return least(most(1, NEAR / p->out), p->taps.windows[0] * p->taps.windows[1]);
 }
 
-/* A row over `n` elements through the lines around these, which begin `at` an element of all examples, to where they are
-   `passed`; what that adds to its constant, the offset of the convolution times what is passed on among it. */
-INLINE REAL NAME(bent_run)(const Bent *b, int64_t n, int64_t at, const REAL *row, REAL *passed) {
+/* A row over `n` elements, times `sign`, through the lines around these, which begin `at` an element of all examples, to
+   where they are `passed`; what that adds to its constant, the offset of the convolution times what is passed on among it. */
+INLINE REAL NAME(bent_run)(const Bent *b, REAL sign, int64_t n, int64_t at, const REAL *row, REAL *passed) {
     const REAL *slope = (const REAL *)b->slope + at, *rise = b->rise ? (const REAL *)b->rise + at : slope;
     const REAL *base = b->base ? (const REAL *)b->base + at : slope, *top = b->top ? (const REAL *)b->top + at : slope;
     switch ((b->rise ? RISE : 0) | (b->base ? BASE : 0) | (b->top ? TOP : 0)) {
-    case 0: return NAME(bend_run)(0, n, row, slope, rise, base, top, passed);
-    case RISE | TOP: return NAME(bend_run)(RISE | TOP, n, row, slope, rise, base, top, passed);
-    case RISE: return NAME(bend_run)(RISE, n, row, slope, rise, base, top, passed);
-    case TOP: return NAME(bend_run)(TOP, n, row, slope, rise, base, top, passed);
-    case BASE: return NAME(bend_run)(BASE, n, row, slope, rise, base, top, passed);
-    case BASE | RISE: return NAME(bend_run)(BASE | RISE, n, row, slope, rise, base, top, passed);
-    case BASE | TOP: return NAME(bend_run)(BASE | TOP, n, row, slope, rise, base, top, passed);
-    default: return NAME(bend_run)(RISE | BASE | TOP, n, row, slope, rise, base, top, passed);
+    case 0: return NAME(bend_run)(0, sign, n, row, slope, rise, base, top, passed);
+    case RISE | TOP: return NAME(bend_run)(RISE | TOP, sign, n, row, slope, rise, base, top, passed);
+    case RISE: return NAME(bend_run)(RISE, sign, n, row, slope, rise, base, top, passed);
+    case TOP: return NAME(bend_run)(TOP, sign, n, row, slope, rise, base, top, passed);
+    case BASE: return NAME(bend_run)(BASE, sign, n, row, slope, rise, base, top, passed);
+    case BASE | RISE: return NAME(bend_run)(BASE | RISE, sign, n, row, slope, rise, base, top, passed);
+    case BASE | TOP: return NAME(bend_run)(BASE | TOP, sign, n, row, slope, rise, base, top, passed);
+    default: return NAME(bend_run)(RISE | BASE | TOP, sign, n, row, slope, rise, base, top, passed);
     }
 }
 
@@ -46,8 +46,8 @@ INLINE REAL NAME(turned_part)(const Bent *b, int64_t each, int64_t n, int64_t at
 }
 
 /* `open` has room for as many elements as are looked at together, and `through` for those of all rows, where there is a
-   `bent`; then `constants` get what this adds to them. */
-CLONED static void NAME(look)(const Adjoint *p, const Bent *b, int64_t example, const REAL *const *rows,
+   `bent`; then `constants` get what this adds to them. Rows from `negative` on are the negatives of what is there. */
+CLONED static void NAME(look)(const Adjoint *p, const Bent *b, int64_t example, int64_t negative, const REAL *const *rows,
                               const Live *live, int32_t *open, REAL *through, double *constants) {
     const int64_t windows = p->taps.windows[0] * p->taps.windows[1], out = p->out, tall = p->tall;
     const int64_t step = NAME(step_of)(p);
@@ -63,7 +63,7 @@ CLONED static void NAME(look)(const Adjoint *p, const Bent *b, int64_t example, 
                 REAL *const passed = through + i * step * out;
                 const int64_t at = (example * windows + first) * out;
                 constants[i] += b->gains ? NAME(turned_part)(b, windows * out, size, at, from[i], passed)
-                                         : NAME(bent_run)(b, size, at, from[i], passed);
+                                         : NAME(bent_run)(b, i < negative ? 1 : -1, size, at, from[i], passed);
                 from[i] = passed;
             }
             if (b && b->offset) constants[i] += NAME(dot_run)(size, from[i], b->offset);
@@ -171,9 +171,10 @@ static int NAME(adjoint)(int threads, Adjoint *p, Pooled *q, Bent *b, int chip, 
         const int64_t count = begin[group + 1] - begin[group];
         for (int64_t i = 0; i < count; i++) {
             const int64_t row = p->order ? p->order[begin[group] + i] : begin[group] + i;
-            rows[i] = given + row * each;
+            rows[i] = given + (b && row >= b->given ? row - b->given : row) * each;
             to[i] = found + row * into;
         }
+        const int64_t negative = b ? b->given - begin[group] : TALL;
         char *const mine = memory + packed + tables + starts + map + THREAD * own; /* what is aligned most comes first */
         Live live;
         live.values = mine + sums;
@@ -187,7 +188,7 @@ static int NAME(adjoint)(int threads, Adjoint *p, Pooled *q, Bent *b, int chip, 
         if (p->place)
             NAME(sort)(p, rows, p->place + example * each, &live, space);
         else if (!q)
-            NAME(look)(p, b, example, rows, &live, space, turned, constant);
+            NAME(look)(p, b, example, negative, rows, &live, space, turned, constant);
         else if (!NAME(draw)(p, q, example, rows, &live, space, turned, constant)) {
             DO_PRAGMA(omp atomic write)
             done = 0;

@@ -116,27 +116,32 @@ class BentAdjoint:
         least: Tensor | None = None,
         *,
         spent: bool = False,
+        twice: bool = False,
     ) -> tuple[Tensor, Tensor] | None:
         """Rows `[rows, *windows, out]` of the examples `owner` `[rows]`, in ascending order, or all of the first, and
         their constants `[rows]`; None where they are so few that other ways are faster, or stand in another order. With
         `gains`, like the rows, and `least` `[rows]` slopes below are turned over as in `flips.turned`. Rows that are
-        `spent` are written over where what comes of them has their size: some are read whole before they are."""
+        `spent` are written over where what comes of them has their size: some are read whole before they are. With
+        `twice` the negatives of all rows, of examples `[2 rows]`, meet the lines behind them."""
         found = addresses(rows, self._weight, gains, least)
         if found is None or native is None or not rows.is_contiguous() or rows.shape[1:] != self._row:
             return None
-        count, place = rows.shape[0], 0
-        if gains is not None and not self._turns(rows, gains, least):
+        count, place = rows.shape[0] * (2 if twice else 1), 0
+        if gains is not None and (twice or not self._turns(rows, gains, least)):
+            return None
+        if twice and not self._examples:
             return None
         if count < SHORT:
             return None
         if owner is not None and self._examples:
             owner = indices(owner)
-            if owner.shape != rows.shape[:1] or not within(owner, self._examples):
+            if owner.shape != (count,) or not within(owner, self._examples):
                 return None
             place = owner.data_ptr()
-        over = spent and self._found == self._row
+        over = spent and not twice and self._found == self._row
         passed, constants = rows if over else rows.new_empty(count, *self._found), rows.new_empty(count)
-        at = 0, 0, 0, place, CHIP, *found[:2], passed.data_ptr(), *self._given, *found[2:], constants.data_ptr()
+        last = *found[2:], constants.data_ptr(), len(rows)
+        at = 0, 0, 0, place, CHIP, *found[:2], passed.data_ptr(), *self._given, *last
         done = native.adjoint_of_bent(*head(passed), count, *self._numbers, *at)
         return (passed, constants) if done else None
 

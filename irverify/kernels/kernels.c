@@ -49,7 +49,7 @@
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 30
+#define VERSION 31
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -229,14 +229,15 @@ METHOD(adjoint) {
     return PyBool_FromLong(done);
 }
 
-/* What `adjoint` takes, and: slope, rise, base, top, offset, gains, least, constants */
+/* What `adjoint` takes, and: slope, rise, base, top, offset, gains, least, constants, after how many rows their negatives
+   come */
 METHOD(adjoint_of_bent) {
     int done;
-    BEGIN(2 + 1 + 15 + 7 + 8)
+    BEGIN(2 + 1 + 15 + 7 + 9)
     const int64_t *w = v + 3, *u = v + 25;
     const Taps t = {{w[0], w[1]}, {w[2], w[3]}, w[4], {w[5], w[6]}, {w[7], w[8]}, {w[9], w[10]}};
     Adjoint p = {t, v[2], w[11], w[12], w[13], w[14], NULL, NULL, AT(w[17]), {{NULL}}};
-    Bent b = {AT(u[0]), AT(u[1]), AT(u[2]), AT(u[3]), AT(u[4]), AT(w[19]), AT(u[5]), AT(u[6])};
+    Bent b = {AT(u[0]), AT(u[1]), AT(u[2]), AT(u[3]), AT(u[4]), AT(w[19]), AT(u[5]), AT(u[6]), u[8]};
     done = CALL(adjoint, &p, NULL, &b, (int)w[18] - 1, AT(w[19]), AT(w[20]), AT(w[21]), AT(u[7]));
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(done);

@@ -1,13 +1,13 @@
 /* Rows of coefficients through lines, to their minimum over a box, and over planes, for elements of type REAL. */
 
-/* Lines over runs of a row: `passed = v slope + min(v, 0) rise`, and `max(v, 0) . base + min(v, 0) . top`. */
-INLINE REAL NAME(bend_run)(int has, int64_t n, const REAL *RESTRICT row, const REAL *RESTRICT slope,
+/* Lines over runs of a row v, times `sign`: `passed = v slope + min(v, 0) rise`, and `max(v, 0) . base + min(v, 0) . top`. */
+INLINE REAL NAME(bend_run)(int has, REAL sign, int64_t n, const REAL *RESTRICT row, const REAL *RESTRICT slope,
                            const REAL *RESTRICT rise, const REAL *RESTRICT base, const REAL *RESTRICT top,
                            REAL *RESTRICT passed) {
     REAL sum = 0;
     DO_PRAGMA(omp simd reduction(+ : sum))
     for (int64_t i = 0; i < n; i++) {
-        const REAL v = row[i], negative = v > 0 ? 0 : v;
+        const REAL v = sign * row[i], negative = v > 0 ? 0 : v;
         REAL through = v * slope[i];
         if (has & RISE) through += negative * rise[i];
         if (has & BASE) sum += (v - negative) * base[i];
@@ -29,7 +29,7 @@ INLINE double NAME(bend_whole)(int has, const Grid *g, int64_t number, const REA
             row += run.before, passed += run.before;
             for (int64_t from = 0; from < run.count; from += BLOCK) {
                 const int64_t at = run.at + from, n = least(BLOCK, run.count - from);
-                sum += NAME(bend_run)(has, n, row + from, slope + at, rise + at, base + at, top + at, passed + from);
+                sum += NAME(bend_run)(has, 1, n, row + from, slope + at, rise + at, base + at, top + at, passed + from);
             }
             row += run.count, passed += run.count;
             if (run.after) memset(passed, 0, run.after * sizeof(REAL));

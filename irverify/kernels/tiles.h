@@ -40,8 +40,9 @@ typedef struct {
 /* Lines around the values that a convolution makes, `[examples, windows 2, out]`, which rows over these meet first: `slope`
    and what the one above has more, `rise`, `base` and `top`; all but slope may be null, zero, and slope too: there are
    none. `offset` `[out]`: what the convolution adds to all, or null. Where `gains` are not null, rise and top are not
-   either, and the slope below is the other one for what gains of `rows` are more than the `least` of a row. */
-typedef struct { const void *slope, *rise, *base, *top, *offset, *rows, *gains, *least; } Bent;
+   either, and the slope below is the other one for what gains of `rows` are more than the `least` of a row. Rows from
+   `given` on are the negatives of the first ones, which are there: these have a slope, and no gains. */
+typedef struct { const void *slope, *rise, *base, *top, *offset, *rows, *gains, *least; int64_t given; } Bent;
 
 /* An element that rows reach: its place in the plane, its channel, and the coefficient of its window in a row. */
 typedef struct { int32_t place, channel, source; } Meeting;

@@ -217,6 +217,32 @@ def test_through_lines(data: st.DataObject, dtype: torch.dtype, seed: int, owned
     assert (over[0] is rows) == fits
 
 
+@settings(max_examples=40)
+@given(st.data(), DTYPES, SEEDS, st.booleans())
+def test_negatives_behind(data: st.DataObject, dtype: torch.dtype, seed: int, owned: bool) -> None:
+    """Rows and their negatives, which are not there, are what both are where they are."""
+    count, examples = data.draw(st.integers(SHORT // 2, 30)), 3 if owned else 1
+    out, channels = data.draw(st.sampled_from((1, 3, 16, 600))), data.draw(st.sampled_from((1, 4, 9, 40)))
+    owner = torch.arange(count) * examples // count if owned else None
+    rows = whole(count, 3, 2, out, seed=seed, dtype=dtype)
+    weight, offset = (whole(*shape, seed=seed + 1, dtype=dtype) for shape in ((out, channels, 2, 2), (out,)))
+    lines = [whole(examples, 3, 2, out, seed=seed + 2 + k, dtype=dtype) for k in range(4)]
+    rise, base, top = (part if data.draw(st.booleans()) else None for part in lines[1:])
+    adds, moves = offset if data.draw(st.booleans()) else None, ((1, 1), (1, 0), (4, 3))
+    through = BentAdjoint.of(Met(lines[0], rise, base, top), weight, adds, *moves, rows.shape[1:3])
+    assert through is not None
+    both, kept = None if owner is None else owner.repeat(2), rows.clone()
+    found, expected = through(rows, both, twice=True, spent=True), through(torch.cat([rows, -rows]), both)
+    assert (found is None) == (2 * count < SHORT)
+    same(found, expected)
+    assert torch.equal(rows, kept)
+    assert owner is None or through(rows, owner, twice=True) is None
+    assert through(rows, both, rows, rows[:, 0, 0, 0], twice=True) is None
+    plain = BentAdjoint.of(None, weight, adds, *moves, rows.shape[1:3])
+    assert plain is not None
+    assert plain(rows, both, twice=True) is None
+
+
 def test_lines_that_do_not_fit_are_left_to_others() -> None:
     rows, slope, weight = torch.ones(SHORT, 2, 3, 4), torch.ones(2, 2, 3, 4), torch.ones(4, 5, 2, 2)
     met, owner, moves = Met(slope, None, None, slope), torch.zeros(SHORT, dtype=torch.long), ((1, 1), (0, 0), (3, 4))

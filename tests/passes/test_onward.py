@@ -111,9 +111,9 @@ def test_rows_that_nobody_else_has_are_written_over(seed: int, batch: int, chann
     state = iv.run(graph, method, region, spec=spec)
     before, over = BentAdjoint.__call__, []
 
-    def elsewhere(self: BentAdjoint, *given: Tensor, spent: bool) -> tuple[Tensor, Tensor] | None:
+    def elsewhere(self: BentAdjoint, *given: Tensor, spent: bool, twice: bool) -> tuple[Tensor, Tensor] | None:
         over.append(spent)
-        return before(self, *given)
+        return before(self, *given, twice=twice)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BentAdjoint, "__call__", elsewhere)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,20 @@ from irverify.ir.ops import Conv
 from irverify.ir.ops.memory import LAST, is_last
 from irverify.ir.types import TensorType
 from irverify.passes import forms
-from irverify.passes.forms import Columns, Dense, Form, Patches, Units, minimum, pieces, plus, spread
+from irverify.passes.forms import (
+    Columns,
+    Dense,
+    Form,
+    Patches,
+    Twice,
+    Units,
+    alone,
+    joined,
+    minimum,
+    pieces,
+    plus,
+    spread,
+)
 from irverify.passes.windows import Grid, Windows, kernels
 
 DOUBLE = torch.float64
@@ -180,6 +194,33 @@ def test_forms_agree_with_dense_rows(shape: tuple[int, ...]) -> None:
             plus(form, other)
             torch.testing.assert_close(other.dense(), before)  # it may be somebody else's, too
             torch.testing.assert_close(plus(form, other.select(torch.arange(3)), own=True).dense(), expected)
+        torch.testing.assert_close(form.dense(), dense)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 2, 3)])
+def test_negatives_that_are_not_there_yet(shape: tuple[int, ...]) -> None:
+    index, value = torch.arange(0, int(torch.tensor(shape).prod()), 2), tensor(*shape, seed=3)
+    halves: list[Form] = [
+        Units(torch.tensor([0, 4, 1]), shape, value),
+        Columns(tensor(3, index.shape[0]), index, shape),
+        Dense(tensor(3, *shape)),
+        Dense(tensor(3, *shape, seed=1).float()),
+        Dense(tensor(3, *shape, seed=1).requires_grad_()),
+    ]
+    for half in halves:
+        form, dense = Twice(half), torch.cat([half.dense(), -half.dense()])
+        torch.testing.assert_close(form.dense(), dense)
+        torch.testing.assert_close(spread(form).dense(), dense)
+        torch.testing.assert_close(alone(form, 0).dense(), dense)
+        torch.testing.assert_close(form.select(torch.tensor([2, 0, 5, 3])).dense(), dense[[2, 0, 5, 3]])
+        for other in halves:
+            more = Twice(other)
+            expected = dense + more.dense()
+            for own in (False, True):
+                for one, two in itertools.product((form, form.whole()), (more, more.whole())):
+                    copied = two if not own else two.select(torch.arange(6))
+                    torch.testing.assert_close(joined(one, copied, own=own).dense(), expected)
+                    torch.testing.assert_close(two.dense(), more.dense())
         torch.testing.assert_close(form.dense(), dense)
 
 
