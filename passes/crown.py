@@ -23,11 +23,12 @@ from irverify.passes.backward import Context, Shortcut
 from irverify.passes.flips import flipped
 from irverify.passes.ibp import IBP
 from irverify.passes.mosaics import mosaics
-from irverify.passes.needs import Need, Needs, exact_ranges, needs
+from irverify.passes.needs import Need, Needs, exact_ranges, needs, waited_at
 from irverify.passes.polish import polished
 from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import RELAXATIONS, Choice, RelaxRule, kinked_operands, relaxed
 from irverify.passes.rules import RuleTable
+from irverify.passes.straight import source
 from irverify.passes.sweep import Sweep
 from irverify.passes.view import View, widest
 from irverify.pipeline.base import Analysis
@@ -51,6 +52,7 @@ class LinearBounds(Analysis):
     """What analyses by backward rows share; subclasses fix the lines around nonlinear operators and where intermediate
     bounds come from."""
 
+    single_walk = True
     rules: ClassVar[RuleTable[RelaxRule]] = RELAXATIONS
     choice: ClassVar[Choice] = "adaptive"
     intermediate: ClassVar[bool] = True
@@ -71,7 +73,7 @@ class LinearBounds(Analysis):
         walk.chunk = min(CHUNK, self.memory * 2**20 // LIVE)
         walk.polish = self.polish and polish.worthwhile(state.graph)
         walk.flips = self.polish and flips.worthwhile(state.graph)
-        facts = interval_facts(state, IBP, self.name, walk.refine)
+        facts = interval_facts(state, IBP, self.name, walk.refine, walk.read)
         return Facts(facts.bounds, statistics={"backward_rows": walk.rows}, leans=walk.leans)
 
 
@@ -133,6 +135,15 @@ class _Walk:
         self.flips = False
         self._view: View | None = None
         self.leans: dict[str, Tensor] = {}
+
+    @property
+    def read(self) -> frozenset[str] | None:
+        """The values whose bounds rows may meet on their way; None where that is not known."""
+        graph = self.context.graph
+        if self._mosaics or not flips.worthwhile(graph):
+            return None
+        ends = (node.name for node in graph if source(graph, node) is not None)
+        return waited_at(graph, self._stations).union(ends)
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """Registers how rows pass through `node`, and tightens its interval where it is wanted."""

@@ -31,6 +31,7 @@ from irverify.passes.propagate import (
     KEEP_ORDER,
     Interval,
     IntervalRule,
+    Refine,
     Spent,
     applied,
     check_finite,
@@ -50,10 +51,18 @@ HELD, TENSORS = 2**21, 4
 
 
 def facts_of_few(
-    state: State, table: RuleTable[IntervalRule], source: str, given: Mapping[str, Interval], keep: frozenset[str]
+    state: State,
+    table: RuleTable[IntervalRule],
+    source: str,
+    given: Mapping[str, Interval],
+    keep: frozenset[str],
+    refine: Refine | None = None,
+    read: frozenset[str] = frozenset(),
 ) -> Facts:
-    """The facts of an analysis that is a walk with one table, of these values alone."""
-    if _unnoticed(state.graph, given) and all(node.name not in state.bounds for node in state.graph if node.inputs):
+    """The facts of an analysis that is a walk with one table, of these values alone; `refine` may read others, beside
+    operands."""
+    plain = refine is None and all(node.name not in state.bounds for node in state.graph if node.inputs)
+    if plain and _unnoticed(state.graph, given):
         found = _overwriting(state.graph, table, source, given, keep)
         if found is not None:
             return Facts(found)
@@ -62,17 +71,18 @@ def facts_of_few(
     def looked_at(node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         if isinstance(node.op, Input):
             return interval
-        found = Bounds(*interval, source)
-        if type(node.op) in KEEP_ORDER:
+        tight = interval if refine is None else refine(node, interval, results)
+        found = Bounds(*tight, source)
+        if type(node.op) in KEEP_ORDER and tight is interval:
             found.assume_ordered()  # its operand has been looked at
         elif not found.ordered:
-            check_finite(node, {**results, node.name: interval})
+            check_finite(node, {**results, node.name: tight})
             found.check(node.name)
         if node.name in keep:
             bounds[node.name] = found
-        return interval
+        return tight
 
-    propagate(state.graph, table, given, state.bounds, looked_at, forget=_last_read(state.graph, keep))
+    propagate(state.graph, table, given, state.bounds, looked_at, forget=_last_read(state.graph, keep | read))
     return Facts(bounds)
 
 

@@ -14,6 +14,7 @@ from irverify.ir.kept import once_a_graph
 from irverify.ir.ops import (
     BatchNorm,
     Concat,
+    Conv,
     Elementwise,
     Gather,
     Input,
@@ -125,6 +126,21 @@ def _breakpoints(op: Operator) -> tuple[float, ...] | None:
 
 def _increasing(op: Operator) -> bool:
     return isinstance(op, Elementwise) and op.monotone == "increasing"
+
+
+@once_a_graph
+def waited_at(graph: Graph, stations: frozenset[str]) -> frozenset[str]:
+    """The inputs and `stations`, and the values over which rows may wait while others are over a station: those that a
+    node behind it reads, or a convolution that is read there: rows pass an activation and a convolution at once."""
+    place = {node.name: index for index, node in enumerate(graph)}
+    last = {name: max(map(place.__getitem__, graph.users(name)), default=at) for name, at in place.items()}
+
+    def behind(name: str) -> int:
+        readers = (last[user] if isinstance(graph[user].op, Conv) else place[user] for user in graph.users(name))
+        return max(readers, default=place[name])
+
+    waiting = {name for name, at in place.items() if any(at < place[station] < behind(name) for station in stations)}
+    return stations.union(waiting, (node.name for node in graph.inputs))
 
 
 @once_a_graph

@@ -111,19 +111,23 @@ def applied(node: Node, rule: IntervalRule, operands: Sequence[Interval]) -> Int
 
 
 def interval_facts(
-    state: State, table: RuleTable[IntervalRule], source: str, refine: Refine | None = None
+    state: State,
+    table: RuleTable[IntervalRule],
+    source: str,
+    refine: Refine | None = None,
+    read: frozenset[str] | None = None,
 ) -> Facts:
-    """The facts of an analysis that is a walk with one table; without `refine` of the values alone that are asked
-    for."""
+    """The facts of an analysis that is a walk with one table; of the values alone that are asked for without `refine`,
+    and where that is said to `read` no others than these, apart from operands."""
     given = {name: Interval(tensor, tensor) for name, tensor in state.operands.items()}
     for node, region in zip(state.graph.inputs, state.given_regions(source), strict=True):
         box = state.bounds.get(node.name)
         given[node.name] = Interval(*region.box()) if box is None else Interval(box.lower, box.upper)
     certain = _read_by_jumps(state.graph, given)
-    if refine is None and certain is None and state.keep is not None:
+    if state.keep is not None and certain is None and (refine is None or read is not None):
         from irverify.passes.frugal import facts_of_few  # which builds on this module
 
-        return facts_of_few(state, table, source, given, state.keep)
+        return facts_of_few(state, table, source, given, state.keep, refine, read or frozenset())
     unchanged: set[str] = set()
 
     def noted(node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:

@@ -45,10 +45,10 @@ INLINE REAL NAME(turned_part)(const Bent *b, int64_t each, int64_t n, int64_t at
     return NAME(turned_run)(n, least, row, (const REAL *)b->gains + place, slope, rise, (const REAL *)b->top + at, passed);
 }
 
-/* `open` has room for as many elements as are looked at together, and `through` for those of all rows, where there is a
+/* `open` has room for as many elements as are looked at together, and `through` for those of each row, where there is a
    `bent`; then `constants` get what this adds to them. Rows from `negative` on are the negatives of what is there. */
 CLONED static void NAME(look)(const Adjoint *p, const Bent *b, int64_t example, int64_t negative, const REAL *const *rows,
-                              const Live *live, int32_t *open, REAL *through, double *constants) {
+                              const Live *live, int32_t *open, void *const *through, double *constants) {
     const int64_t windows = p->taps.windows[0] * p->taps.windows[1], out = p->out, tall = p->tall;
     const int64_t step = NAME(step_of)(p);
     int64_t found = 0;
@@ -60,7 +60,7 @@ CLONED static void NAME(look)(const Adjoint *p, const Bent *b, int64_t example, 
             from[i] = rows[i] ? rows[i] + first * out : NULL;
             if (!rows[i]) continue;
             if (b && b->slope) {
-                REAL *const passed = through + i * step * out;
+                REAL *const passed = (REAL *)through[i];
                 const int64_t at = (example * windows + first) * out;
                 constants[i] += b->gains ? NAME(turned_part)(b, windows * out, size, at, from[i], passed)
                                          : NAME(bent_run)(b, i < negative ? 1 : -1, size, at, from[i], passed);
@@ -146,7 +146,8 @@ static int NAME(adjoint)(int threads, Adjoint *p, Pooled *q, Bent *b, int chip, 
     const int64_t span = NAME(step_of)(p) * p->out; /* so many elements are looked at together at most */
     const int64_t map = q ? ROUND(windows * sizeof(int32_t)) : b && b->offset ? ROUND(span * sizeof(REAL)) : 0;
     const int64_t lists = ROUND(q ? held * sizeof(Meeting) : most(span, p->place ? each : 0) * sizeof(int32_t));
-    const int64_t room = lists + (q ? each : b && b->slope ? span : 0) * tall * sizeof(REAL);
+    const int apart = b && b->slope && into < span; /* else there is room where the results will be */
+    const int64_t room = lists + (q ? each : apart ? span : 0) * tall * sizeof(REAL);
     const int64_t values = (held * tall + line) * sizeof(REAL) + (windows + 1) * sizeof(int64_t);
     const int64_t own = ROUND(sums + values) + ROUND((held + 1) * sizeof(int32_t)) + ROUND(room);
     char *memory = malloc(packed + tables + starts + map + threads * own);
@@ -184,11 +185,13 @@ static int NAME(adjoint)(int threads, Adjoint *p, Pooled *q, Bent *b, int chip, 
         void *const space = (char *)live.offset + ROUND((held + 1) * sizeof(int32_t));
         const int64_t example = p->owner ? p->owner[begin[group]] : 0;
         REAL *const turned = (REAL *)((char *)space + lists);
+        void *through[TALL];
+        for (int64_t i = 0; i < tall; i++) through[i] = apart ? turned + i * span : to[i];
         double *const constant = memset(mine, 0, sums);
         if (p->place)
             NAME(sort)(p, rows, p->place + example * each, &live, space);
         else if (!q)
-            NAME(look)(p, b, example, negative, rows, &live, space, turned, constant);
+            NAME(look)(p, b, example, negative, rows, &live, space, through, constant);
         else if (!NAME(draw)(p, q, example, rows, &live, space, turned, constant)) {
             DO_PRAGMA(omp atomic write)
             done = 0;

@@ -31,9 +31,10 @@ static void NAME(upward)(int threads, int64_t rows, int64_t size, const int64_t 
     }
 }
 
-INLINE REAL NAME(turned_run)(int64_t n, REAL least, const REAL *RESTRICT row, const REAL *RESTRICT gains,
+/* What is `passed` may take the place of the row. */
+INLINE REAL NAME(turned_run)(int64_t n, REAL least, const REAL *row, const REAL *RESTRICT gains,
                              const REAL *RESTRICT slope, const REAL *RESTRICT rise, const REAL *RESTRICT top,
-                             REAL *RESTRICT passed) {
+                             REAL *passed) {
     REAL sum = 0;
     DO_PRAGMA(omp simd reduction(+ : sum))
     for (int64_t i = 0; i < n; i++) {

@@ -1,9 +1,10 @@
 /* Rows of coefficients through lines, to their minimum over a box, and over planes, for elements of type REAL. */
 
-/* Lines over runs of a row v, times `sign`: `passed = v slope + min(v, 0) rise`, and `max(v, 0) . base + min(v, 0) . top`. */
-INLINE REAL NAME(bend_run)(int has, REAL sign, int64_t n, const REAL *RESTRICT row, const REAL *RESTRICT slope,
+/* Lines over runs of a row v, times `sign`: `passed = v slope + min(v, 0) rise`, which may take its place, and
+   `max(v, 0) . base + min(v, 0) . top`. */
+INLINE REAL NAME(bend_run)(int has, REAL sign, int64_t n, const REAL *row, const REAL *RESTRICT slope,
                            const REAL *RESTRICT rise, const REAL *RESTRICT base, const REAL *RESTRICT top,
-                           REAL *RESTRICT passed) {
+                           REAL *passed) {
     REAL sum = 0;
     DO_PRAGMA(omp simd reduction(+ : sum))
     for (int64_t i = 0; i < n; i++) {

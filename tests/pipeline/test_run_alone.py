@@ -6,20 +6,22 @@ import weakref
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irverify.errors import UnsupportedError
 from irverify.ir.graph import Node
 from irverify.ir.ops import Relu, Sigmoid
 from irverify.ir.text import parse_graph
-from irverify.passes import frugal
+from irverify.passes import frugal, sweep
+from irverify.passes.needs import waited_at
 from irverify.passes.propagate import Interval, IntervalRule, applied
 from irverify.pipeline import margins, run
 from irverify.pipeline.manager import run_alone
 from irverify.regions import Box
 from tests.random_graphs import AFFINE, boxes, conv, elementwise, graphs, max_pool
 
+RELUS = (*AFFINE, *(conv,) * 3, *(elementwise(Relu()),) * 4)
 KINDS = (*AFFINE, *(conv,) * 3, *(elementwise(op) for op in (Relu(), Relu(), Sigmoid())), max_pool)
 
 
@@ -40,7 +42,44 @@ def test_the_bounds_are_the_same(method: str, data: st.DataObject) -> None:
         assert alone[name].source == whole[name].source
 
 
-@pytest.mark.parametrize("method", ["crown", "ibp,crown", "stability", "improved-interval", "alpha{steps=1}"])
+@settings(deadline=None)
+@given(data=st.data(), method=st.sampled_from(("crown", "crown-zero", "crown-ibp", "fast-lin")))
+def test_linear_bounds_forget_where_only_relus_are(data: st.DataObject, method: str) -> None:
+    """Bit by bit, whatever values rows wait at while others are looked at."""
+    graph = data.draw(graphs(kinds=RELUS))
+    regions = data.draw(boxes(graph, batch=data.draw(st.integers(1, 3))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "LITTLE", 0)
+        patch.setattr(sweep, "PROBE", 0)
+        patch.setattr(sweep, "WORTH", -1)
+        whole, alone = run(graph, method, regions).bounds, run_alone(graph, method, regions, {}).bounds
+    for name in graph.outputs:
+        assert torch.equal(alone[name].lower, whole[name].lower)
+        assert torch.equal(alone[name].upper, whole[name].upper)
+
+
+def test_values_that_rows_wait_at() -> None:
+    """The inner block's operand, which its other branch and the sum read; not what one row passes after the other."""
+    graph = parse_graph("""
+graph "test" {
+  %x: f64[2] = input()
+  %z = linear(%x) {weight=tensor([[1, 1], [1, -1]]), bias=tensor([0, 0])}
+  %a = relu(%z)
+  %b = linear(%a) {weight=tensor([[1, -1], [1, 1]]), bias=tensor([0, 0])}
+  %c = relu(%b)
+  %d = linear(%c) {weight=tensor([[1, -1], [1, 1]]), bias=tensor([0, 0])}
+  %e = add(%d, %a)
+  %f = relu(%e)
+  return %f
+}
+""")
+    assert waited_at(graph, frozenset("zbe")) == frozenset("xzabe")
+    assert waited_at(graph, frozenset("z")) == frozenset("xz")
+    region = Box(-torch.ones(1, 2).double(), torch.ones(1, 2).double())
+    assert run_alone(graph, "crown", region, {}).bounds.keys() == {"x", "f"}
+
+
+@pytest.mark.parametrize("method", ["ibp,crown", "stability", "alpha{steps=1}"])
 def test_other_passes_keep_all(method: str) -> None:
     graph = parse_graph("""
 graph "test" {
