@@ -79,10 +79,10 @@ class Onward:
         rows = form.coefficients
         if recorded(rows):
             return None
-        turning = () if self.turning is None else (self.turning.gains.permute(0, 2, 3, 1), self.turning.least)
+        turning = self.turning or ()
         owner = form.owner if form.owner is None or not twice else form.owner.repeat(2)
-        found = self.through(rows.permute(0, 2, 3, 1), owner, *turning, spent=spent, twice=twice)
-        return None if found is None else (Dense(found[0].permute(0, 3, 1, 2), owner), found[1])
+        found = self.through(rows, owner, *turning, spent=spent, twice=twice)
+        return None if found is None else (Dense(found[0], owner), found[1])
 
 
 def onward(context: Context, name: str, lines: Lines | None) -> Onward | None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -110,10 +109,9 @@ class Affine:
     operands: tuple[TensorType, ...]
     rank: int
 
-    @cached_property
+    @property
     def offset(self) -> Tensor | None:
-        """The constant of the operator, in a shape that broadcasts to its result; looked up once, like its derived
-        parameters."""
+        """The constant of the operator, in a shape that broadcasts to its result: a view, or looked up already."""
         return self.op.offset(self.rank)
 
     def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:

@@ -15,9 +15,10 @@ CLONED static int NAME(pack)(const Adjoint *p, const REAL *RESTRICT weight, REAL
     return finite;
 }
 
-/* How many windows are looked at together: as many as stay in a near cache. */
+/* How many windows are looked at together: as many as stay in a near cache, and where the results of a row will be. */
 INLINE int64_t NAME(step_of)(const Adjoint *p) {
-    return least(most(1, NEAR / p->out), p->taps.windows[0] * p->taps.windows[1]);
+    const int64_t into = p->taps.plane[0] * p->taps.plane[1] * p->taps.unit;
+    return least(most(1, least(NEAR, into) / p->out), p->taps.windows[0] * p->taps.windows[1]);
 }
 
 /* A row over `n` elements, times `sign`, through the lines around these, which begin `at` an element of all examples, to

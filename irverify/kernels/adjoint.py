@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from irverify.kernels.native import addresses, head, indices, native, within
@@ -80,8 +81,8 @@ class BentAdjoint:
         self._numbers = numbers
         self._given = [0 if part is None else part.data_ptr() for part in parts]
         height, width, *_ = numbers
-        self._row = height, width, weight.shape[0]
-        self._found = *numbers[9:11], weight.shape[1]
+        self._row = weight.shape[0], height, width
+        self._found = weight.shape[1], *numbers[9:11]
 
     @classmethod
     def of(
@@ -118,13 +119,14 @@ class BentAdjoint:
         spent: bool = False,
         twice: bool = False,
     ) -> tuple[Tensor, Tensor] | None:
-        """Rows `[rows, *windows, out]` of the examples `owner` `[rows]`, in ascending order, or all of the first, and
-        their constants `[rows]`; None where they are so few that other ways are faster, or stand in another order. With
+        """Rows `[rows, out, *windows]`, the channels last in memory, of the examples `owner` `[rows]`, in ascending
+        order, or all of the first: rows `[rows, in, *extents]`, stored like them, and constants `[rows]`. None where
+        they are so few that other ways are faster, or stand in another order. With
         `gains`, like the rows, and `least` `[rows]` slopes below are turned over as in `flips.turned`. Rows that are
         `spent` are written over where what comes of them has their size: some are read whole before they are. With
         `twice` the negatives of all rows, of examples `[2 rows]`, meet the lines behind them."""
         found = addresses(rows, self._weight, gains, least)
-        if found is None or native is None or not rows.is_contiguous() or rows.shape[1:] != self._row:
+        if found is None or native is None or rows.shape[1:] != self._row or not _stands(rows):
             return None
         count, place = rows.shape[0] * (2 if twice else 1), 0
         if gains is not None and (twice or not self._turns(rows, gains, least)):
@@ -139,7 +141,7 @@ class BentAdjoint:
                 return None
             place = owner.data_ptr()
         over = spent and not twice and self._found == self._row
-        passed, constants = rows if over else rows.new_empty(count, *self._found), rows.new_empty(count)
+        passed, constants = rows if over else _room(count, self._found, rows.dtype), rows.new_empty(count)
         last = *found[2:], constants.data_ptr(), len(rows)
         at = 0, 0, 0, place, CHIP, *found[:2], passed.data_ptr(), *self._given, *last
         done = native.adjoint_of_bent(*head(passed), count, *self._numbers, *at)
@@ -151,7 +153,16 @@ class BentAdjoint:
         if slope is None or rise is None or base is not None or top is None or least is None:
             return False
         shaped = gains.shape == rows.shape and least.shape == rows.shape[:1]
-        return shaped and gains.is_contiguous() and least.is_contiguous()
+        return shaped and _stands(gains) and least.is_contiguous()
+
+
+def _stands(rows: Tensor) -> bool:
+    return rows.is_contiguous(memory_format=torch.channels_last)
+
+
+def _room(count: int, row: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Rows that are to be written; one that is permuted would take more memory, and longer."""
+    return torch.empty((count, *row), dtype=dtype, memory_format=torch.channels_last)
 
 
 def adjoint_of_elements(

@@ -209,9 +209,11 @@ def _turned(count: int, like: Tensor, turns: tuple[int, int, int]) -> tuple[Tens
     """So many tensors like this one, in the order that it is turned to."""
     if turns[1] == 1:
         return tuple(torch.empty_like(like) for _ in range(count))
-    *before, channels, height, width = like.shape
-    found, axes = like.new_empty(count, *before, height, width, channels), range(len(before) + 1)
-    return found.permute(*axes, -1, -3, -2).unbind()
+    outer, strides = like.shape[-3:].numel(), [1, like.shape[-1] * like.shape[-3], like.shape[-3]]
+    for size in reversed(like.shape[:-3]):
+        strides.insert(0, outer)
+        outer *= size
+    return tuple(like.new_empty_strided(like.shape, strides) for _ in range(count))  # views would take more memory
 
 
 def _fit(lower: Tensor, others: tuple[Tensor | None, ...], offset: Tensor | None) -> bool:

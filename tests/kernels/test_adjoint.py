@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from irverify.ir.ops.padding import pad_spatial
 from irverify.ir.ops.scatter import Steps, scatter, through
-from irverify.kernels.adjoint import CHIP, SHORT, BentAdjoint, Met, adjoint
+from irverify.kernels.adjoint import CHIP, SHORT, Met, adjoint
 from irverify.passes.windows import Grid, Windows
+from tests.kernels.last_axis import over
 
 pytestmark = [
     pytest.mark.skipif(not CHIP, reason="no kernels here, or no processor for this one"),
@@ -156,7 +157,7 @@ def adjoint_of_bent(
     rows: Tensor, met: Met | None, owner: Tensor | None, weight: Tensor, offset: Tensor | None, *moves: tuple[int, ...]
 ) -> tuple[Tensor, Tensor] | None:
     stride, first, extents = moves
-    through = BentAdjoint.of(met, weight, offset, stride, first, extents, rows.shape[1:3])
+    through = over(met, weight, offset, stride, first, extents, rows.shape[1:3])
     return None if through is None else through(rows, owner)
 
 
@@ -209,12 +210,12 @@ def test_through_lines(data: st.DataObject, dtype: torch.dtype, seed: int, owned
     assert expected is not None
     same(found[0], expected)
     same(found[1], constants)
-    through, fits = BentAdjoint.of(met, weight, adds, *moves, windows), found[0].shape == rows.shape
-    over = None if through is None else through(rows, owner, spent=True)
-    assert over is not None
-    assert torch.equal(over[0], found[0])
-    assert torch.equal(over[1], found[1])
-    assert (over[0] is rows) == fits
+    through, fits = over(met, weight, adds, *moves, windows), found[0].shape == rows.shape
+    written = None if through is None else through(rows, owner, spent=True)
+    assert written is not None
+    assert torch.equal(written[0], found[0])
+    assert torch.equal(written[1], found[1])
+    assert (written[0].data_ptr() == rows.data_ptr()) == fits
 
 
 @settings(max_examples=40)
@@ -229,7 +230,7 @@ def test_negatives_behind(data: st.DataObject, dtype: torch.dtype, seed: int, ow
     lines = [whole(examples, 3, 2, out, seed=seed + 2 + k, dtype=dtype) for k in range(4)]
     rise, base, top = (part if data.draw(st.booleans()) else None for part in lines[1:])
     adds, moves = offset if data.draw(st.booleans()) else None, ((1, 1), (1, 0), (4, 3))
-    through = BentAdjoint.of(Met(lines[0], rise, base, top), weight, adds, *moves, rows.shape[1:3])
+    through = over(Met(lines[0], rise, base, top), weight, adds, *moves, rows.shape[1:3])
     assert through is not None
     both, kept = None if owner is None else owner.repeat(2), rows.clone()
     found, expected = through(rows, both, twice=True, spent=True), through(torch.cat([rows, -rows]), both)
@@ -238,7 +239,7 @@ def test_negatives_behind(data: st.DataObject, dtype: torch.dtype, seed: int, ow
     assert torch.equal(rows, kept)
     assert owner is None or through(rows, owner, twice=True) is None
     assert through(rows, both, rows, rows[:, 0, 0, 0], twice=True) is None
-    plain = BentAdjoint.of(None, weight, adds, *moves, rows.shape[1:3])
+    plain = over(None, weight, adds, *moves, rows.shape[1:3])
     assert plain is not None
     assert plain(rows, both, twice=True) is None
 

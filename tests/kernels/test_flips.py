@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from irverify.kernels import available
-from irverify.kernels.adjoint import BentAdjoint, Met
+from irverify.kernels.adjoint import Met
 from irverify.kernels.flips import turned, upward
 from irverify.kernels.forward import FEW, LITTLE, forward
+from tests.kernels.last_axis import over
 
 pytestmark = [
     pytest.mark.skipif(not available(), reason="kernels are not compiled here"),
@@ -178,8 +179,8 @@ def test_turned_on_the_way_through_a_convolution(
     owner = torch.randint(examples, (count,), generator=torch.Generator().manual_seed(seed)).sort().values
     least = torch.full((count,), 0.3, dtype=dtype)
     moves = (stride, stride), (1, 1), (5, 4)
-    at_once = BentAdjoint.of(Met(slope, rise, None, top), weight, offset, *moves, windows)
-    plain = BentAdjoint.of(None, weight, offset, *moves, windows)
+    at_once = over(Met(slope, rise, None, top), weight, offset, *moves, windows)
+    plain = over(None, weight, offset, *moves, windows)
     if at_once is None or plain is None:
         pytest.skip("no compiled code for convolutions here")
     bent = turned(rows, gains, least, owner, slope, rise, top)
