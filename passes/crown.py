@@ -174,24 +174,29 @@ class _Walk:
 
     def _elements(self, node: Node, interval: Interval, need: Need, results: Mapping[str, Interval]) -> Interval:
         """Both bounds of the elements that are open for some reader."""
-        bounds = Interval(*(rowwise(side).clone() for side in interval))
-        owner, elements = rowwise(need(*interval)).nonzero().T.contiguous()
+        single = interval.lower.shape[0] == 1
+        flat = torch.flatten if single else rowwise
+        bounds = Interval(*(flat(side).clone() for side in interval))
+        found = flat(need(*interval)).nonzero()
+        owner, elements = (None, found.flatten()) if single else found.T.contiguous()
+        places = elements if owner is None else (owner, elements)
         dropping = need if self.needs.pieces(node.name) else None
         count, lean = elements.shape[0], None
         if node.name in self._kinked:
-            lean = bounds.lower + bounds.upper
-            self.leans[node.name] = lean.reshape(interval.lower.shape)
+            self.leans[node.name] = (interval.lower + interval.upper).contiguous()
+            lean = flat(self.leans[node.name])
         if dropping is None or count < MANY or count * self._longest(interval) < LONG or len(node.type.shape) == 1:
             self._run(node, bounds, owner, elements, None, dropping, results, lean)
         else:
             # Most elements that can be decided are by one of their bounds, and it is plain by which.
-            sides = (bounds.lower[owner, elements] + bounds.upper[owner, elements]).sign_()
+            sides = (bounds.lower[places] + bounds.upper[places]).sign_()
             sides = sides + (sides == 0)
             if lean is not None:
-                lean[owner, elements] = 0.0
+                lean[places] = 0.0
             self._run(node, bounds, owner, elements, sides, dropping, results, lean)
-            rest = dropping(*(side[owner, elements] for side in bounds))
-            self._run(node, bounds, owner[rest], elements[rest], -sides[rest], dropping, results, lean)
+            rest = dropping(*(side[places] for side in bounds))
+            left = None if owner is None else owner[rest]
+            self._run(node, bounds, left, elements[rest], -sides[rest], dropping, results, lean)
         return tightened(interval, *(side.reshape(interval.lower.shape) for side in bounds))
 
     def _longest(self, interval: Interval) -> int:
@@ -209,20 +214,15 @@ class _Walk:
         results: Mapping[str, Interval],
         lean: Tensor | None = None,
     ) -> None:
-        """Bounds `[batch, size]` of elements of their owners, for which one example has no need, tightened in place,
-        and how these lean."""
+        """Bounds `[batch, size]` of elements of their owners, or `[size]` of the one example's, tightened in place, and
+        how these lean."""
         count = elements.shape[0]
         if count == 0:
             return
         view = self._whole(results)
         self.rows += count if sides is not None else 2 * count
-        if bounds.lower.shape[0] == 1:
-            mine = Interval(*(side[0] for side in bounds))
-            own = None if lean is None else lean[0]
-            sweep = Sweep(view.single(0), node.name, elements, mine, sides, limit=self.chunk, lean=own)
-        else:
-            sweep = Sweep(view, node.name, elements, bounds, sides, owner, self.chunk, lean)
-        sweep.run(dropping, self._stations)
+        view = view.single(0) if owner is None else view
+        Sweep(view, node.name, elements, bounds, sides, owner, self.chunk, lean).run(dropping, self._stations)
 
     def _whole(self, results: Mapping[str, Interval]) -> View:
         """What rows of all examples meet."""
@@ -240,7 +240,7 @@ class _Walk:
             self.rows += batch * count
             found = round_down(flipped(self._whole(results), node, interval, self.chunk), interval.lower.dtype)
             return tightened(interval, torch.fmax(interval.lower, found), interval.upper)
-        bounds = Interval(*(side.clone() for side in interval))
+        bounds = Interval(*(side.flatten().clone() if batch == 1 else side.clone() for side in interval))
         elements, owner = torch.arange(batch * count, device=bounds.lower.device), None
         if batch > 1:
             owner, elements = torch.div(elements, count, rounding_mode="floor"), elements % count
@@ -251,5 +251,5 @@ class _Walk:
             self.rows += batch * count
         if climbs:
             found = polished(self.context, results, node, batch)
-            bounds = bounds._replace(lower=torch.fmax(bounds.lower, found))
-        return tightened(interval, *bounds)
+            bounds = bounds._replace(lower=torch.fmax(bounds.lower.reshape(found.shape), found))
+        return tightened(interval, *(side.reshape(interval.lower.shape) for side in bounds))

@@ -151,10 +151,11 @@ static int NAME(adjoint)(int threads, Adjoint *p, Pooled *q, Bent *b, int chip, 
     const int64_t room = lists + (q ? each : apart ? span : 0) * tall * sizeof(REAL);
     const int64_t values = (held * tall + line) * sizeof(REAL) + (windows + 1) * sizeof(int64_t);
     const int64_t own = ROUND(sums + values) + ROUND((held + 1) * sizeof(int32_t)) + ROUND(room);
-    char *memory = malloc(packed + tables + starts + map + threads * own);
+    Stack stack;
+    char *const memory = BORROWED(stack, packed + tables + starts + map + threads * own);
     int done = memory && NAME(pack)(p, weight, (REAL *)memory);
     if (!done) {
-        free(memory);
+        GIVE_BACK(stack, memory);
         return 0;
     }
     int64_t *const begin = (int64_t *)(memory + packed + tables);
@@ -210,6 +211,6 @@ static int NAME(adjoint)(int threads, Adjoint *p, Pooled *q, Bent *b, int chip, 
             from += wide;
         }
     }
-    free(memory);
+    GIVE_BACK(stack, memory);
     return done;
 }

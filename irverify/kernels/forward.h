@@ -46,7 +46,8 @@ static int NAME(forward)(int64_t count, int64_t out, const Taps *t, const REAL *
     const int64_t taps = t->taps[0] * t->taps[1], blocks = (out + SIDE_BY_SIDE - 1) / SIDE_BY_SIDE;
     const int64_t size = t->plane[0] * t->plane[1] * t->unit, whole = t->windows[0] * t->windows[1] * out;
     const int64_t each = taps * t->unit + 1; /* the bias comes last */
-    REAL(*const packed)[SIDE_BY_SIDE] = malloc(blocks * each * sizeof *packed);
+    Stack stack;
+    REAL(*const packed)[SIDE_BY_SIDE] = BORROWED(stack, blocks * each * sizeof *packed);
     if (!packed) return 0;
     for (int64_t b = 0; b < blocks; b++) {
         REAL(*const own)[SIDE_BY_SIDE] = packed + b * each;
@@ -69,6 +70,6 @@ static int NAME(forward)(int64_t count, int64_t out, const Taps *t, const REAL *
                                (const REAL(*)[SIDE_BY_SIDE])own, own[each - 1], results);
         }
     }
-    free(packed);
+    GIVE_BACK(stack, packed);
     return 1;
 }

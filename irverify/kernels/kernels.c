@@ -48,6 +48,11 @@
     (void)threads;  \
     DO_PRAGMA(omp parallel for num_threads(threads) if (threads > 1) schedule(static))
 
+/* So many bytes for a while, a few of them on the stack; null where there are none. */
+typedef struct { double small[4096]; } Stack;
+#define BORROWED(stack, bytes) ((int64_t)(bytes) <= (int64_t)sizeof(stack) ? (void *)(stack).small : malloc(bytes))
+#define GIVE_BACK(stack, memory) ((void *)(memory) == (void *)(stack).small ? (void)0 : free(memory))
+
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
 #define VERSION 31
 
