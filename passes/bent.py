@@ -64,10 +64,11 @@ class Lines:
                 used = used.logical_or_(part != 0)
         return used
 
-    def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
-        """Rows over the operand, and their constants: the line below where a coefficient is positive, else above."""
+    def bend(self, form: Wide, *, spent: bool = False) -> tuple[Wide, Tensor | None]:
+        """Rows over the operand, and their constants: the line below where a coefficient is positive, else above. Those
+        of a form that is `spent` may be written over."""
         coefficients = form.coefficients
-        at_once = self._at_once(form)
+        at_once = self._at_once(form, spent)
         if at_once is not None:
             return at_once
         given = [part for part in (self.slope, self.rise, self.base, self.top) if part is not None]
@@ -83,14 +84,14 @@ class Lines:
         constants = [constant for constant in found if constant is not None]
         return form.with_coefficients(passed), torch.cat(constants) if constants else None
 
-    def _at_once(self, form: Wide) -> tuple[Wide, Tensor | None] | None:
+    def _at_once(self, form: Wide, spent: bool) -> tuple[Wide, Tensor | None] | None:
         """`bend` by compiled code."""
         told = as_compiled(form, (self.slope, self.rise, self.base, self.top))
         if told is None:
             return None
         spots, (slope, *rest) = told
         assert slope is not None
-        found = compiled.bend(form.coefficients, spots, slope, *rest)
+        found = compiled.bend(form.coefficients, spots, slope, *rest, spent=spent)
         if found is None:
             return None
         passed, constants = found
@@ -127,6 +128,6 @@ class ColumnLines(Lines):
     """Lines around some elements of a value, `[columns]` or `[examples, columns]`, for rows that have coefficients for
     these."""
 
-    def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
-        passed, constant = super().bend(Dense(form.coefficients, form.owner))
+    def bend(self, form: Wide, *, spent: bool = False) -> tuple[Wide, Tensor | None]:
+        passed, constant = super().bend(Dense(form.coefficients, form.owner), spent=spent)
         return form.with_coefficients(passed.coefficients), constant

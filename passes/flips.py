@@ -161,6 +161,9 @@ class _Second(Sweep):
         super()._step(node)
         self.view.forget(node.name)
 
+    def _skipped(self, name: str) -> None:
+        self.view.forget(name)
+
 
 class _Up:
     """The way up of the worst input of each row, `[rows, *shape]`, along the lines that the row took; `met` are its
@@ -289,7 +292,7 @@ class TurnedLines(Lines):
 
     turning: Turning
 
-    def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
+    def bend(self, form: Wide, *, spent: bool = False) -> tuple[Wide, Tensor | None]:
         rows = form.dense()
         assert self.rise is not None
         assert self.top is not None

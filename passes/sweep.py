@@ -21,6 +21,7 @@ from irverify.ir.graph import Node
 from irverify.ir.ops import Conv, Linear
 from irverify.ir.ops.memory import settled
 from irverify.ir.recording import recorded
+from irverify.kernels.adjoint import TALL
 from irverify.kernels.bounds import meet
 from irverify.passes.adjoints import before, before_reshape, constants, row_size
 from irverify.passes.bent import Lines
@@ -47,6 +48,8 @@ FEW = 24
 """Examples with fewer elements than this stay together over whole planes as well,"""
 LONG = 2**19
 """unless the rows of one take so many bytes."""
+PART = 2**18
+"""Rows go through a residual block in parts of about so many bytes, which stay in a cache."""
 
 
 class Sweep:
@@ -340,17 +343,27 @@ class Sweep:
             self.constant = self.constant + found[1]
             self._add(pooled.to, found[0], own=True)
             return
-        if type(form) is Dense and self._at_once(node.name, form, spent=spare is form):
-            return
+        self._pass(node, relaxed, form, mine=spare is form)
+
+    def _pass(self, node: Node, relaxed: Relaxed, form: Form, *, mine: bool) -> None:
+        """Takes rows that were over a node to its operands. `mine`: nobody has them but who waits for others."""
+        twins = [name for name, other in self.pending.items() if other is form] if mine else []
+        if type(form) is Dense:
+            if len(twins) == 1 and self._in_parts(node.name, form, twins[0]):
+                return
+            if self._at_once(node.name, form, spent=mine and not twins):
+                return
         lines = self.view.lines(node.name, form)
         own = lines is not None or isinstance(node.op, Conv | Linear)  # rows that nobody else holds
-        parts, constant = self._through(node, relaxed, lines, form)
+        for name in () if own else twins:  # what is passed on may be a view of these
+            self._spare.pop(name, None)
+        parts, constant = self._through(node, relaxed, lines, form, spent=mine and not twins)
         if constant is not None:
             self.constant = self.constant + constant
         for operand, part in zip(node.inputs, parts, strict=False):  # some operands are passed nothing
             self._add(operand, part, own=own)
-        if lines is not None and self._frees:
-            self._spare[node.inputs[0]] = self.pending[node.inputs[0]]
+            if self._frees and (lines is not None or (mine and part is form)):
+                self._spare[operand] = self.pending[operand]
 
     def _twice(self, node: Node, relaxed: Relaxed | None) -> bool:
         """Takes rows, and with them their negatives, which are not there yet, over a node; whether it was done."""
@@ -394,6 +407,44 @@ class Sweep:
             self._spare[onward.to] = made
         return True
 
+    def _in_parts(self, name: str, form: Dense, twin: str) -> bool:
+        """Takes rows some at a time through two convolutions and the activation between them, where that is possible,
+        to a value over which the same rows wait, and adds them to these: a residual block. Whether it was done."""
+        count, size = form.coefficients.shape[0], form.coefficients.nbytes
+        parts = min(size // PART, count // (TALL * torch.get_num_threads()))
+        first = self.view.onward(name) if parts > 1 and form.owner is None else None
+        second = None if first is None or first.around else self._next(first)
+        if first is None or second is None or second.to != twin:
+            return False
+        constants: list[Tensor] = []
+        for rows in form.coefficients.tensor_split(parts):
+            between = first.before(Dense(rows), spent=False)
+            found = None if between is None else second.before(between[0], spent=True)
+            if between is None or found is None:
+                if constants:
+                    raise MemoryError("no memory for rows of a residual block")
+                return False
+            constants.append(between[1] + found[1])
+            rows.add_(found[0].coefficients)
+        self.constant = self.constant + torch.cat(constants)
+        self._passed += second.node in self._stations
+        self._skipped(first.to)
+        return True
+
+    def _next(self, onward: Onward) -> Onward | None:
+        """How rows pass on from where one takes them, over an activation and a convolution: where their signs differ
+        already, no other rows come there, and nobody looks at them or notes them."""
+        name, context = onward.to, self.view.context
+        if not self.signed or self._noted or name in self._stations or name in context.shortcuts:
+            return None
+        if len(context.graph.users(name)) > 1:
+            return None
+        found = self.view.onward(name)
+        return found if found is not None and found.around and self._may_pass(found) else None
+
+    def _skipped(self, name: str) -> None:
+        """Rows have passed a node on their way over another."""
+
     def _may_pass(self, onward: Onward) -> bool:
         """Whether rows need not stop at a convolution on their way."""
         if self.limit is not None:
@@ -404,9 +455,10 @@ class Sweep:
         return not (look and self._pays(2 * PROBE, WORTH))
 
     def _through(
-        self, node: Node, relaxed: Relaxed, lines: Lines | None, form: Form
+        self, node: Node, relaxed: Relaxed, lines: Lines | None, form: Form, *, spent: bool = False
     ) -> tuple[tuple[Form, ...], Tensor | None]:
-        """Rows over a node as rows over its operands, and their constants; None is zero."""
+        """Rows over a node as rows over its operands, and their constants; None is zero. Those that are `spent` may be
+        written over."""
         narrow = self.view.narrow(node.name, self._count)
         if narrow is not None:
             columns, constant = narrow.before(form)
@@ -416,7 +468,7 @@ class Sweep:
             if parts is not None:
                 return parts, None if offset is None else constants(form, offset, node.type.shape)
         elif lines is not None:
-            bent, constant = lines.bend(spread(form))
+            bent, constant = lines.bend(spread(form), spent=spent)
             return (bent,), constant
         elif isinstance(relaxed, SpecRows) and isinstance(form, Units):
             owner = self.view.example or 0 if form.owner is None else form.owner

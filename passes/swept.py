@@ -177,7 +177,7 @@ class SteeredLines(Lines):
     view: SteeredView
     name: str
 
-    def bend(self, form: Wide) -> tuple[Wide, Tensor | None]:
+    def bend(self, form: Wide, *, spent: bool = False) -> tuple[Wide, Tensor | None]:
         steering = self.view.steering(self.name, form)
         assert isinstance(steering, Steering)
         passed, constant = steering.bend(form.coefficients)

@@ -76,13 +76,21 @@ class Spots(NamedTuple):
 
 
 def bend(
-    rows: Tensor, spots: Spots, slope: Tensor, rise: Tensor | None, base: Tensor | None, top: Tensor | None
+    rows: Tensor,
+    spots: Spots,
+    slope: Tensor,
+    rise: Tensor | None,
+    base: Tensor | None,
+    top: Tensor | None,
+    *,
+    spent: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
-    """`a slope + min(a, 0) rise`, stored as the rows `a` are, and `max(a, 0) . base + min(a, 0) . top`, `[rows]`."""
+    """`a slope + min(a, 0) rise`, stored as the rows `a` are, in their place if these are `spent`, and
+    `max(a, 0) . base + min(a, 0) . top`, `[rows]`."""
     found = addresses(rows, slope, rise, base, top)
     if found is None or native is None or not spots.fit(rows, slope, rise, base, top):
         return None
-    passed, constants = torch.empty_like(rows), rows.new_empty(spots.numbers[0])
+    passed, constants = rows if spent else torch.empty_like(rows), rows.new_empty(spots.numbers[0])
     native.bend(*head(rows), *spots.told(), *found, passed.data_ptr(), constants.data_ptr())
     return passed, constants
 

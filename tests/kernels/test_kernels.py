@@ -119,6 +119,12 @@ def test_windows_meet_what_stands_there(data: st.DataObject, dtype: torch.dtype,
 
     slope, (rise, base, top) = met[0], (data.draw(st.sampled_from((part, None))) for part in met[1:])
     found = rows.bend(row, spots, slope, rise, base, top)
+    spent = row.clone()
+    over = rows.bend(spent, spots, slope, rise, base, top, spent=True)
+    assert (over is None) == (found is None)
+    if over is not None:
+        same(over, found)
+        assert over[0] is spent
     assert found is not None
     negative = planes.clamp(max=0)
     passed = planes * slope[owner] + (0 if rise is None else negative * rise[owner])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,12 @@ import irverify as iv
 from irverify.ir.graph import GraphBuilder
 from irverify.ir.ops import Add, Conv, Relu
 from irverify.ir.types import TensorType
-from irverify.kernels.adjoint import CHIP, BentAdjoint
+from irverify.kernels import available
+from irverify.kernels import rows as compiled
+from irverify.kernels.adjoint import CHIP, SHORT, BentAdjoint
 from irverify.passes import sweep
 from irverify.passes.onward import Onward
+from irverify.passes.sweep import Sweep
 from irverify.passes.view import View
 from tests.passes.at_once import counted, drawn
 
@@ -81,19 +85,22 @@ def test_the_same_bounds(
 
 
 class Blocks(nn.Module):
-    """Residual blocks whose convolutions keep the size of what they read; some values are read three times."""
+    """Residual blocks whose convolutions keep the size of what they read; some values are read three times, or once
+    more with their axes in another order."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, plain: bool = False) -> None:
         super().__init__()
         self.first = nn.Conv2d(2, channels, 3, padding=1)
         self.layers = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(6))
         self.head = nn.Linear(channels * 36, 3)
+        self.plain = plain
 
     def forward(self, x: Tensor) -> Tensor:
         before = x = torch.relu(self.first(x))
         for one, other in zip(self.layers[::2], self.layers[1::2], strict=True):
             inner = one(x)
-            before, x = x, torch.relu(other(torch.relu(inner)) + x + before + inner)
+            last = other(torch.relu(inner)) + x
+            before, x = x, torch.relu(last if self.plain else before.transpose(2, 3) + last + before + inner)
         found: Tensor = self.head(x.flatten(1))
         return found
 
@@ -109,20 +116,53 @@ def test_rows_that_nobody_else_has_are_written_over(seed: int, batch: int, chann
     region, rows = iv.Box(x, x + 0.05), torch.randn(batch, 9, 3, generator=torch.Generator().manual_seed(seed))
     spec, kept = (rows, torch.zeros(batch, 9)), rows.clone()
     state = iv.run(graph, method, region, spec=spec)
-    before, over = BentAdjoint.__call__, []
+    before, bend, over, bent = BentAdjoint.__call__, compiled.bend, list[bool](), list[bool]()
 
     def elsewhere(self: BentAdjoint, *given: Tensor, spent: bool, twice: bool) -> tuple[Tensor, Tensor] | None:
         over.append(spent)
         return before(self, *given, twice=twice)
 
+    def bent_elsewhere(*given: Any, spent: bool) -> tuple[Tensor, Tensor] | None:
+        bent.append(spent)
+        return bend(*given)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BentAdjoint, "__call__", elsewhere)
+        patch.setattr(compiled, "bend", bent_elsewhere)
         other = iv.run(graph, method, region, spec=spec)
     assert any(over) or method != "crown-ibp" or not CHIP
+    assert any(bent) or method != "fast-lin" or not available()
     assert torch.equal(rows, kept)
     for name in state.bounds:
         assert torch.equal(state.bounds[name].lower, other.bounds[name].lower)
         assert torch.equal(state.bounds[name].upper, other.bounds[name].upper)
+
+
+@pytest.mark.skipif(not CHIP, reason="no compiled code for this processor")
+@settings(max_examples=10, deadline=None)
+@given(SEEDS, st.sampled_from((2, 5)), st.sampled_from(("crown", "fast-lin")), st.integers(1, 2))
+def test_residual_blocks_in_parts(seed: int, channels: int, method: str, batch: int) -> None:
+    module = Blocks(channels, plain=True)
+    drawn(module, seed)
+    graph = iv.compile(module.requires_grad_(False), torch.zeros(1, 2, 6, 6))
+    x = torch.rand(batch, 2, 6, 6, generator=torch.Generator().manual_seed(seed))
+    region, spec = iv.Box(x, x + 0.05), (torch.randn(batch, 40, 3), torch.zeros(batch, 40))
+    state, was = iv.run(graph, method, region, spec=spec), list[bool]()
+    before = Sweep._in_parts
+
+    def noted(*given: Any) -> bool:
+        was.append(before(*given))
+        return was[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "PART", 1)
+        patch.setattr(sweep, "TALL", SHORT)
+        patch.setattr(Sweep, "_in_parts", noted)
+        other = iv.run(graph, method, region, spec=spec)
+    assert any(was) or batch > 1 or method == "crown"
+    for name in state.bounds:
+        torch.testing.assert_close(state.bounds[name].lower, other.bounds[name].lower, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(state.bounds[name].upper, other.bounds[name].upper, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(not CHIP, reason="no compiled code for this processor")
