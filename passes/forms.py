@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -153,7 +153,7 @@ class Dense:
 
     def both_signs(self) -> Dense:
         owner = None if self.owner is None else self.owner.repeat(2)
-        return Dense(torch.cat([self.coefficients, -self.coefficients]), owner)
+        return Dense(_both_signs(self.coefficients), owner)
 
     def times(self, signs: Tensor) -> Dense:
         return Dense(scaled(self.coefficients, signs), self.owner)
@@ -245,6 +245,17 @@ class Twice:
 
 
 Rows: TypeAlias = Form | Twice
+
+
+def _both_signs(rows: Tensor) -> Tensor:
+    """Rows and then their negatives, stored as they are."""
+    dense = rows.is_contiguous() or stands_last(rows)
+    if not dense or _recorded(rows):
+        return torch.cat([rows, -rows])
+    found = rows.new_empty_strided((2 * rows.shape[0], *rows.shape[1:]), rows.stride())
+    found[: rows.shape[0]] = rows
+    torch.neg(rows, out=found[rows.shape[0] :])  # one copy less
+    return found
 
 
 def _selected(owner: Tensor | None, rows: Tensor) -> Tensor | None:
@@ -369,12 +380,12 @@ def joined(first: Rows, second: Rows, *, own: bool = False) -> Rows:
         return plus(first, second, own=own)
     if not (own and isinstance(second, Dense)):
         return plus(first.whole(), second, own=own)
-    rows, more = first.half.dense(), second.coefficients
-    if _recorded(rows, more) or rows.dtype != more.dtype:
+    half, more = spread(first.half), second.coefficients
+    if _recorded(half.coefficients, more) or half.coefficients.dtype != more.dtype:
         return plus(first.whole(), second, own=own)
     ahead, behind = more.chunk(2)
-    ahead.add_(rows)
-    behind.sub_(rows)
+    _add_to(ahead, half, 1)
+    _add_to(behind, half, -1)
     return second
 
 
@@ -385,11 +396,18 @@ def plus(first: Form, second: Form, *, own: bool = False) -> Form:
         total = one.windows.plus(two.windows)
         if total is not None:
             return Patches(total)
-    rows, more = one.dense(), two.dense()
+    more = two.dense()
     own = own or two is not second or not isinstance(two, Dense)
-    if not own or _recorded(rows, more) or rows.dtype != more.dtype:
-        return Dense(rows + more, one.owner)
-    return Dense(more.add_(rows), one.owner)
+    if not own or _recorded(one.coefficients, more) or one.coefficients.dtype != more.dtype:
+        return Dense(one.dense() + more, one.owner)
+    _add_to(more, one, 1)
+    return Dense(more, one.owner)
+
+
+def _add_to(rows: Tensor, form: Wide, sign: Literal[1, -1]) -> None:
+    """Adds a form, times a sign, to rows over the whole value, in their memory."""
+    if not isinstance(form, Patches) or not form.windows.add_to(rows, sign):
+        rows.add_(form.dense(), alpha=sign)
 
 
 def _recorded(*rows: Tensor) -> bool:

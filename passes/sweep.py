@@ -334,6 +334,7 @@ class Sweep:
         spare = self._spare.pop(node.name, None)
         if pooled is None and self._twice(node, relaxed):
             return
+        made = self._frees and isinstance(self.pending[node.name], Twice)
         form = self._whole(node.name)
         del self.pending[node.name]
         if relaxed is None:
@@ -343,7 +344,7 @@ class Sweep:
             self.constant = self.constant + found[1]
             self._add(pooled.to, found[0], own=True)
             return
-        self._pass(node, relaxed, form, mine=spare is form)
+        self._pass(node, relaxed, form, mine=made or spare is form)
 
     def _pass(self, node: Node, relaxed: Relaxed, form: Form, *, mine: bool) -> None:
         """Takes rows that were over a node to its operands. `mine`: nobody has them but who waits for others."""

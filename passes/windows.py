@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -183,14 +184,27 @@ class Windows:
         )  # fmt: skip
         return compiled.Spots.windows(self.coefficients.shape[1], frame, self.place, self.owner, last=last)
 
-    def _spread(self) -> Tensor | None:
-        """`dense` by compiled code."""
+    def add_to(self, rows: Tensor, sign: Literal[1, -1]) -> bool:
+        """Adds these rows, times a sign, to others over the whole value, in the memory of those, where there is
+        compiled code for it; whether there is. Nobody asks for derivatives."""
+        coefficients, order = self.coefficients, self._order()
+        if order is None or rows.shape != (*coefficients.shape[:2], *self.grid.plane):
+            return False
+        in_order = stands_last(rows) if order else rows.is_contiguous()
+        spots = self.spots(last=order) if in_order else None
+        return spots is not None and compiled.add(coefficients, spots, rows, sign)
+
+    def _order(self) -> bool | None:
+        """Whether the channels stand last in memory; None where compiled code cannot read the coefficients."""
         if addresses(self.coefficients) is None:
             return None
         last = stands_last(self.coefficients)
-        if not last and not self.coefficients.is_contiguous():
-            return None
-        spots = self.spots(last=last)
+        return last if last or self.coefficients.is_contiguous() else None
+
+    def _spread(self) -> Tensor | None:
+        """`dense` by compiled code."""
+        last = self._order()
+        spots = None if last is None else self.spots(last=last)
         flat = None if spots is None else compiled.spread(self.coefficients, spots)
         if flat is None:
             return None

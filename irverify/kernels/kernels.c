@@ -54,7 +54,7 @@ typedef struct { double small[4096]; } Stack;
 #define GIVE_BACK(stack, memory) ((void *)(memory) == (void *)(stack).small ? (void)0 : free(memory))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */
-#define VERSION 31
+#define VERSION 32
 
 enum { RISE = 1, BASE = 2, TOP = 4 };
 enum { BLOCK = 1024, MANY = 16 * BLOCK };
@@ -209,9 +209,9 @@ METHOD(dot) {
 }
 
 METHOD(spread) {
-    BEGIN(2 + GRID + 2)
+    BEGIN(2 + GRID + 3)
     const Grid g = grid_of(v + 2);
-    CALL(spread, &g, AT(v[2 + GRID]), AT(v[3 + GRID]));
+    CALL(spread, &g, v[2 + GRID], AT(v[3 + GRID]), AT(v[4 + GRID]));
     END
 }
 

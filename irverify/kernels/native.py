@@ -12,7 +12,7 @@ from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-VERSION = 31
+VERSION = 32
 """That of the functions of kernels.c which are called here."""
 OFF = "IRVERIFY_KERNELS"
 """The environment variable that turns compiled code off: 0."""

@@ -241,8 +241,8 @@ static void NAME(dot)(int threads, int64_t count, int64_t size, int64_t period, 
     for (int64_t r = 0; r < count; r++) found[r] = (REAL)NAME(dot_row)(size, period, rows + r * size, numbers);
 }
 
-/* Windows as planes, zero where no window reaches. */
-static void NAME(spread)(int threads, const Grid *g, const REAL *rows, REAL *planes) {
+/* Windows as planes, zero where no window reaches. With a `sign` they are added, times it, to what is there. */
+static void NAME(spread)(int threads, const Grid *g, int64_t sign, const REAL *rows, REAL *planes) {
     const int64_t size = size_of_row(g), whole = size_of_planes(g);
     IN_PARALLEL
     for (int64_t r = 0; r < g->rows; r++) {
@@ -250,11 +250,14 @@ static void NAME(spread)(int threads, const Grid *g, const REAL *rows, REAL *pla
         REAL *plane = planes + r * whole;
         int64_t begin[2];
         begin_of(g, r, begin);
-        memset(plane, 0, whole * sizeof(REAL));
+        if (!sign) memset(plane, 0, whole * sizeof(REAL));
         for (int64_t outer = 0; outer < g->outer; outer++) {
             for (int64_t line = 0; line < g->extent[0]; line++) {
                 const Run run = run_of(g, begin, outer, line);
-                if (run.count) memcpy(plane + run.at, row + run.before, run.count * sizeof(REAL));
+                const REAL *RESTRICT from = row + run.before;
+                REAL *RESTRICT to = plane + run.at;
+                if (!sign && run.count) memcpy(to, from, run.count * sizeof(REAL));
+                for (int64_t i = 0; i < run.count && sign; i++) to[i] += sign * from[i];
                 row += run.before + run.count + run.after;
             }
         }

@@ -7,7 +7,7 @@ one example or several, one after the other: `[examples, elements]`.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -145,8 +145,19 @@ def spread(rows: Tensor, spots: Spots) -> Tensor | None:
     if found is None or native is None or not spots.fit(rows):
         return None
     planes = rows.new_empty(spots.numbers[0], spots.planes)
-    native.spread(*head(planes), *spots.told(), *found, planes.data_ptr())
+    native.spread(*head(planes), *spots.told(), 0, *found, planes.data_ptr())
     return planes
+
+
+def add(rows: Tensor, spots: Spots, planes: Tensor, sign: Literal[1, -1]) -> bool:
+    """Adds what `spread` makes of the rows, times a sign, to `planes`, as many elements in the same order, in their
+    memory; whether it was done."""
+    found = addresses(rows, planes)
+    count = spots.numbers[0]
+    if found is None or native is None or not spots.fit(rows) or planes.numel() != count * spots.planes:
+        return False
+    native.spread(*head(planes), *spots.told(), sign, *found)
+    return True
 
 
 def dot(rows: Tensor, numbers: Tensor) -> Tensor | None:

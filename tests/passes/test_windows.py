@@ -15,12 +15,14 @@ from irverify.errors import ShapeError
 from irverify.ir.ops import Conv
 from irverify.ir.ops.memory import LAST, is_last
 from irverify.ir.types import TensorType
+from irverify.kernels import available
 from irverify.passes import forms
 from irverify.passes.forms import (
     Columns,
     Dense,
     Form,
     Patches,
+    Rows,
     Twice,
     Units,
     alone,
@@ -195,6 +197,28 @@ def test_forms_agree_with_dense_rows(shape: tuple[int, ...]) -> None:
             torch.testing.assert_close(other.dense(), before)  # it may be somebody else's, too
             torch.testing.assert_close(plus(form, other.select(torch.arange(3)), own=True).dense(), expected)
         torch.testing.assert_close(form.dense(), dense)
+
+
+@given(st.integers(0, 2**16), st.booleans(), st.booleans(), st.sampled_from((torch.float32, DOUBLE)))
+def test_windows_are_added_to_planes(seed: int, last: bool, twice: bool, dtype: torch.dtype) -> None:
+    """In their memory; windows reach beyond the plane, where nothing is added."""
+    op = Conv(tensor(4, 3, 3, 3, seed=seed), None, (2, 2), ((1, 1), (1, 1)), (1, 1), 1)
+    windows = started(op, TensorType((3, 7, 7), DOUBLE))
+    order = torch.channels_last if last else torch.contiguous_format
+    windows = replace(windows, coefficients=windows.coefficients.to(dtype).contiguous(memory_format=order))
+    count = windows.coefficients.shape[0] * (2 if twice else 1)
+    rows = tensor(count, 3, 7, 7, seed=seed + 1).to(dtype).contiguous(memory_format=order)
+    given: Rows = Twice(Patches(windows)) if twice else Patches(windows)
+    expected = given.dense() + rows
+    found = joined(given, Dense(rows), own=True)
+    torch.testing.assert_close(found.dense(), expected)
+    assert isinstance(found, Dense)
+    assert found.coefficients.data_ptr() == rows.data_ptr()
+    if available():
+        assert windows.add_to(torch.zeros_like(rows[: len(windows.coefficients)]), 1)
+        assert not windows.add_to(rows[:1], 1) or len(windows.coefficients) == 1
+        assert not windows.add_to(rows.half()[: len(windows.coefficients)], 1)
+        assert not windows.add_to(rows[: len(windows.coefficients)].transpose(2, 3), 1)
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 2, 3)])
