@@ -348,9 +348,9 @@ class Sweep:
 
     def _pass(self, node: Node, relaxed: Relaxed, form: Form, *, mine: bool) -> None:
         """Takes rows that were over a node to its operands. `mine`: nobody has them but who waits for others."""
-        twins = [name for name, other in self.pending.items() if other is form] if mine else []
+        twins = [name for name, other in self.pending.items() if other is form]
         if type(form) is Dense:
-            if len(twins) == 1 and self._in_parts(node.name, form, twins[0]):
+            if mine and len(twins) == 1 and self._in_parts(node.name, form, twins[0]):
                 return
             if self._at_once(node.name, form, spent=mine and not twins):
                 return
@@ -362,9 +362,11 @@ class Sweep:
         if constant is not None:
             self.constant = self.constant + constant
         for operand, part in zip(node.inputs, parts, strict=False):  # some operands are passed nothing
+            summed = operand in self.pending
             self._add(operand, part, own=own)
-            if self._frees and (lines is not None or (mine and part is form)):
-                self._spare[operand] = self.pending[operand]
+            made = self.pending[operand]
+            if self._frees and (lines is not None or (mine and part is form and (summed or made is form))):
+                self._spare[operand] = made  # what is settled may be a view of the form
 
     def _twice(self, node: Node, relaxed: Relaxed | None) -> bool:
         """Takes rows, and with them their negatives, which are not there yet, over a node; whether it was done."""
