@@ -252,7 +252,8 @@ def _both_signs(rows: Tensor) -> Tensor:
     dense = rows.is_contiguous() or stands_last(rows)
     if not dense or _recorded(rows):
         return torch.cat([rows, -rows])
-    found = rows.new_empty_strided((2 * rows.shape[0], *rows.shape[1:]), rows.stride())
+    strides = math.prod(rows.shape[1:]), *rows.stride()[1:]  # a single row may have any step to the next
+    found = rows.new_empty_strided((2 * rows.shape[0], *rows.shape[1:]), strides)
     found[: rows.shape[0]] = rows
     torch.neg(rows, out=found[rows.shape[0] :])  # one copy less
     return found

@@ -248,6 +248,22 @@ def test_negatives_that_are_not_there_yet(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(form.dense(), dense)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        tensor(3).expand(5, 3)[:1],
+        tensor(3, 1).T,
+        tensor(4, 4)[1:2, :2],
+        tensor(2, 3, 2, 1).permute(3, 1, 2, 0),
+        tensor(2, 3, 2, 1).permute(3, 0, 1, 2),
+        tensor(0, 3),
+    ],
+)
+def test_negatives_of_one_row_have_memory_of_their_own(row: Tensor) -> None:
+    """Whatever step in memory a single row has to the next, which is not there."""
+    torch.testing.assert_close(Dense(row).both_signs().dense(), torch.cat([row, -row]))
+
+
 def test_sums_in_place_keep_type_and_gradients() -> None:
     wide, narrow = Dense(tensor(3, 2)), Dense(tensor(3, 2).float())
     assert plus(wide, narrow, own=True).dense().dtype == DOUBLE
