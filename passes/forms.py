@@ -371,6 +371,23 @@ def alone(form: Rows, example: int) -> Rows:
     return form.of(example) if isinstance(form, Columns) else unowned(form)
 
 
+def shared(first: Rows, second: Rows) -> bool:
+    """Whether they may stand in the same memory."""
+    one, two = (form.half if isinstance(form, Twice) else form for form in (first, second))
+    if one is two:
+        return True
+    if isinstance(one, Units) or isinstance(two, Units):
+        return False
+    try:
+        return _memory(one) == _memory(two)
+    except (RuntimeError, NotImplementedError):  # a function transform's tensor has none that it tells of
+        return True
+
+
+def _memory(form: Wide) -> int:
+    return form.coefficients.untyped_storage().data_ptr()
+
+
 def joined(first: Rows, second: Rows, *, own: bool = False) -> Rows:
     """`plus`, where negatives may not be there yet."""
     if isinstance(second, Twice):

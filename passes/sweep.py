@@ -25,7 +25,7 @@ from irverify.kernels.adjoint import TALL
 from irverify.kernels.bounds import meet
 from irverify.passes.adjoints import before, before_reshape, constants, row_size
 from irverify.passes.bent import Lines
-from irverify.passes.forms import Dense, Form, Patches, Rows, Twice, Units, alone, joined, minimum, spread
+from irverify.passes.forms import Dense, Form, Patches, Rows, Twice, Units, alone, joined, minimum, shared, spread
 from irverify.passes.needs import Need
 from irverify.passes.onward import Onward
 from irverify.passes.propagate import Interval
@@ -348,17 +348,19 @@ class Sweep:
 
     def _pass(self, node: Node, relaxed: Relaxed, form: Form, *, mine: bool) -> None:
         """Takes rows that were over a node to its operands. `mine`: nobody has them but who waits for others."""
-        twins = [name for name, other in self.pending.items() if other is form]
+        looked_at = self.pending.items() if mine or self._spare else ()
+        sharing = [name for name, other in looked_at if shared(form, other)]
+        spent = mine and not sharing
         if type(form) is Dense:
-            if mine and len(twins) == 1 and self._in_parts(node.name, form, twins[0]):
+            if mine and len(sharing) == 1 and self._in_parts(node.name, form, sharing[0]):
                 return
-            if self._at_once(node.name, form, spent=mine and not twins):
+            if self._at_once(node.name, form, spent=spent):
                 return
         lines = self.view.lines(node.name, form)
         own = lines is not None or isinstance(node.op, Conv | Linear)  # rows that nobody else holds
-        for name in () if own else twins:  # what is passed on may be a view of these
+        for name in () if own else sharing:  # what is passed on may be a view of these
             self._spare.pop(name, None)
-        parts, constant = self._through(node, relaxed, lines, form, spent=mine and not twins)
+        parts, constant = self._through(node, relaxed, lines, form, spent=spent)
         if constant is not None:
             self.constant = self.constant + constant
         for operand, part in zip(node.inputs, parts, strict=False):  # some operands are passed nothing
@@ -415,7 +417,8 @@ class Sweep:
         to a value over which the same rows wait, and adds them to these: a residual block. Whether it was done."""
         count, size = form.coefficients.shape[0], form.coefficients.nbytes
         parts = min(size // PART, count // (TALL * torch.get_num_threads()))
-        first = self.view.onward(name) if parts > 1 and form.owner is None else None
+        alone = form.owner is None and self.pending[twin] is form
+        first = self.view.onward(name) if parts > 1 and alone else None
         second = None if first is None or first.around else self._next(first)
         if first is None or second is None or second.to != twin:
             return False
