@@ -10,7 +10,8 @@ are shown, with the same call of ours against itself for the noise. Building the
 everything that `iv.margins` does is. Peak memory is by how much one call raises the resident memory of its process, on
 both sides after a call of the same kind (but where one takes seconds), so that what libraries allocate once does not
 count; auto_LiRPA keeps its bounds until its next call, and they do count: they are made by an object of its own. Of
-quick calls the median of five counts; what is left of it are whole pages, so that a tenth of a MiB says little.
+calls under a tenth of a second it is what they allocate at the same time at most, exactly, where memray is installed;
+their resident memory is whole pages, of which it says little (the median of five).
 auto_LiRPA treats convolutions as patches or as matrices; the one that is faster at batch 1 is shown. Where its batch
 would take too long, the first images are compared one by one, and means are of these.
 """

@@ -89,7 +89,7 @@ def measured(case: Case, method: str, batch: int, data: Path, limits: Limits, *,
         raise measure.MeasurementError(f"{NOT_RUN}: {batch} times {one:.1f} s of batch 1")
     took, memory, margins = measure.peak_of(call)
     if not _slow(took, limits):  # what libraries allocate once is there now
-        again = [measure.peak_of(call) for _ in range(_times(took))]
+        again = [_peak(call, took) for _ in range(_times(took))]
         took, memory = again[-1][0], median(peak for _, peak, _ in again)
     mine, control = Side(took, memory, of_others(problem, margins)), None
     rival = _rival(problem, first, method, limits) if compare else _Rival(None, None, "not compared")
@@ -171,18 +171,25 @@ def _prepared(problem: Problem, method: str, mode: str, limits: Limits) -> tuple
     took, memory, margins = measure.peak_of(partial(tool.margins, method))
     if _slow(took, limits):
         return tool, Side(took, memory, margins)
-    peaks = []
+    peaks, first = [], took
     for _ in range(_times(took)):
         del tool
         tool = lirpa.Lirpa(problem, mode, STEPS)
-        took, memory, margins = measure.peak_of(partial(tool.margins, method))
+        took, memory, margins = _peak(partial(tool.margins, method), first)
         peaks.append(memory)
     return tool, Side(took, median(peaks), margins)
 
 
 def _times(seconds: float) -> int:
-    """How often the memory of a call is measured that takes so long: a page more or less counts where it takes few."""
+    """How often the memory of a call is measured that takes so long."""
     return PEAKS if seconds < QUICK else 1
+
+
+def _peak(call: Callable[[], Tensor], seconds: float) -> tuple[float, float, Tensor]:
+    """Seconds, MiB and what it found, of a call that takes about so long: quick ones take so little that it matters
+    where it comes to lie."""
+    exactly = measure.allocated_by(call) if seconds < QUICK else None
+    return measure.peak_of(call) if exactly is None else exactly
 
 
 def _slow(seconds: float, limits: Limits) -> bool:

@@ -12,6 +12,7 @@ import importlib
 import multiprocessing
 import os
 import resource
+import tempfile
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,23 @@ def seconds_of(call: Callable[[], Result]) -> tuple[float, Result]:
     begun = time.perf_counter()
     result = call()
     return time.perf_counter() - begun, result
+
+
+def allocated_by(call: Callable[[], Result]) -> tuple[float, float, Result] | None:
+    """The seconds of a call, how many MiB it has allocated at the same time at most, and its result; None without
+    memray. Exactly, wherever it comes to lie: what is free already in memory, and what the call frees of others', makes
+    no difference. It takes a few times as long; the first such call of a process counts what memray itself needs."""
+    try:
+        memray = importlib.import_module("memray")
+    except ImportError:
+        return None
+    gc.collect()
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "allocations")
+        with memray.Tracker(file):
+            seconds, result = seconds_of(call)
+        peak: int = memray.FileReader(file).metadata.peak_memory
+    return seconds, peak / MIB, result
 
 
 def peak_of(call: Callable[[], Result]) -> tuple[float, float, Result]:

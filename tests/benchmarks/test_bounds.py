@@ -83,6 +83,15 @@ def test_children_are_measured_and_ended() -> None:
         measure.in_child(lambda: len(bytearray(2**31)), 30.0, 1.0)
 
 
+def test_memory_that_is_allocated() -> None:
+    pytest.importorskip("memray")
+    measure.allocated_by(lambda: None)  # what memray itself needs
+    found = measure.allocated_by(lambda: (b"x" * 2**20, b"y" * 2**21)[:0])
+    assert found is not None
+    assert 3 <= found[1] < 3.1
+    assert found[2] == ()
+
+
 def _fails() -> None:
     raise ValueError("no")
 
