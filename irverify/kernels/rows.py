@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from irverify.kernels.native import addresses, head, indices, native
+from irverify.kernels.native import addresses, alike, head, indices, native
 
 
 class Frame(NamedTuple):
@@ -152,7 +152,7 @@ def spread(rows: Tensor, spots: Spots) -> Tensor | None:
 def add(rows: Tensor, spots: Spots, planes: Tensor, sign: Literal[1, -1]) -> bool:
     """Adds what `spread` makes of the rows, times a sign, to `planes`, as many elements in the same order, in their
     memory; whether it was done."""
-    found = addresses(rows, planes)
+    found = None if alike(planes) is None else addresses(rows, planes)
     count = spots.numbers[0]
     if found is None or native is None or not spots.fit(rows) or planes.numel() != count * spots.planes:
         return False

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -114,6 +114,12 @@ def test_windows_meet_what_stands_there(data: st.DataObject, dtype: torch.dtype,
 
     spread = rows.spread(row, spots)
     assert spread is not None
+    added = torch.ones_like(spread)
+    assert rows.add(row, spots, added, -1)
+    same(added, 1 - spread)
+    apart = torch.ones(*spread.shape, 2, dtype=spread.dtype)[..., 0]
+    assert not rows.add(row, spots, apart, 1) or apart.is_contiguous()
+    assert not rows.add(row, spots, added[1:], 1)
     shaped = spread.reshape(count, *plane, channels).permute(0, 3, 1, 2) if last else spread.reshape(planes.shape)
     same(shaped, planes)
 
@@ -177,6 +183,7 @@ def test_gradients_of_rows(
 def test_lines_and_their_gradients(dtype: torch.dtype, seed: int, size: int, shifted: bool) -> None:
     lower = random(3, size, seed=seed, dtype=dtype)
     upper = lower + random(3, size, seed=seed + 1, dtype=dtype).abs()
+    assume(bool((lower != 0).all()) and bool((upper != 0).all()))  # where a ReLU has no derivative
     offset = random(size, seed=seed + 2, dtype=dtype) if shifted else None
     given = [part.requires_grad_() for part in (lower, upper, offset) if part is not None]
     above, below = upper.clamp(min=0), -lower.clamp(max=0)
