@@ -30,21 +30,21 @@ class Derived:
         self.function = function
         self.sources = sources
         self._kept: _Kept | None = None
+        self._seen: object = None
+        """Within which `reading_once` the kept value was compared last."""
 
     def value(self) -> Tensor:
-        read, mode = _READ.get(), torch.is_grad_enabled()
-        if read is not None and (self, mode) in read:
-            kept: Tensor = read[self, mode]
-            return kept
+        reading, mode = _READING.get(), torch.is_grad_enabled()
+        seen = None if reading is None else reading.seen[mode]
+        if seen is not None and self._seen is seen and self._kept is not None:
+            return self._kept.result
         tensors = [value(source) for source in self.sources]
         if mode and any(tensor.requires_grad for tensor in tensors):
             return self._computed(tensors)
         if self._kept is None or not all(map(_same, self.sources, tensors, self._kept.sources)):
             with torch.inference_mode(False), torch.no_grad():  # what is kept may be met where there are gradients
                 self._kept = _Kept([*map(_copied, self.sources, tensors)], self._computed(tensors))
-        result = self._kept.result
-        if read is not None:
-            read[self, mode] = result
+        result, self._seen = self._kept.result, seen
         return result
 
     def _computed(self, tensors: list[Tensor]) -> Tensor:
@@ -70,32 +70,41 @@ class _Kept:
 
 Param: TypeAlias = Tensor | Derived
 Computed = TypeVar("Computed")
-_READ: ContextVar[dict[tuple[object, bool], Any] | None] = ContextVar("read", default=None)
-"""What has been read within `reading_once`, with and without gradients enabled."""
+
+
+class _Reading:
+    """One `reading_once`: what stands for it, without and with gradients enabled, and what was computed within it."""
+
+    def __init__(self) -> None:
+        self.seen = object(), object()
+        self.found: dict[tuple[object, bool], Any] = {}
+
+
+_READING: ContextVar[_Reading | None] = ContextVar("reading", default=None)
 
 
 @contextmanager
 def reading_once() -> Iterator[None]:
     """Within it no source changes, so that a derived parameter is compared with its sources the first time only."""
-    if _READ.get() is not None:
+    if _READING.get() is not None:
         yield
         return
-    token = _READ.set({})
+    token = _READING.set(_Reading())
     try:
         yield
     finally:
-        _READ.reset(token)
+        _READING.reset(token)
 
 
 def once(key: tuple[object, ...], function: Callable[[], Computed]) -> Computed:
     """What a function of such things gives: within `reading_once` it is computed the first time only."""
-    read = _READ.get()
-    if read is None:
+    reading = _READING.get()
+    if reading is None:
         return function()
     whole = (key, torch.is_grad_enabled())
-    if whole not in read:
-        read[whole] = function()
-    found: Computed = read[whole]
+    if whole not in reading.found:
+        reading.found[whole] = function()
+    found: Computed = reading.found[whole]
     return found
 
 
