@@ -72,7 +72,7 @@ def _little(op: Conv | Linear, operand: Interval) -> Interval | None:
     elif weight.ndim != 4 or max(*op.dilation, op.groups) > 1:
         return None
     else:
-        found = interval(*operand, weight, bias, op.stride, op.padding)
+        found = interval(*operand, weight, bias, op.stride, op.padding, spent=type(operand) is Spent)
     return None if found is None else Interval(*found)
 
 

@@ -54,10 +54,10 @@ static int NAME(interval)(int threads, int chip, int64_t examples, int64_t out, 
     const int64_t near = 2 * whole * (int64_t)sizeof(REAL) < NEAREST; /* else channels meet a part of the boxes at a time */
     const int64_t block = near ? BOXED_LINES : 4 * BOXED_LINES;
     const int64_t own = 2 * whole + lanes + 2 * block * pitch; /* vectors reach beyond the last element */
-    int64_t *const places = malloc(depth * sizeof(int64_t));
-    REAL *const memory = calloc(least(threads, examples) * own, sizeof(REAL));
-    const int done = places && memory;
-    if (done) {
+    Stack stack;
+    int64_t *const places = ZEROED(stack, depth * sizeof(int64_t) + least(threads, examples) * own * sizeof(REAL));
+    if (places) {
+        REAL *const memory = (REAL *)(places + depth);
         for (int64_t c = 0, k = 0; c < t->unit; c++)
             for (int64_t i = 0; i < t->taps[0]; i++)
                 for (int64_t j = 0; j < t->taps[1]; j++, k++) {
@@ -91,9 +91,8 @@ static int NAME(interval)(int threads, int chip, int64_t examples, int64_t out, 
             }
         }
     }
-    free(places);
-    free(memory);
-    return done;
+    GIVE_BACK(stack, places);
+    return places != NULL;
 }
 
 /* Writes `center - radius` to where the radius stands, and `center + radius` to where the centre does. */

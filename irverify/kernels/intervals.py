@@ -35,10 +35,12 @@ def interval(
     bias: Tensor | None,
     stride: Sequence[int],
     padding: Sequence[tuple[int, int]],
+    *,
+    spent: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
     """The bounds `[batch, out, *windows]` of a convolution with `weight` `[out, in, taps, taps]` of what lies between
     `lower` and `upper` `[batch, in, height, width]`, padded by zeros, by centre and radius; None where there is more to
-    do than a little."""
+    do than a little. What is `spent`, each in memory of its own, is written over where the bounds have its shape."""
     if lower.ndim != 4 or lower.shape != upper.shape or min(map(min, padding)) < 0:
         return None
     batch, channels, *extents = lower.shape
@@ -56,12 +58,19 @@ def interval(
         return None
     stride = [min(step, n) for step, n in zip(stride, around, strict=True)]  # beyond the operand there is no window
     found = addresses(lower, upper, weight, bias)
-    parts = (lower, upper, weight) if bias is None else (lower, upper, weight, bias)
+    parts = (weight,) if bias is None else (weight, bias)
     if found is None or native is None or not all(part.is_contiguous() for part in parts):
         return None
-    below, above = lower.new_empty(batch, out, *windows), lower.new_empty(batch, out, *windows)
+    if not (lower.is_contiguous() and upper.is_contiguous()):  # images may come with their channels last
+        lower, upper, spent = lower.contiguous(), upper.contiguous(), False
+        found[:2] = lower.data_ptr(), upper.data_ptr()
+    shape = batch, out, *windows
+    if spent and shape == lower.shape:  # each example is read whole before it is written
+        below, above = lower, upper
+    else:
+        below, above = lower.new_empty(shape), lower.new_empty(shape)
     first = [before for before, _ in padding]
-    numbers = batch, out, *windows, *taps, channels, *stride, *first, *extents, *around
+    numbers = *shape, *taps, channels, *stride, *first, *extents, *around
     done = native.interval(*head(below), CHIP, *numbers, *found, below.data_ptr(), above.data_ptr())
     return (below, above) if done else None
 
@@ -99,10 +108,12 @@ def spec(
     if bias is not None and bias.shape != (out,):
         return None
     parts = (lower, upper, rows[0], offset[0], *(part for part in (weight, bias) if part is not None))
+    whole = all(part.is_contiguous() for part in parts)
+    del parts  # views take more memory than little results
     steps = [0 if batch == 1 else part.stride(0) for part in (rows, offset)]
     apart = all(step == 0 or step == part[0].numel() for step, part in zip(steps, (rows, offset), strict=True))
     found = addresses(lower, upper, rows, offset, weight, bias)
-    if found is None or native is None or not apart or not all(part.is_contiguous() for part in parts):
+    if found is None or native is None or not apart or not whole:
         return None
     if weight is not None and count * out > LISTED and int(rows.count_nonzero()) > SPARSE * batch * count:
         return None

@@ -51,6 +51,8 @@
 /* So many bytes for a while, a few of them on the stack; null where there are none. */
 typedef struct { double small[4096]; } Stack;
 #define BORROWED(stack, bytes) ((int64_t)(bytes) <= (int64_t)sizeof(stack) ? (void *)(stack).small : malloc(bytes))
+#define ZEROED(stack, bytes) \
+    ((int64_t)(bytes) <= (int64_t)sizeof(stack) ? memset((stack).small, 0, bytes) : calloc(bytes, 1))
 #define GIVE_BACK(stack, memory) ((void *)(memory) == (void *)(stack).small ? (void)0 : free(memory))
 
 /* Raised whenever what a function takes changes; beside it VERSION in native.py. */

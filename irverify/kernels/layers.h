@@ -304,7 +304,8 @@ static int NAME(dense)(int threads, int chip, int64_t examples, int64_t out, int
     if (examples > ONE_BY_ONE)
         return NAME(dense_of_many)(threads, chip, examples, out, in, lower, upper, weight, bias, below, above);
     const int64_t size = NAME(whole)(in);
-    REAL *const boxes = calloc((2 * examples + threads) * size, sizeof(REAL));
+    Stack stack;
+    REAL *const boxes = ZEROED(stack, (2 * examples + threads) * size * sizeof(REAL));
     if (!boxes) return 0;
     for (int64_t e = 0; e < examples; e++)
         for (int64_t k = 0; k < in; k++) {
@@ -323,7 +324,7 @@ static int NAME(dense)(int threads, int chip, int64_t examples, int64_t out, int
             above[e * out + o] = center + reach;
         }
     }
-    free(boxes);
+    GIVE_BACK(stack, boxes);
     return 1;
 }
 
@@ -340,7 +341,8 @@ static int NAME(spec)(int threads, int64_t examples, int64_t count, int64_t out,
                       const REAL *upper, const REAL *rows, int64_t each, const REAL *offset, int64_t each_offset,
                       const REAL *weight, const REAL *bias, REAL *below, REAL *above) {
     const int64_t size = NAME(whole)(in);
-    REAL *const memory = calloc(3 * threads * size, sizeof(REAL));
+    Stack stack;
+    REAL *const memory = ZEROED(stack, 3 * threads * size * sizeof(REAL));
     if (!memory) return 0;
     IN_PARALLEL
     for (int64_t e = 0; e < examples; e++) {
@@ -364,6 +366,6 @@ static int NAME(spec)(int threads, int64_t examples, int64_t count, int64_t out,
             above[e * count + i] = middle + reach;
         }
     }
-    free(memory);
+    GIVE_BACK(stack, memory);
     return 1;
 }

@@ -252,12 +252,24 @@ def test_intervals_by_hand() -> None:
 
 
 def intervals_agree(op: Conv, lower: Tensor, upper: Tensor) -> None:
-    """Of whole numbers, whose sums are exact: by compiled code, by the rule that asks it, and by PyTorch."""
+    """Of whole numbers, whose sums are exact: by compiled code, in whatever order the operand stands and whether it is
+    written over or not, by the rule that asks it, and by PyTorch."""
     shape = tuple(lower.shape[1:])
     node = Node("y", op, ("x",), op.infer(TensorType(shape, lower.dtype)))
     bias = None if op.bias is None else value(op.bias)
     found = interval(lower, upper, value(op.weight), bias, op.stride, op.padding)
     assert found is not None
+    moves = value(op.weight), bias, op.stride, op.padding
+    turned = [side.contiguous(memory_format=torch.channels_last) for side in (lower, upper)]
+    before = [side.clone() for side in turned]
+    same(found, interval(turned[0], turned[1], *moves, spent=True))
+    same(turned, before)
+    mine = lower.clone(), upper.clone()
+    over = interval(mine[0], mine[1], *moves, spent=True)
+    same(found, over)
+    assert over is not None
+    if lower.numel():
+        assert (over[0].data_ptr() == mine[0].data_ptr()) == (over[0].shape == lower.shape)
     rule = IBP.find(Conv)
     assert rule is not None
     same(found, tuple(rule(node, Interval(lower, upper))))
