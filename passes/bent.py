@@ -45,6 +45,11 @@ class Lines:
         rest = (self.rise, self.base, self.top)
         return Lines(stored(self.slope, rank), *(None if part is None else stored(part, rank) for part in rest))
 
+    def ordered(self) -> Lines:
+        """The same in the order of the value's axes."""
+        rest = (self.rise, self.base, self.top)
+        return Lines(self.slope.contiguous(), *(None if part is None else part.contiguous() for part in rest))
+
     def at(self, form: Columns) -> ColumnLines:
         """The lines around the elements at which rows have coefficients."""
         parts = (self.slope, self.rise, self.base, self.top)

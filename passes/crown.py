@@ -17,7 +17,7 @@ from torch import Tensor
 
 from irverify.errors import UsageError
 from irverify.ir.graph import Node
-from irverify.ir.ops import Input, Spec
+from irverify.ir.ops import Input, Relu, Spec
 from irverify.passes import flips, polish
 from irverify.passes.backward import Context, Shortcut
 from irverify.passes.flips import flipped
@@ -29,7 +29,7 @@ from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import RELAXATIONS, Choice, RelaxRule, kinked_operands, relaxed
 from irverify.passes.rules import RuleTable
 from irverify.passes.straight import source
-from irverify.passes.sweep import Sweep
+from irverify.passes.sweep import Sweep, much
 from irverify.passes.view import View, widest
 from irverify.pipeline.base import Analysis
 from irverify.pipeline.facts import Facts
@@ -73,6 +73,7 @@ class LinearBounds(Analysis):
         walk.chunk = min(CHUNK, self.memory * 2**20 // LIVE)
         walk.polish = self.polish and polish.worthwhile(state.graph)
         walk.flips = self.polish and flips.worthwhile(state.graph)
+        walk.forgets = state.keep is not None and walk.read is not None
         facts = interval_facts(state, IBP, self.name, walk.refine, walk.read)
         return Facts(facts.bounds, statistics={"backward_rows": walk.rows}, leans=walk.leans)
 
@@ -124,6 +125,7 @@ class _Walk:
         self.choice = choice
         self.needs = needs
         self.rows = 0
+        self.batch = max((region.batch for region in context.regions.values()), default=1)
         boxes = all(region.is_box for region in context.regions.values())
         self._exact = exact_ranges(context.graph) if boxes else frozenset()
         self._mosaics = mosaics(context.graph)
@@ -133,6 +135,8 @@ class _Walk:
         self.chunk = CHUNK
         self.polish = False
         self.flips = False
+        self.forgets = False
+        """Nobody but rows on their way asks for lines, or for bounds of values before the outputs."""
         self._view: View | None = None
         self.leans: dict[str, Tensor] = {}
 
@@ -143,7 +147,9 @@ class _Walk:
         if self._mosaics or not flips.worthwhile(graph):
             return None
         ends = (node.name for node in graph if source(graph, node) is not None)
-        return waited_at(graph, self._stations).union(ends)
+        rows = 2 * self.batch * max((graph[name].type.size for name in self._stations), default=0)
+        size = rows * widest(graph) * max(node.type.dtype.itemsize for node in graph)
+        return waited_at(graph, self._stations if much(size) else frozenset()).union(ends)
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """Registers how rows pass through `node`, and tightens its interval where it is wanted."""
@@ -154,6 +160,8 @@ class _Walk:
             return interval
         operands = [results[name] for name in node.inputs]
         self.context.relaxed[node.name] = relaxed(self.rules[node.name], node, operands, self.choice, self.leans)
+        if self.forgets and isinstance(node.op, Relu):
+            self._draw(node, results)
         if node.name in self._mosaics:
             self._cut_short(node, results)
         need = self.needs.of(node.name)
@@ -162,6 +170,14 @@ class _Walk:
         if isinstance(node.op, Spec):
             return self._specification(node, interval, results)
         return self._elements(node, interval, need, results)
+
+    def _draw(self, node: Node, results: Mapping[str, Interval]) -> None:
+        """Makes the lines around a ReLU, so that nothing holds what they are made from; of one example, since rows of
+        several meet lines of each and of all."""
+        if self.batch == 1:
+            self._whole(results).single(0).draw(node.name)
+        if self.context.graph.users(node.inputs[0])[-1] == node.name:
+            self.leans.pop(node.inputs[0], None)
 
     def _cut_short(self, node: Node, results: Mapping[str, Interval]) -> None:
         """Registers how rows pass a whole mosaic at once, where it has lines."""

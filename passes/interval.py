@@ -19,6 +19,7 @@ from irverify.errors import UnsupportedError
 from irverify.ir.graph import Node
 from irverify.ir.ops import (
     Abs,
+    Add,
     BatchNorm,
     Cast,
     ConstMatMul,
@@ -85,8 +86,18 @@ def ends(node: Node, *operands: Interval) -> Interval:
     """Increasing in every operand: evaluated at the lower and at the upper ends (paper 4, eq. 7)."""
     if type(operands[0]) is Spent and type(node.op) is Relu:
         return Interval(operands[0].lower.relu_(), operands[0].upper.relu_())
+    if len(operands) == 2 and type(node.op) is Add and (found := _added(*operands)) is not None:
+        return found
     lower = node.op.evaluate(*(operand.lower for operand in operands))
     return Interval(lower, node.op.evaluate(*(operand.upper for operand in operands)))
+
+
+def _added(first: Interval, second: Interval) -> Interval | None:
+    """The sum in the memory of one of them, where nobody reads that any more."""
+    mine, other = (first, second) if type(first) is Spent else (second, first)
+    if type(mine) is not Spent or mine.lower.dtype != other.lower.dtype:
+        return None
+    return Interval(mine.lower.add_(other.lower), mine.upper.add_(other.upper))
 
 
 @INTERVAL.rule(Step, Trunc)

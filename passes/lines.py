@@ -130,6 +130,13 @@ class Enclosed:
         return (), sums(torch.where(coefficients == 0, 0.0, coefficients * least))
 
 
+class Drawn:
+    """A node whose lines are where rows meet them, and nowhere else."""
+
+    def through(self, coefficients: Tensor, gathered: Gathered) -> tuple[tuple[Tensor, ...], Tensor]:
+        raise AssertionError("rows pass a node by the lines that were drawn around it")
+
+
 @dataclass(frozen=True)
 class Unbounded(Relaxation):
     """Lines of which some are infinite: no line where a coefficient is zero."""

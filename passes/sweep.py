@@ -41,7 +41,7 @@ WORTH = 0.06
 WORTH_FLAT = 0.2
 """over a value of one axis, whose layers are products and take little time for a row."""
 LITTLE = 2**17
-"""Rows that take less bytes over any value are not looked at: the steps ahead take as long for some of them."""
+"""Rows that take no more bytes over any value are not looked at: the steps ahead take as long for some of them."""
 NARROW = 512
 """Bytes of a row up to which one call over rows of all examples costs less than one for each example."""
 FEW = 24
@@ -50,6 +50,11 @@ LONG = 2**19
 """unless the rows of one take so many bytes."""
 PART = 2**18
 """Rows go through a residual block in parts of about so many bytes, which stay in a cache."""
+
+
+def much(size: int) -> bool:
+    """Whether rows of so many bytes, over the largest value, may be looked at on their way."""
+    return size > LITTLE
 
 
 class Sweep:
@@ -216,8 +221,8 @@ class Sweep:
 
     def _pays(self, least: int, share: float) -> bool:
         """Whether it is worth while to look which elements are decided; see `Looks.pay`."""
-        size = self._count * self.view.widest * self.constant.element_size()
-        return size >= LITTLE and self.view.looks.pay(least, share)
+        large = much(self._count * self.view.widest * self.constant.element_size())
+        return large and self.view.looks.pay(least, share)
 
     def _screen(self, need: Need) -> bool:
         """Drops the elements that bounds of the values reached so far decide, as long as that pays; whether any are

@@ -18,6 +18,7 @@ from irverify.kernels.native import watched
 from irverify.passes.backward import Context
 from irverify.passes.bent import ColumnLines, Lines, stored
 from irverify.passes.forms import Columns, Form
+from irverify.passes.lines import Drawn
 from irverify.passes.maxima import Selected
 from irverify.passes.narrow import Narrow, supporting, winning
 from irverify.passes.onward import Onward, onward
@@ -110,9 +111,17 @@ class View:
         if len(self.context.graph[name].type.shape) != PLANES:
             return self._met(name)
         if name not in self._lines:
+            drawn = self._stored[name] if isinstance(self.context.relaxed.get(name), Drawn) else None
             relaxed = self._relaxation(name)
-            self._lines[name] = None if relaxed is None else Lines.of(relaxed, self._chosen)
+            found = None if relaxed is None else Lines.of(relaxed, self._chosen)
+            self._lines[name] = found if drawn is None else drawn.ordered()
         return self._lines[name]
+
+    def draw(self, name: str) -> None:
+        """Makes the lines around a node, where it has plain ones, in place of all that they are made from; for who
+        knows that no other view's rows meet it."""
+        if self._met(name) is not None:
+            self.context.relaxed[name] = Drawn()
 
     def _relaxation(self, name: str) -> Relaxation | None:
         """The lines of all examples around a node, or around what a shortcut leads over, where they are plain."""

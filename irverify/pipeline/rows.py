@@ -72,7 +72,8 @@ def margin_rows(graph: Graph, regions: Sequence[Region], labels: Tensor | Sequen
     if not (min(listed, default=0) >= 0 and max(listed, default=0) < classes):
         raise PropertyError(f"expected labels in [0, {classes}), got {listed}")
     if classes <= KEPT and not watched() and not torch._C._are_functorch_transforms_active():
-        rows = _every_label(classes, torch.get_default_dtype(), targets.device).index_select(0, targets)
+        every = _every_label(classes, torch.get_default_dtype(), targets.device)
+        rows = every[listed[0] : listed[0] + 1] if len(listed) == 1 else every.index_select(0, targets)
     else:
         identity = torch.eye(classes, device=targets.device)
         rows = identity.index_select(0, targets).unsqueeze(1) - identity

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
+from itertools import product
 
 import pytest
 import torch
@@ -11,11 +13,14 @@ from hypothesis import strategies as st
 
 from irverify.errors import UnsupportedError
 from irverify.ir.graph import Node
-from irverify.ir.ops import Relu, Sigmoid
+from irverify.ir.ops import Add, Relu, Sigmoid
 from irverify.ir.text import parse_graph
-from irverify.passes import frugal, sweep
+from irverify.ir.types import TensorType
+from irverify.passes import crown, frugal, sweep
+from irverify.passes.ibp import IBP
+from irverify.passes.lines import Drawn
 from irverify.passes.needs import waited_at
-from irverify.passes.propagate import Interval, IntervalRule, applied
+from irverify.passes.propagate import Interval, IntervalRule, Spent, applied
 from irverify.pipeline import margins, run
 from irverify.pipeline.manager import run_alone
 from irverify.regions import Box
@@ -49,13 +54,70 @@ def test_linear_bounds_forget_where_only_relus_are(data: st.DataObject, method: 
     graph = data.draw(graphs(kinds=RELUS))
     regions = data.draw(boxes(graph, batch=data.draw(st.integers(1, 3))))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "LITTLE", 0)
+        patch.setattr(sweep, "LITTLE", data.draw(st.sampled_from((0, 2**10, 2**17))))
         patch.setattr(sweep, "PROBE", 0)
         patch.setattr(sweep, "WORTH", -1)
         whole, alone = run(graph, method, regions).bounds, run_alone(graph, method, regions, {}).bounds
     for name in graph.outputs:
         assert torch.equal(alone[name].lower, whole[name].lower)
         assert torch.equal(alone[name].upper, whole[name].upper)
+
+
+def test_sums_in_memory_that_nobody_reads() -> None:
+    """[0, 2] + [1, 4], whichever may be written over; what somebody reads yet is left as it is."""
+    ends = [torch.tensor([[end]]) for end in (0.0, 2.0, 1.0, 4.0)]
+    node = Node("y", Add(), ("a", "b"), TensorType((1,), torch.float32))
+    rule = IBP.find(Add)
+    assert rule is not None
+    for first, second in product((Interval, Spent), repeat=2):
+        one, two = (kind(*(end.clone() for end in pair)) for kind, pair in ((first, ends[:2]), (second, ends[2:])))
+        found = rule(node, one, two)
+        assert [side.item() for side in found] == [1, 6]
+        for operand, kind, pair in ((one, first, ends[:2]), (two, second, ends[2:])):
+            assert kind is Spent or [side.item() for side in operand] == [side.item() for side in pair]
+        written = [side.data_ptr() for operand in (one, two) for side in operand]
+        assert (found.lower.data_ptr() in written) == (Spent in (first, second))
+    wide = Interval(*(end.double() for end in ends[2:]))
+    found = rule(node, Spent(ends[0], ends[1]), wide)
+    assert found.lower.dtype == torch.float64
+
+
+def test_rows_that_are_never_looked_at_wait_for_no_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are held, and not what they are made from."""
+    graph = parse_graph("""
+graph "test" {
+  %x: f64[2] = input()
+  %z = linear(%x) {weight=tensor([[1, 1], [1, -1]]), bias=tensor([0, 0])}
+  %a = relu(%z)
+  %b = linear(%a) {weight=tensor([[1, -1], [1, 1]]), bias=tensor([0, 0])}
+  %c = relu(%b)
+  %d = linear(%c) {weight=tensor([[1, -1], [1, 1]]), bias=tensor([0, 0])}
+  %f = relu(%d)
+  return %f
+}
+""")
+    region = Box(-torch.ones(1, 2).double(), torch.ones(1, 2).double())
+    walks: list[crown._Walk] = []
+    refine = crown._Walk.refine
+
+    def noted(walk: crown._Walk, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
+        if node.name == "f":
+            walks.append(walk)
+            seen.append(set(results))
+        return refine(walk, node, interval, results)
+
+    monkeypatch.setattr(crown._Walk, "refine", noted)
+    seen: list[set[str]] = []
+    run_alone(graph, "crown", region, {})
+    assert seen.pop() == {"x", "d"}
+    walk = walks.pop()
+    assert not walk.leans
+    assert isinstance(walk.context.relaxed["c"], Drawn)
+    with pytest.raises(AssertionError, match="drawn"):
+        walk.context.relaxed["c"].through(torch.zeros(1, 2), lambda tensor: tensor)
+    monkeypatch.setattr(sweep, "LITTLE", 0)
+    run_alone(graph, "crown", region, {})
+    assert seen.pop() == {"x", "z", "b", "d"}
 
 
 def test_values_that_rows_wait_at() -> None:
