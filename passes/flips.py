@@ -31,9 +31,9 @@ from irverify.passes.forms import Dense, Form, Rows, Wide
 from irverify.passes.lines import sums
 from irverify.passes.needs import exact_ranges
 from irverify.passes.onward import Onward, Turning
+from irverify.passes.passage import Passage
 from irverify.passes.propagate import Interval
 from irverify.passes.relaxations import Affine
-from irverify.passes.sweep import Sweep
 from irverify.passes.view import View, poolings
 from irverify.regions.base import rowwise
 
@@ -110,7 +110,7 @@ def flipped(view: View, target: Node, bounds: Interval, limit: int) -> Tensor:
     return (best[0] if len(best) == 1 else torch.cat(best)).reshape(batch, count)
 
 
-class Trail(Sweep):
+class Trail(Passage):
     """The rows of a specification `target`, one each, which note what they are at ReLUs and inputs on their way."""
 
     _noted = True
@@ -152,7 +152,7 @@ class Trail(Sweep):
         return second.lower_bounds()
 
 
-class _Second(Sweep):
+class _Second(Passage):
     """Rows with slopes turned over, which forget where once they have passed."""
 
     view: _Turned

@@ -18,10 +18,10 @@ from irverify.passes.landing import landed
 from irverify.passes.lines import Gathered, Relaxation, Relaxed
 from irverify.passes.maxima import Selected
 from irverify.passes.needs import Need
+from irverify.passes.passage import Passage
 from irverify.passes.propagate import Interval
 from irverify.passes.shares import PoolSteering, Shares
 from irverify.passes.steering import Steering
-from irverify.passes.sweep import Sweep
 from irverify.passes.view import View
 from irverify.regions.base import rowwise
 from irverify.rounding import round_down
@@ -110,8 +110,8 @@ class Swept(Hill):
         return other
 
 
-class _Landing(Sweep):
-    """A sweep that takes rows through the last dense layer to the box of an input in one go."""
+class _Landing(Passage):
+    """A passage that takes rows through the last dense layer to the box of an input in one go."""
 
     def _step(self, node: Node) -> None:
         alone = self.signed and len(self.pending) == 1

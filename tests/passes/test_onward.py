@@ -20,9 +20,9 @@ from irverify.ir.types import TensorType
 from irverify.kernels import available
 from irverify.kernels import rows as compiled
 from irverify.kernels.adjoint import CHIP, SHORT, BentAdjoint
-from irverify.passes import sweep
+from irverify.passes import passage, sweep
 from irverify.passes.onward import Onward
-from irverify.passes.sweep import Sweep
+from irverify.passes.passage import Passage
 from irverify.passes.view import View
 from tests.passes.at_once import counted, drawn
 
@@ -195,16 +195,16 @@ def test_residual_blocks_in_parts(seed: int, channels: int, method: str, batch: 
     x = torch.rand(batch, 2, 6, 6, generator=torch.Generator().manual_seed(seed))
     region, spec = iv.Box(x, x + 0.05), (torch.randn(batch, 40, 3), torch.zeros(batch, 40))
     state, was = iv.run(graph, method, region, spec=spec), list[bool]()
-    before = Sweep._in_parts
+    before = Passage._in_parts
 
     def noted(*given: Any) -> bool:
         was.append(before(*given))
         return was[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "PART", 1)
-        patch.setattr(sweep, "TALL", SHORT)
-        patch.setattr(Sweep, "_in_parts", noted)
+        patch.setattr(passage, "PART", 1)
+        patch.setattr(passage, "TALL", SHORT)
+        patch.setattr(Passage, "_in_parts", noted)
         other = iv.run(graph, method, region, spec=spec)
     assert any(was) or batch > 1 or method == "crown"
     for name in state.bounds:
