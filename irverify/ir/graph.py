@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from irverify.errors import GraphError, IRVerifyError, ShapeError
+from irverify.errors import GraphError, IRVerifyError, ShapeError, is_out_of_memory
 from irverify.ir.ops import Constant, Input, Operand, Operator
 from irverify.ir.params import Param, leaves
 from irverify.ir.types import TensorType
@@ -122,21 +122,22 @@ class Graph:
     def values(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every value `[batch, *shape]` for given network inputs and operands `[batch, *shape]`, by name.
 
-        A value is kept after its last use; `evaluate` frees them. Raises ShapeError where an input is missing or unfit.
+        A value is kept after its last use; `evaluate` frees them. Raises ShapeError where an input is missing, of a
+        shape that does not fit, or of a type that some operator does not take.
         """
         for node in (*self.inputs, *self.operands):
             if node.name not in inputs:
                 raise ShapeError(f"expected a tensor for input %{node.name}, got none", where=self.name)
         self._check_batch({node.name: inputs[node.name] for node in (*self.inputs, *self.operands)})
-        return self._execute(inputs, keep=True)
+        return self._tried(inputs, keep=True)
 
     def evaluate(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The outputs for inputs in the source model's own layout: with its batch axis (of any size) where it has one.
 
-        Raises ShapeError where an input does not fit. Returns a tuple where there are several outputs.
+        Raises ShapeError where an input is of a shape that does not fit, or of a type that some operator does not take.
+        Returns a tuple where there are several outputs.
         """
-        batched = self.batched(inputs)
-        results = self._execute(batched, keep=False)
+        results = self._tried(self.batched(inputs), keep=False)
         outputs = tuple(results[name] for name in self.outputs)
         if not self.has_batch_axis:
             outputs = tuple(output[0] for output in outputs)
@@ -150,7 +151,7 @@ class Graph:
             raise ShapeError(f"expected {len(expected)} inputs ({names}), got {len(inputs)}")
         result: dict[str, Tensor] = {}
         for node, tensor in zip(expected, inputs, strict=True):
-            if isinstance(node.op, Input) and node.op.batch_axis is None:
+            if isinstance(node.op, Input) and node.op.batch_axis is None and isinstance(tensor, Tensor):
                 tensor = tensor[None]
             result[node.name] = tensor
         self._check_batch(result)
@@ -160,6 +161,9 @@ class Graph:
         """Raises ShapeError unless all are `[batch, *shape]` with one batch size."""
         for name, tensor in inputs.items():
             shape = self[name].type.shape
+            if not isinstance(tensor, Tensor):
+                given = type(tensor).__name__
+                raise ShapeError(f"expected a tensor for input %{name}, got {given}", where=self.name)
             if tensor.ndim == 0 or tuple(tensor.shape[1:]) != shape:
                 wanted = ", ".join(map(str, ("batch", *shape)))
                 raise ShapeError(
@@ -168,6 +172,18 @@ class Graph:
         sizes = {tensor.shape[0] for tensor in inputs.values()}
         if len(sizes) > 1:
             raise ShapeError(f"expected one batch size for all inputs, got {sorted(sizes)}", where=self.name)
+
+    def _tried(self, inputs: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+        """`_execute`; where that fails and inputs are of other types than the graph's, these are the reason."""
+        try:
+            return self._execute(inputs, keep)
+        except RuntimeError as error:
+            for name, tensor in inputs.items():
+                wanted = self[name].type.dtype
+                if tensor.dtype != wanted and not is_out_of_memory(error):
+                    message = f"expected {wanted} for input %{name}, got {tensor.dtype}"
+                    raise ShapeError(message, where=self.name, hint=f"convert it: tensor.to({wanted})") from error
+            raise
 
     def _execute(self, inputs: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
         batch = next(iter(inputs.values())).shape[0] if inputs else 1

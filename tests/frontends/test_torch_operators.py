@@ -142,6 +142,7 @@ SHAPES: dict[str, Case] = {
     "permute": (lambda x: x.permute(0, 3, 1, 2), (2, 3, 4)),
     "movedim": (lambda x: x.movedim(1, -1), (2, 3, 4)),
     "transpose": (lambda x: x.transpose(-1, -2), (2, 3)),
+    "mT, mH and adjoint": (lambda x: x.mT * 2 + x.mH - x.adjoint(), (2, 3)),
     "cat and stack": (lambda x: torch.cat([torch.stack([x, 2 * x], 2), x[:, :, None]], 2), (2, 3)),
     "cat with a repeated constant": (lambda x: torch.cat([C3.expand(x.shape[0], 1, 3), x], 1), (2, 3)),
     "cat with a tiled constant": (lambda x: torch.cat([C23[None].repeat(x.shape[0], 2, 1), x], 1), (2, 3)),

@@ -41,6 +41,13 @@ def reversed_axes(call: Call) -> Value:
     return _permuted(call, list(range(call.rank(call.value("self"))))[::-1])
 
 
+@rule("mT", "mH", "adjoint")
+def last_two_axes(call: Call) -> Value:
+    """The last two axes change places; the conjugate of what is real is that itself."""
+    *rest, row, column = range(call.rank(call.value("self")))
+    return _permuted(call, [*rest, column, row])
+
+
 @rule("movedim", "moveaxis")
 def movedim(call: Call) -> Value:
     rank = call.rank(call.value("self"))
