@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from irverify.errors import UsageError
-from irverify.ir.graph import Node
+from irverify.ir.graph import Graph, Node
+from irverify.ir.kept import once_a_graph
 from irverify.ir.ops import Input, Relu, Spec
 from irverify.passes import flips, polish
 from irverify.passes.backward import Context, Shortcut
 from irverify.passes.flips import flipped
 from irverify.passes.ibp import IBP
 from irverify.passes.mosaics import mosaics
-from irverify.passes.needs import Need, Needs, exact_ranges, needs, waited_at
+from irverify.passes.needs import Need, exact_ranges, needs, waited_at
 from irverify.passes.polish import polished
 from irverify.passes.propagate import Interval, interval_facts, tightened
 from irverify.passes.relaxations import RELAXATIONS, Choice, RelaxRule, kinked_operands, relaxed
@@ -68,12 +69,7 @@ class LinearBounds(Analysis):
         self.rules.resolve(state.graph)
         names = [node.name for node in state.graph.inputs]
         regions = dict(zip(names, state.given_regions(self.name), strict=True))
-        context = Context(state.graph, regions)
-        walk = _Walk(context, self.rules, self.choice, needs(state.graph, self.intermediate))
-        walk.chunk = min(CHUNK, self.memory * 2**20 // LIVE)
-        walk.polish = self.polish and polish.worthwhile(state.graph)
-        walk.flips = self.polish and flips.worthwhile(state.graph)
-        walk.forgets = state.keep is not None and walk.read is not None
+        walk = _Walk(Context(state.graph, regions), self, alone=state.keep is not None)
         facts = interval_facts(state, IBP, self.name, walk.refine, walk.read)
         return Facts(facts.bounds, statistics={"backward_rows": walk.rows}, leans=walk.leans)
 
@@ -116,40 +112,52 @@ class CrownIbp(LinearBounds):
     intermediate = False
 
 
-class _Walk:
-    """Refines the intervals of one walk through a graph."""
+@once_a_graph
+def _most(graph: Graph, stations: frozenset[str]) -> int:
+    """How many bytes the rows of all elements of one of these values, and their negatives, take at most."""
+    rows = 2 * max((graph[name].type.size for name in stations), default=0)
+    return rows * widest(graph) * max(node.type.dtype.itemsize for node in graph)
 
-    def __init__(self, context: Context, rules: RuleTable[RelaxRule], choice: Choice, needs: Needs) -> None:
+
+@once_a_graph
+def _ends(graph: Graph) -> frozenset[str]:
+    """The inputs and their elementwise images."""
+    return frozenset(node.name for node in graph if source(graph, node) is not None)
+
+
+class _Walk:
+    """Refines the intervals of one walk through a graph, by the rows of an analysis; `alone`: nobody asks for bounds of
+    values before the outputs."""
+
+    def __init__(self, context: Context, by: LinearBounds, *, alone: bool) -> None:
+        graph = context.graph
         self.context = context
-        self.rules = {node.name: rule for node, rule in rules.resolve(context.graph) if rule is not None}
-        self.choice = choice
-        self.needs = needs
+        self.rules = {node.name: rule for node, rule in by.rules.resolve(graph) if rule is not None}
+        self.choice = by.choice
+        self.needs = needs(graph, by.intermediate)
+        self.chunk = min(CHUNK, by.memory * 2**20 // LIVE)
         self.rows = 0
         self.batch = max((region.batch for region in context.regions.values()), default=1)
         boxes = all(region.is_box for region in context.regions.values())
-        self._exact = exact_ranges(context.graph) if boxes else frozenset()
-        self._mosaics = mosaics(context.graph)
-        adaptive = choice == "adaptive" and rules is RELAXATIONS  # others mean something else by lines
-        self._kinked = kinked_operands(context.graph) if adaptive else frozenset[str]()
-        self._stations = needs.stations.union(mosaic.operand for mosaic in self._mosaics.values())
-        self.chunk = CHUNK
-        self.polish = False
-        self.flips = False
-        self.forgets = False
-        """Nobody but rows on their way asks for lines, or for bounds of values before the outputs."""
+        self._exact = exact_ranges(graph) if boxes else frozenset()
+        self._mosaics = mosaics(graph)
+        adaptive = by.choice == "adaptive" and by.rules is RELAXATIONS  # others mean something else by lines
+        self._kinked = kinked_operands(graph) if adaptive else frozenset[str]()
+        self._stations = self.needs.stations.union(mosaic.operand for mosaic in self._mosaics.values())
+        self._polish = by.polish and polish.worthwhile(graph)
+        self._flips = by.polish and flips.worthwhile(graph)
+        self.read = self._read()
+        """The values whose bounds rows may meet on their way; None where that is not known."""
+        self._forgets = alone and self.read is not None
         self._view: View | None = None
         self.leans: dict[str, Tensor] = {}
 
-    @property
-    def read(self) -> frozenset[str] | None:
-        """The values whose bounds rows may meet on their way; None where that is not known."""
+    def _read(self) -> frozenset[str] | None:
         graph = self.context.graph
         if self._mosaics or not flips.worthwhile(graph):
             return None
-        ends = (node.name for node in graph if source(graph, node) is not None)
-        rows = 2 * self.batch * max((graph[name].type.size for name in self._stations), default=0)
-        size = rows * widest(graph) * max(node.type.dtype.itemsize for node in graph)
-        return waited_at(graph, self._stations if much(size) else frozenset()).union(ends)
+        looked_at = much(self.batch * _most(graph, self._stations))
+        return waited_at(graph, self._stations if looked_at else frozenset()) | _ends(graph)
 
     def refine(self, node: Node, interval: Interval, results: Mapping[str, Interval]) -> Interval:
         """Registers how rows pass through `node`, and tightens its interval where it is wanted."""
@@ -160,7 +168,7 @@ class _Walk:
             return interval
         operands = [results[name] for name in node.inputs]
         self.context.relaxed[node.name] = relaxed(self.rules[node.name], node, operands, self.choice, self.leans)
-        if self.forgets and isinstance(node.op, Relu):
+        if self._forgets and isinstance(node.op, Relu):
             self._draw(node, results)
         if node.name in self._mosaics:
             self._cut_short(node, results)
@@ -252,7 +260,7 @@ class _Walk:
         if batch * count == 0:
             return interval
         free = not interval.lower.requires_grad and not torch._C._are_functorch_transforms_active()
-        if self.flips and free and not self.context.shortcuts:
+        if self._flips and free and not self.context.shortcuts:
             self.rows += batch * count
             found = round_down(flipped(self._whole(results), node, interval, self.chunk), interval.lower.dtype)
             return tightened(interval, torch.fmax(interval.lower, found), interval.upper)
@@ -260,7 +268,7 @@ class _Walk:
         elements, owner = torch.arange(batch * count, device=bounds.lower.device), None
         if batch > 1:
             owner, elements = torch.div(elements, count, rounding_mode="floor"), elements % count
-        climbs = self.polish and not bounds.lower.requires_grad
+        climbs = self._polish and not bounds.lower.requires_grad
         if not climbs or self.context.shortcuts:  # which climbs do not take; they begin at these bounds
             self._run(node, bounds, owner, elements, torch.ones_like(bounds.lower).flatten(), None, results)
         else:

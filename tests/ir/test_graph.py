@@ -57,9 +57,9 @@ def test_inputs_are_checked() -> None:
         RESIDUAL.values({"x": torch.tensor(1.0)})
     with pytest.raises(ShapeError, match="expected a tensor for input %x, got list"):
         RESIDUAL.evaluate([[1.0, 2.0]])  # type: ignore[arg-type]
-    with pytest.raises(ShapeError, match=r"residual: expected torch\.float32 for input %x, got torch\.float64 \(convert"):
+    with pytest.raises(ShapeError, match=r"residual: expected torch\.float32 for input %x, got torch\.float64 \("):
         RESIDUAL.evaluate(torch.ones(1, 2).double())
-    with pytest.raises(ShapeError, match="got torch.int64"):
+    with pytest.raises(ShapeError, match=r"got torch\.int64"):
         RESIDUAL.values({"x": torch.ones(1, 2).long()})
     pair = parse_graph('graph "g" { %x: f32[1] = input() %y: f32[1] = input() %s = add(%x, %y) return %s }')
     with pytest.raises(ShapeError, match=r"expected one batch size for all inputs, got \[2, 3\]"):

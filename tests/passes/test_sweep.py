@@ -18,10 +18,10 @@ from irverify.ir.ops import Abs, Add, Clip, Conv, Gather, LeakyRelu, Linear, Rel
 from irverify.ir.types import TensorType
 from irverify.passes import crown, sweep
 from irverify.passes.backward import Context, identity_rows, lower_bounds
+from irverify.passes.crown import Crown
 from irverify.passes.ibp import IBP
 from irverify.passes.needs import Needs, exact_ranges
 from irverify.passes.propagate import Interval, interval_facts
-from irverify.passes.relaxations import RELAXATIONS
 from irverify.passes.sweep import Sweep
 from irverify.passes.view import Looks, View
 from irverify.pipeline import run
@@ -52,7 +52,8 @@ KINDS: tuple[Kind, ...] = (
 def context_of(graph: Graph, regions: tuple[Region, ...]) -> tuple[Context, dict[str, Interval]]:
     """Lines from intervals alone, and the intervals."""
     context = Context(graph, {node.name: region for node, region in zip(graph.inputs, regions, strict=True)})
-    walk = crown._Walk(context, RELAXATIONS, "adaptive", Needs(Graph(graph.nodes, (), graph.name), intermediate=False))
+    walk = crown._Walk(context, Crown(), alone=False)
+    walk.needs = Needs(Graph(graph.nodes, (), graph.name), intermediate=False)
     found = interval_facts(State(graph, regions), IBP, "test", walk.refine).bounds
     intervals = {name: Interval(bounds.lower, bounds.upper) for name, bounds in found.items()}
     for node, region in zip(graph.inputs, regions, strict=True):
