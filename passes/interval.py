@@ -97,8 +97,8 @@ def _added(first: Interval, second: Interval) -> Interval | None:
     mine, other = (first, second) if type(first) is Spent else (second, first)
     if type(mine) is not Spent or mine.lower.dtype != other.lower.dtype:
         return None
-    if mine.lower.stride() != other.lower.stride():  # what reads the sum rounds by the order in memory
-        return None
+    if any(one.stride() != two.stride() for one, two in zip(mine, other, strict=True)):
+        return None  # what reads the sum rounds by the order in memory
     return Interval(mine.lower.add_(other.lower), mine.upper.add_(other.upper))
 
 

@@ -77,6 +77,10 @@ def test_sums_in_memory_that_nobody_reads() -> None:
             assert kind is Spent or [side.item() for side in operand] == [side.item() for side in pair]
         written = [side.data_ptr() for operand in (one, two) for side in operand]
         assert (found.lower.data_ptr() in written) == (Spent in (first, second))
+    row, column = torch.ones(1, 2, 3), torch.ones(1, 3, 2).mT
+    for mine, other in ((row, column), (column, row)):
+        found = rule(node, Spent(mine.clone(), mine.clone()), Interval(other, other.clone()))
+        assert found.lower.stride() == (mine + other).stride()
     wide = Interval(*(end.double() for end in ends[2:]))
     found = rule(node, Spent(ends[0], ends[1]), wide)
     assert found.lower.dtype == torch.float64
