@@ -178,10 +178,10 @@ class Graph:
         try:
             return self._execute(inputs, keep)
         except RuntimeError as error:
-            for name, tensor in inputs.items():
-                wanted = self[name].type.dtype
-                if tensor.dtype != wanted and not is_out_of_memory(error):
-                    message = f"expected {wanted} for input %{name}, got {tensor.dtype}"
+            for node in (*self.inputs, *self.operands):
+                wanted, given = node.type.dtype, inputs[node.name].dtype
+                if given != wanted and not is_out_of_memory(error):
+                    message = f"expected {wanted} for input %{node.name}, got {given}"
                     raise ShapeError(message, where=self.name, hint=f"convert it: tensor.to({wanted})") from error
             raise
 

@@ -60,7 +60,7 @@ def test_inputs_are_checked() -> None:
     with pytest.raises(ShapeError, match=r"residual: expected torch\.float32 for input %x, got torch\.float64 \("):
         RESIDUAL.evaluate(torch.ones(1, 2).double())
     with pytest.raises(ShapeError, match=r"got torch\.int64"):
-        RESIDUAL.values({"x": torch.ones(1, 2).long()})
+        RESIDUAL.values({"nobody's": torch.ones(1), "x": torch.ones(1, 2).long()})
     pair = parse_graph('graph "g" { %x: f32[1] = input() %y: f32[1] = input() %s = add(%x, %y) return %s }')
     with pytest.raises(ShapeError, match=r"expected one batch size for all inputs, got \[2, 3\]"):
         pair.evaluate(torch.ones(2, 1), torch.ones(3, 1))
